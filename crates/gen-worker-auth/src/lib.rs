@@ -1,0 +1,1 @@
+//! Who a worker is and whom it believes: JWKS, RS256 verification, the bearer token.

@@ -1,0 +1,2 @@
+//! The gen-worker command.
+fn main() {}

@@ -1,0 +1,1 @@
+//! Model refs and input files to verified files on disk.

@@ -1,0 +1,1 @@
+//! The worker_function attribute of gen-worker.

@@ -1,0 +1,1 @@
+//! ONNX Runtime sessions for gen-worker, within a memory budget.

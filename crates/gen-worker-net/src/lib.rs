@@ -1,0 +1,1 @@
+//! HTTP for gen-worker: checked addresses, retry classes, streams to verified files.

@@ -1,0 +1,1 @@
+//! A small orchestrator for gen-worker: queue, hub folder, file store, frontend, in one process.

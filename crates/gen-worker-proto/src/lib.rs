@@ -1,0 +1,1 @@
+//! Generated stubs of the gen-worker wire protocol.

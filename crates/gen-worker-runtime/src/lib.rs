@@ -1,0 +1,1 @@
+//! The worker itself: connection, admission, job pipeline, outbox, shutdown.

@@ -1,0 +1,1 @@
+//! A Rust SDK and runtime for generative-AI workers.

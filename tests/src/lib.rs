@@ -1,0 +1,1 @@
+//! Tests of the whole worker against scripted peers on loopback.
