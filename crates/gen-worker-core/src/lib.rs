@@ -1,1 +1,58 @@
-//! What all gen-worker crates agree on: ids, units, digests, model refs, functions, contexts, failures, ports, settings.
+//! What all gen-worker crates agree on. No I/O, no tasks.
+//!
+//! A *function* is what a user wrote ([`Function`]: a [`FunctionSpec`] and its erased body). A *run* ([`RunId`]) asks
+//! for one call of it; the running call is a *job*. User code sees an [`ActionContext`] and says things through it
+//! ([`Event`]); what it returns or fails with becomes an output ([`Output`]) or a [`JobFailure`] of one [`FailureKind`].
+//! What the runtime needs of the outside world are the traits in [`ports`]; where settings come from is [`config`].
+//!
+//! ```
+//! use gen_worker_core::{FailureKind, JobFailure, WorkerError};
+//!
+//! let failure = JobFailure::from(WorkerError::validation("steps must be at most 50"));
+//! assert_eq!(failure.kind, FailureKind::Validation);
+//! assert_eq!(failure.safe_message, "steps must be at most 50");
+//! ```
+
+mod asset;
+mod backoff;
+mod cancel;
+pub mod config;
+mod context;
+mod digest;
+mod event;
+mod extract;
+mod failure;
+mod function;
+mod handler;
+mod id;
+mod model_ref;
+mod output;
+mod payload;
+pub mod ports;
+mod redact;
+mod schema;
+mod secret;
+#[cfg(feature = "testing")]
+pub mod testing;
+mod units;
+
+pub use crate::{
+    asset::{Asset, AssetRef, AssetSlot, LocalFile},
+    backoff::Backoff,
+    cancel::{CancelReason, Cancellation},
+    context::{ActionContext, RunFacts, RunScope},
+    digest::{Algorithm, Digest, DigestError, Hasher},
+    event::{DownloadState, Event, EventClass, LogLevel},
+    extract::{Call, Extensions, Extract, InjectedModel, ModelArtifacts, ModelNeed, State},
+    failure::{Classify, FailureKind, JobFailure, WorkerError},
+    function::{FunctionSpec, InjectionSpec, ModelBinding, OutputMode, ResourceRequirements},
+    handler::{Body, Decoded, Function, FunctionBuilder, RawCall},
+    id::{DeploymentId, FunctionName, IdError, RunId, TenantId, UserId, WorkerId},
+    model_ref::{LocalModel, ModelRef, ModelRefError},
+    output::{Delta, DeltaStream, IntoOutput, Output, OutputBody, RawOutput},
+    payload::{Payload, PayloadError},
+    redact::redact,
+    schema::schema_of,
+    secret::Secret,
+    units::{ByteLimit, ByteSize, Deadline},
+};

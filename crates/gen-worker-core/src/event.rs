@@ -1,0 +1,204 @@
+//! What a run, or the worker, may say while it works.
+
+use std::{
+    borrow::Cow,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use bytes::Bytes;
+use serde_json::{Map, Value};
+
+use crate::id::RunId;
+
+/// Whether an event may be lost when the scheduler is slow or away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EventClass {
+    /// May be dropped; drops are counted. Progress and logs.
+    Droppable,
+    /// Part of the run's output: whoever emits it waits for room.
+    Durable,
+}
+
+/// Severity of a log line, in the words of the wire.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum LogLevel {
+    /// For developers.
+    Debug,
+    /// For users.
+    #[default]
+    Info,
+    /// Unusual, still working.
+    Warning,
+    /// Something failed.
+    Error,
+}
+
+impl LogLevel {
+    /// The word on the wire.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Debug => "debug",
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Error => "error",
+        }
+    }
+}
+
+/// Where a model's download stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum DownloadState {
+    /// Bytes are arriving.
+    Downloading,
+    /// Complete and verified.
+    Completed,
+    /// Given up.
+    Failed,
+    /// Nothing had to be fetched.
+    AlreadyPresent,
+}
+
+impl DownloadState {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Downloading => "downloading",
+            Self::Completed => "completed",
+            Self::Failed => "failed",
+            Self::AlreadyPresent => "already_present",
+        }
+    }
+}
+
+/// One `worker_event`: a type and a JSON object, about a run or about the worker.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Event {
+    /// The run it is about; `None` when it is about the worker.
+    pub run_id: Option<RunId>,
+    /// The type, such as `job.progress`.
+    pub event_type: Cow<'static, str>,
+    /// The JSON object, serialised.
+    pub payload_json: Bytes,
+    /// Whether it may be lost.
+    pub class: EventClass,
+}
+
+impl Event {
+    /// An event of any type. A `timestamp` (Unix seconds) is added to the payload unless it has one.
+    pub fn custom(event_type: impl Into<Cow<'static, str>>, mut payload: Map<String, Value>) -> Self {
+        payload
+            .entry("timestamp")
+            .or_insert_with(|| unix_seconds().into());
+        Self {
+            run_id: None,
+            event_type: event_type.into(),
+            payload_json: serde_json::to_vec(&payload)
+                .expect("a JSON object serialises")
+                .into(),
+            class: EventClass::Droppable,
+        }
+    }
+
+    /// `job.progress`: the share done, from 0 to 1, and what is being done.
+    pub fn progress(fraction: f64, stage: Option<&str>) -> Self {
+        let mut payload = Map::from_iter([("progress".to_owned(), fraction.into())]);
+        if let Some(stage) = stage {
+            payload.insert("stage".to_owned(), stage.into());
+        }
+        Self::custom("job.progress", payload)
+    }
+
+    /// `job.log`: a line for the caller.
+    pub fn log(message: &str, level: LogLevel) -> Self {
+        Self::custom(
+            "job.log",
+            Map::from_iter([
+                ("message".to_owned(), message.into()),
+                ("level".to_owned(), level.as_str().into()),
+            ]),
+        )
+    }
+
+    /// `model.download`: bytes present and expected (`None`: the source does not say) of a model.
+    pub fn model_download(model_id: &str, state: DownloadState, done: u64, total: Option<u64>) -> Self {
+        Self::custom(
+            "model.download",
+            Map::from_iter([
+                ("model_id".to_owned(), model_id.into()),
+                ("state".to_owned(), state.as_str().into()),
+                ("bytes_done".to_owned(), done.into()),
+                ("bytes_total".to_owned(), total.into()),
+            ]),
+        )
+    }
+
+    /// `output.delta`: one item of an incremental output, as compact JSON with sorted keys.
+    pub fn delta(payload_json: Bytes) -> Self {
+        Self::durable("output.delta", payload_json)
+    }
+
+    /// `output.completed`: no more deltas follow.
+    pub fn output_completed() -> Self {
+        Self::durable("output.completed", Bytes::from_static(b"{}"))
+    }
+
+    /// `output.error`: the incremental output ended badly.
+    pub fn output_error(error_type: &str, safe_message: &str) -> Self {
+        let message = Value::from(safe_message);
+        let payload = format!(r#"{{"error_type":"{error_type}","message":{message}}}"#);
+        Self::durable("output.error", payload.into())
+    }
+
+    /// The same event, about this run.
+    pub fn about(mut self, run_id: &RunId) -> Self {
+        self.run_id = Some(run_id.clone());
+        self
+    }
+
+    fn durable(event_type: &'static str, payload_json: Bytes) -> Self {
+        Self {
+            run_id: None,
+            event_type: event_type.into(),
+            payload_json,
+            class: EventClass::Durable,
+        }
+    }
+}
+
+fn unix_seconds() -> f64 {
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0.0, |d| d.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn json(event: &Event) -> Value {
+        serde_json::from_slice(&event.payload_json).unwrap()
+    }
+
+    #[test]
+    fn a_stage_is_sent_only_if_given() {
+        assert!(json(&Event::progress(0.5, None)).get("stage").is_none());
+        assert_eq!(json(&Event::progress(0.5, Some("half")))["stage"], "half");
+    }
+
+    #[test]
+    fn a_timestamp_is_added_unless_there_is_one() {
+        let own = Map::from_iter([("timestamp".to_owned(), 1.into())]);
+        assert_eq!(json(&Event::custom("x", own))["timestamp"], 1);
+        assert!(json(&Event::custom("x", Map::new()))["timestamp"].is_f64());
+    }
+
+    #[test]
+    fn an_output_error_escapes_its_message() {
+        let event = Event::output_error("validation", "say \"hi\"");
+        assert_eq!(
+            &event.payload_json[..],
+            br#"{"error_type":"validation","message":"say \"hi\""}"#
+        );
+    }
+}

@@ -1,0 +1,126 @@
+//! What is known of a function before it is called.
+
+use std::num::NonZeroU32;
+
+use serde_json::{Value, json};
+
+use crate::{extract::ModelNeed, id::FunctionName, units::ByteSize};
+
+/// What a function asks of the machine.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ResourceRequirements {
+    /// The model it was written for, for people and schedulers.
+    pub model_name: Option<String>,
+    /// The family its models belong to, such as `sdxl`.
+    pub model_family: Option<String>,
+    /// Device memory without which it cannot run, in GiB.
+    pub min_vram_gb: Option<f64>,
+    /// Device memory with which it runs well, in GiB.
+    pub recommended_vram_gb: Option<f64>,
+    /// Whether it holds a GPU while it runs.
+    pub requires_gpu: bool,
+    /// How many of its runs may go on at once; `None`: as many as the worker allows.
+    pub max_concurrency: Option<NonZeroU32>,
+}
+
+impl ResourceRequirements {
+    /// `min_vram_gb` in bytes.
+    pub fn min_vram(&self) -> Option<ByteSize> {
+        self.min_vram_gb
+            .map(|gib| ByteSize((gib * ByteSize::gib(1).0 as f64) as u64))
+    }
+}
+
+/// Where the reference of an injected model comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ModelBinding {
+    /// The deployment's configuration, under this key.
+    Deployment(&'static str),
+    /// This field of the payload.
+    Payload(&'static str),
+}
+
+impl ModelBinding {
+    /// The word on the wire: `deployment` or `payload`.
+    pub const fn source(self) -> &'static str {
+        match self {
+            Self::Deployment(_) => "deployment",
+            Self::Payload(_) => "payload",
+        }
+    }
+
+    /// The deployment's key or the payload's field.
+    pub const fn key(self) -> &'static str {
+        match self {
+            Self::Deployment(key) | Self::Payload(key) => key,
+        }
+    }
+}
+
+/// One parameter of a function that the worker fills with a model.
+#[derive(Debug, Clone, Copy)]
+pub struct InjectionSpec {
+    /// The parameter's name.
+    pub param: &'static str,
+    /// Its type's name.
+    pub type_name: &'static str,
+    /// Where the reference comes from.
+    pub binding: ModelBinding,
+    /// What must be there before the function is called.
+    pub need: ModelNeed,
+}
+
+/// How a function's output comes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OutputMode {
+    /// One value.
+    Single,
+    /// One file or byte string.
+    Raw,
+    /// A stream of deltas.
+    Incremental,
+}
+
+/// A function as it is registered.
+#[derive(Debug, Clone)]
+pub struct FunctionSpec {
+    /// Its name on the wire.
+    pub name: FunctionName,
+    /// The Rust module it was written in.
+    pub module: &'static str,
+    /// What it asks of the machine.
+    pub resources: ResourceRequirements,
+    /// The schema of its payload.
+    pub input_schema: Value,
+    /// The schema of its output, or of one delta when the output is incremental.
+    pub output_schema: Value,
+    /// How its output comes.
+    pub output_mode: OutputMode,
+    /// The models it is called with, in the order of its parameters.
+    pub injections: Vec<InjectionSpec>,
+}
+
+impl FunctionSpec {
+    /// The injections as the wire carries them.
+    pub fn injection_json(&self) -> Value {
+        self.injections
+            .iter()
+            .map(|injection| {
+                json!({
+                    "model_ref": {"key": injection.binding.key(), "source": injection.binding.source()},
+                    "param": injection.param,
+                    "type": injection.type_name,
+                })
+            })
+            .collect()
+    }
+
+    /// Whether the payload's type has this field itself.
+    pub fn declares_input(&self, field: &str) -> bool {
+        let properties = |schema: &Value| schema.get("properties").is_some_and(|p| p.get(field).is_some());
+        let referenced = self.input_schema["$ref"]
+            .as_str()
+            .and_then(|r| self.input_schema.pointer(&r[1..]));
+        properties(&self.input_schema) || referenced.is_some_and(properties)
+    }
+}

@@ -1,0 +1,212 @@
+//! Functions with their types erased, and the typed way to make them.
+
+use std::{any::Any, collections::HashMap, fmt, future::Future, marker::PhantomData, sync::Arc};
+
+use futures_util::future::BoxFuture;
+use schemars::JsonSchema;
+use serde::de::DeserializeOwned;
+
+use crate::{
+    asset::AssetSlot,
+    context::ActionContext,
+    extract::{Call, Extensions, Extract, InjectedModel},
+    failure::WorkerError,
+    function::{FunctionSpec, InjectionSpec, ModelBinding, ResourceRequirements},
+    id::{FunctionName, IdError},
+    output::{IntoOutput, Output},
+    payload::{Payload, PayloadError},
+    schema::schema_of,
+};
+
+/// A payload decoded into the function's own type.
+pub struct Decoded {
+    /// The value, of the type that the function's body expects.
+    pub input: Box<dyn Any + Send>,
+    /// The assets in it, whose files are still to be fetched.
+    pub assets: Vec<AssetSlot>,
+}
+
+/// One call with its types erased.
+pub struct RawCall {
+    /// The run's context.
+    pub context: ActionContext,
+    /// What [`Function::decode`] returned.
+    pub input: Box<dyn Any + Send>,
+    /// The models by parameter.
+    pub models: HashMap<&'static str, InjectedModel>,
+    /// The application's values.
+    pub extensions: Arc<Extensions>,
+}
+
+impl RawCall {
+    fn typed<I: 'static>(self) -> Call<I> {
+        let input = self
+            .input
+            .downcast()
+            .expect("a function is called with what it decoded itself");
+        Call {
+            context: self.context,
+            input: *input,
+            models: self.models,
+            extensions: self.extensions,
+        }
+    }
+}
+
+type AsyncBody = dyn Fn(RawCall) -> BoxFuture<'static, Result<Output, WorkerError>> + Send + Sync;
+type BlockingBody = dyn Fn(RawCall) -> Result<Output, WorkerError> + Send + Sync;
+
+/// How a function is called.
+#[derive(Clone)]
+pub enum Body {
+    /// As a future.
+    Async(Arc<AsyncBody>),
+    /// On a thread of its own, which it may block.
+    Blocking(Arc<BlockingBody>),
+}
+
+/// A function: its spec, how its payload is decoded, and its body.
+#[derive(Clone)]
+pub struct Function {
+    spec: Arc<FunctionSpec>,
+    decode: fn(Payload<'_>) -> Result<Decoded, PayloadError>,
+    body: Body,
+}
+
+impl Function {
+    /// Starts a function that takes `I` as its payload.
+    ///
+    /// ```
+    /// use gen_worker_core::{Call, Function};
+    ///
+    /// let double = Function::builder::<serde_json::Value>("double", module_path!())
+    ///     .asynchronous(|call: Call<serde_json::Value>| async move {
+    ///         Ok::<_, gen_worker_core::WorkerError>(call.input["n"].as_i64().unwrap_or(0) * 2)
+    ///     })
+    ///     .unwrap();
+    /// assert_eq!(double.spec().name.as_str(), "double");
+    /// ```
+    pub fn builder<I: DeserializeOwned + JsonSchema + Send + 'static>(
+        name: &'static str,
+        module: &'static str,
+    ) -> FunctionBuilder<I> {
+        FunctionBuilder {
+            name,
+            module,
+            resources: Default::default(),
+            injections: Vec::new(),
+            input: PhantomData,
+        }
+    }
+
+    /// What is known of it.
+    pub fn spec(&self) -> &Arc<FunctionSpec> {
+        &self.spec
+    }
+
+    /// Decodes a payload into its input type.
+    ///
+    /// # Errors
+    /// The payload does not fit the type.
+    pub fn decode(&self, payload: Payload<'_>) -> Result<Decoded, PayloadError> {
+        (self.decode)(payload)
+    }
+
+    /// How it is called.
+    pub fn body(&self) -> &Body {
+        &self.body
+    }
+}
+
+impl fmt::Debug for Function {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Function({})", self.spec.name)
+    }
+}
+
+/// A function in the making. The macro writes these calls; without it they are written by hand.
+#[must_use = "a function exists once `asynchronous` or `blocking` was called"]
+pub struct FunctionBuilder<I> {
+    name: &'static str,
+    module: &'static str,
+    resources: ResourceRequirements,
+    injections: Vec<InjectionSpec>,
+    input: PhantomData<fn() -> I>,
+}
+
+impl<I: DeserializeOwned + JsonSchema + Send + 'static> FunctionBuilder<I> {
+    /// What it asks of the machine.
+    pub fn resources(mut self, resources: ResourceRequirements) -> Self {
+        self.resources = resources;
+        self
+    }
+
+    /// Fills the parameter `param` of type `T` with the model that `binding` names.
+    pub fn model<T: Extract>(mut self, param: &'static str, binding: ModelBinding) -> Self {
+        let type_name = std::any::type_name::<T>();
+        self.injections.push(InjectionSpec {
+            param,
+            type_name,
+            binding,
+            need: T::NEED,
+        });
+        self
+    }
+
+    /// The function, with an async body.
+    ///
+    /// # Errors
+    /// Its name is no function name.
+    pub fn asynchronous<F, Fut, O, E>(self, body: F) -> Result<Function, IdError>
+    where
+        F: Fn(Call<I>) -> Fut + Send + Sync + 'static,
+        Fut: Future<Output = Result<O, E>> + Send + 'static,
+        O: IntoOutput,
+        E: Into<WorkerError>,
+    {
+        self.build::<O>(Body::Async(Arc::new(move |call| {
+            let result = body(call.typed());
+            Box::pin(async move { result.await.map_err(Into::into)?.into_output() })
+        })))
+    }
+
+    /// The function, with a body that blocks its thread.
+    ///
+    /// # Errors
+    /// Its name is no function name.
+    pub fn blocking<F, O, E>(self, body: F) -> Result<Function, IdError>
+    where
+        F: Fn(Call<I>) -> Result<O, E> + Send + Sync + 'static,
+        O: IntoOutput,
+        E: Into<WorkerError>,
+    {
+        self.build::<O>(Body::Blocking(Arc::new(move |call| {
+            body(call.typed()).map_err(Into::into)?.into_output()
+        })))
+    }
+
+    fn build<O: IntoOutput>(self, body: Body) -> Result<Function, IdError> {
+        let spec = FunctionSpec {
+            name: FunctionName::parse(self.name)?,
+            module: self.module,
+            resources: self.resources,
+            input_schema: schema_of::<I>(),
+            output_schema: O::schema(),
+            output_mode: O::MODE,
+            injections: self.injections,
+        };
+        Ok(Function {
+            spec: Arc::new(spec),
+            decode: decode::<I>,
+            body,
+        })
+    }
+}
+
+fn decode<I: DeserializeOwned + Send + 'static>(payload: Payload<'_>) -> Result<Decoded, PayloadError> {
+    let (input, assets) = payload.decode::<I>()?;
+    Ok(Decoded {
+        input: Box::new(input),
+        assets,
+    })
+}

@@ -1,0 +1,379 @@
+//! A run's payload: MessagePack, read once, never written again.
+
+use std::collections::HashMap;
+
+use rmpv::ValueRef;
+use serde::{
+    Deserialize, Deserializer,
+    de::{
+        DeserializeOwned, DeserializeSeed, EnumAccess, Error as _, IntoDeserializer, MapAccess, SeqAccess,
+        Unexpected, VariantAccess, Visitor,
+        value::{Error, SeqDeserializer},
+    },
+    forward_to_deserialize_any,
+};
+
+use crate::{
+    asset::{AssetSlot, collect_assets},
+    failure::{Classify, FailureKind},
+};
+
+/// Why a payload is not what the function takes.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum PayloadError {
+    /// The bytes are no MessagePack value.
+    #[error("the payload is no valid MessagePack")]
+    Malformed,
+    /// Bytes follow the value.
+    #[error("{extra} bytes follow the payload's MessagePack value")]
+    Trailing {
+        /// How many.
+        extra: usize,
+    },
+    /// The value is no map.
+    #[error("the payload must be a MessagePack map of field names to values")]
+    NotAMap,
+    /// A field is missing or has another type.
+    #[error("{message}{path}")]
+    Field {
+        /// What is wrong.
+        message: String,
+        /// Where, as `` - at `$.a.b[0]` ``; empty at the top.
+        path: String,
+    },
+}
+
+impl Classify for PayloadError {
+    fn kind(&self) -> FailureKind {
+        FailureKind::Validation
+    }
+
+    fn safe_message(&self) -> String {
+        self.to_string()
+    }
+}
+
+/// A payload's map, borrowed from its bytes.
+#[derive(Debug)]
+pub struct Payload<'a> {
+    fields: Vec<(ValueRef<'a>, ValueRef<'a>)>,
+}
+
+impl<'a> Payload<'a> {
+    /// Reads the bytes of a payload.
+    ///
+    /// # Errors
+    /// The bytes are not exactly one MessagePack map.
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, PayloadError> {
+        let mut rest = bytes;
+        let value = rmpv::decode::read_value_ref(&mut rest).map_err(|_| PayloadError::Malformed)?;
+        if !rest.is_empty() {
+            return Err(PayloadError::Trailing { extra: rest.len() });
+        }
+        match value {
+            ValueRef::Map(fields) => Ok(Self { fields }),
+            _ => Err(PayloadError::NotAMap),
+        }
+    }
+
+    /// The text in a field; `None` when there is no such field or it holds no text.
+    pub fn text(&self, field: &str) -> Option<&str> {
+        let (_, value) = self.fields.iter().rev().find(|(key, _)| is_key(key, field))?;
+        match value {
+            ValueRef::String(text) => text.as_str(),
+            _ => None,
+        }
+    }
+
+    /// Takes a field out, as JSON text; `None` when there is no such field.
+    ///
+    /// # Errors
+    /// The field holds what JSON cannot express.
+    pub fn take_json(&mut self, field: &str) -> Result<Option<String>, PayloadError> {
+        let Some(at) = self.fields.iter().rposition(|(key, _)| is_key(key, field)) else {
+            return Ok(None);
+        };
+        let (_, value) = self.fields.remove(at);
+        self.fields.retain(|(key, _)| !is_key(key, field));
+        let json = serde_json::Value::deserialize(Strict(&value)).map_err(|e| PayloadError::Field {
+            message: e.to_string(),
+            path: format!(" - at `$.{field}`"),
+        })?;
+        Ok(Some(json.to_string()))
+    }
+
+    /// The payload as the function's type, and a slot for each asset in it.
+    ///
+    /// # Errors
+    /// A field is missing, or holds another type; the error names it.
+    pub fn decode<T: DeserializeOwned>(self) -> Result<(T, Vec<AssetSlot>), PayloadError> {
+        let value = ValueRef::Map(self.fields);
+        let (decoded, assets) = collect_assets(|| serde_path_to_error::deserialize(Strict(&value)));
+        let decoded = decoded.map_err(|error| PayloadError::Field {
+            path: match error.path().to_string().as_str() {
+                "." => String::new(),
+                path => format!(" - at `$.{path}`"),
+            },
+            message: error.into_inner().to_string(),
+        })?;
+        Ok((decoded, assets))
+    }
+}
+
+fn is_key(key: &ValueRef<'_>, field: &str) -> bool {
+    matches!(key, ValueRef::String(text) if text.as_str() == Some(field))
+}
+
+/// Deserialises as strictly as the original: text is no bytes and bytes are no text, a struct is a map, the last of two
+/// equal keys wins. `rmp_serde` accepts an array for a struct and bytes for text.
+#[derive(Clone, Copy)]
+struct Strict<'v, 'a>(&'v ValueRef<'a>);
+
+impl<'a> Strict<'_, 'a> {
+    fn unexpected(&self) -> Unexpected<'_> {
+        match self.0 {
+            ValueRef::Nil => Unexpected::Unit,
+            ValueRef::Boolean(value) => Unexpected::Bool(*value),
+            ValueRef::Integer(value) => match (value.as_u64(), value.as_i64()) {
+                (Some(value), _) => Unexpected::Unsigned(value),
+                (None, value) => Unexpected::Signed(value.unwrap_or_default()),
+            },
+            ValueRef::F32(value) => Unexpected::Float((*value).into()),
+            ValueRef::F64(value) => Unexpected::Float(*value),
+            ValueRef::String(value) => value
+                .as_str()
+                .map_or(Unexpected::Other("broken text"), Unexpected::Str),
+            ValueRef::Binary(_) => Unexpected::Other("bytes"),
+            ValueRef::Array(_) => Unexpected::Seq,
+            ValueRef::Map(_) => Unexpected::Map,
+            ValueRef::Ext(..) => Unexpected::Other("a MessagePack extension"),
+        }
+    }
+
+    fn refuse<'de, V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        Err(Error::invalid_type(self.unexpected(), &visitor))
+    }
+}
+
+impl<'de> Deserializer<'de> for Strict<'_, 'de> {
+    type Error = Error;
+
+    fn deserialize_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        match self.0 {
+            ValueRef::Nil => visitor.visit_unit(),
+            ValueRef::Boolean(value) => visitor.visit_bool(*value),
+            ValueRef::Integer(value) => match (value.as_u64(), value.as_i64()) {
+                (Some(value), _) => visitor.visit_u64(value),
+                (None, Some(value)) => visitor.visit_i64(value),
+                (None, None) => self.refuse(visitor),
+            },
+            ValueRef::F32(value) => visitor.visit_f32(*value),
+            ValueRef::F64(value) => visitor.visit_f64(*value),
+            ValueRef::String(text) => match text.as_str() {
+                Some(_) => visitor.visit_borrowed_str(text.into_str().expect("it was just read as text")),
+                None => self.refuse(visitor),
+            },
+            ValueRef::Binary(bytes) => visitor.visit_borrowed_bytes(bytes),
+            ValueRef::Array(items) => visitor.visit_seq(Items(items.iter())),
+            ValueRef::Map(fields) => visitor.visit_map(Fields::of(fields.iter().collect())),
+            ValueRef::Ext(..) => self.refuse(visitor),
+        }
+    }
+
+    fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        if matches!(self.0, ValueRef::Nil) {
+            visitor.visit_none()
+        } else {
+            visitor.visit_some(self)
+        }
+    }
+
+    fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        if matches!(self.0, ValueRef::String(_)) {
+            self.deserialize_any(visitor)
+        } else {
+            self.refuse(visitor)
+        }
+    }
+
+    fn deserialize_string<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.deserialize_str(visitor)
+    }
+
+    fn deserialize_bytes<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        let fits = matches!(self.0, ValueRef::Binary(_) | ValueRef::Array(_));
+        if fits {
+            self.deserialize_any(visitor)
+        } else {
+            self.refuse(visitor)
+        }
+    }
+
+    fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        self.deserialize_bytes(visitor)
+    }
+
+    fn deserialize_seq<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        match self.0 {
+            ValueRef::Binary(bytes) => visitor.visit_seq(SeqDeserializer::new(bytes.iter().copied())),
+            _ => self.deserialize_any(visitor),
+        }
+    }
+
+    fn deserialize_newtype_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        visitor.visit_newtype_struct(self)
+    }
+
+    fn deserialize_struct<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        _fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        match self.0 {
+            ValueRef::Map(fields) => visitor.visit_map(Fields::of(last_of_each(fields))),
+            _ => self.refuse(visitor),
+        }
+    }
+
+    fn deserialize_enum<V: Visitor<'de>>(
+        self,
+        _name: &'static str,
+        _variants: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        match self.0 {
+            ValueRef::String(text) => {
+                visitor.visit_enum(text.as_str().unwrap_or_default().into_deserializer())
+            }
+            ValueRef::Map(fields) if fields.len() == 1 => visitor.visit_enum(Variant(&fields[0])),
+            _ => self.refuse(visitor),
+        }
+    }
+
+    fn deserialize_ignored_any<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
+        visitor.visit_unit()
+    }
+
+    forward_to_deserialize_any! {
+        bool i8 i16 i32 i64 i128 u8 u16 u32 u64 u128 f32 f64 char unit unit_struct tuple tuple_struct map identifier
+    }
+}
+
+type Field<'v, 'a> = &'v (ValueRef<'a>, ValueRef<'a>);
+
+fn last_of_each<'v, 'a>(fields: &'v [(ValueRef<'a>, ValueRef<'a>)]) -> Vec<Field<'v, 'a>> {
+    let last: HashMap<Option<&str>, usize> = fields
+        .iter()
+        .enumerate()
+        .map(|(at, (key, _))| (key_text(key), at))
+        .collect();
+    let is_last = |(at, (key, _)): &(usize, Field<'v, 'a>)| last[&key_text(key)] == *at;
+    fields
+        .iter()
+        .enumerate()
+        .filter(is_last)
+        .map(|(_, field)| field)
+        .collect()
+}
+
+fn key_text<'k>(key: &'k ValueRef<'_>) -> Option<&'k str> {
+    match key {
+        ValueRef::String(text) => text.as_str(),
+        _ => None,
+    }
+}
+
+struct Items<'v, 'a>(std::slice::Iter<'v, ValueRef<'a>>);
+
+impl<'de> SeqAccess<'de> for Items<'_, 'de> {
+    type Error = Error;
+
+    fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Error> {
+        self.0
+            .next()
+            .map(|item| seed.deserialize(Strict(item)))
+            .transpose()
+    }
+
+    fn size_hint(&self) -> Option<usize> {
+        Some(self.0.len())
+    }
+}
+
+struct Fields<'v, 'a> {
+    rest: std::vec::IntoIter<Field<'v, 'a>>,
+    value: Option<&'v ValueRef<'a>>,
+}
+
+impl<'v, 'a> Fields<'v, 'a> {
+    fn of(fields: Vec<Field<'v, 'a>>) -> Self {
+        Self {
+            rest: fields.into_iter(),
+            value: None,
+        }
+    }
+}
+
+impl<'de> MapAccess<'de> for Fields<'_, 'de> {
+    type Error = Error;
+
+    fn next_key_seed<K: DeserializeSeed<'de>>(&mut self, seed: K) -> Result<Option<K::Value>, Error> {
+        let Some((key, value)) = self.rest.next() else {
+            return Ok(None);
+        };
+        self.value = Some(value);
+        seed.deserialize(Strict(key)).map(Some)
+    }
+
+    fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
+        let value = self
+            .value
+            .take()
+            .ok_or_else(|| Error::custom("a value was asked for before its key"))?;
+        seed.deserialize(Strict(value))
+    }
+}
+
+struct Variant<'v, 'a>(Field<'v, 'a>);
+
+impl<'de> EnumAccess<'de> for Variant<'_, 'de> {
+    type Error = Error;
+    type Variant = Self;
+
+    fn variant_seed<V: DeserializeSeed<'de>>(self, seed: V) -> Result<(V::Value, Self), Error> {
+        Ok((seed.deserialize(Strict(&self.0.0))?, self))
+    }
+}
+
+impl<'de> VariantAccess<'de> for Variant<'_, 'de> {
+    type Error = Error;
+
+    fn unit_variant(self) -> Result<(), Error> {
+        Deserialize::deserialize(Strict(&self.0.1))
+    }
+
+    fn newtype_variant_seed<T: DeserializeSeed<'de>>(self, seed: T) -> Result<T::Value, Error> {
+        seed.deserialize(Strict(&self.0.1))
+    }
+
+    fn tuple_variant<V: Visitor<'de>>(self, _len: usize, visitor: V) -> Result<V::Value, Error> {
+        Strict(&self.0.1).deserialize_seq(visitor)
+    }
+
+    fn struct_variant<V: Visitor<'de>>(
+        self,
+        fields: &'static [&'static str],
+        visitor: V,
+    ) -> Result<V::Value, Error> {
+        Strict(&self.0.1).deserialize_struct("", fields, visitor)
+    }
+}
+
+#[cfg(test)]
+mod tests;

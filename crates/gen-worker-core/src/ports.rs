@@ -1,0 +1,138 @@
+//! What the runtime needs of the outside world. Other crates implement these; the facade joins them.
+
+use std::{any::Any, path::Path, sync::Arc};
+
+use async_trait::async_trait;
+use serde::Serialize;
+
+use crate::{
+    asset::{Asset, AssetRef, LocalFile},
+    context::RunScope,
+    event::Event,
+    failure::JobFailure,
+    model_ref::{LocalModel, ModelRef},
+    output::{OutputBody, RawOutput},
+    secret::Secret,
+};
+
+/// Where events go. Never waits: what does not fit is dropped and counted.
+pub trait EventSink: Send + Sync {
+    /// Takes an event.
+    fn emit(&self, event: Event);
+}
+
+/// What to do when something is already stored under a reference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum SaveMode {
+    /// Put the new content in its place.
+    Overwrite,
+    /// Fail with `validation`.
+    CreateOnly,
+}
+
+/// One file to store for a run.
+#[derive(Debug, Clone)]
+pub struct SaveRequest {
+    /// Where; must lie under `runs/<run_id>/outputs/`.
+    pub reference: String,
+    /// What.
+    pub body: OutputBody,
+    /// What to do when something is there.
+    pub mode: SaveMode,
+}
+
+/// Stores files that a run saves while it works.
+#[async_trait]
+pub trait FileStore: Send + Sync {
+    /// Stores one file and returns what the store says of it.
+    ///
+    /// # Cancel safety
+    /// Dropping the future may leave nothing or the whole file, never a part that looks whole.
+    async fn save(&self, scope: &RunScope, request: SaveRequest) -> Result<Asset, JobFailure>;
+}
+
+/// Makes the files that a payload names present on this machine.
+#[async_trait]
+pub trait InputSource: Send + Sync {
+    /// Fetches one file into `directory`, which belongs to the run and is removed after it.
+    async fn fetch(
+        &self,
+        scope: &RunScope,
+        asset: &AssetRef,
+        directory: &Path,
+    ) -> Result<LocalFile, JobFailure>;
+}
+
+/// Makes models present on disk.
+#[async_trait]
+pub trait ModelSource: Send + Sync {
+    /// Makes a model present, complete and verified, and says on `events` how far it is. Idempotent; callers that ask for
+    /// the same model share one download.
+    async fn ensure(&self, model: &ModelRef, events: Arc<dyn EventSink>) -> Result<LocalModel, JobFailure>;
+
+    /// The models on disk, as they were written when they were asked for.
+    fn on_disk(&self) -> Vec<String>;
+}
+
+/// Keeps a model in memory while it is alive.
+pub type ModelLease = Arc<dyn Any + Send + Sync>;
+
+/// Brings models into memory and keeps them there.
+#[async_trait]
+pub trait ModelProvider: Send + Sync {
+    /// A lease of the model, loaded first if need be. Callers that ask for the same model share one load.
+    async fn lease(&self, local: &LocalModel) -> Result<ModelLease, JobFailure>;
+
+    /// Drops a model from memory. Succeeds if it was not there.
+    async fn unload(&self, model: &ModelRef) -> Result<(), JobFailure>;
+
+    /// The models in memory, as they were written when they were asked for.
+    fn resident(&self) -> Vec<String>;
+
+    /// The version of the engine that runs them; `None`: it has none.
+    fn engine_version(&self) -> Option<String>;
+}
+
+/// Where an output was stored. Only a finished upload makes one.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct StoredOutput {
+    /// Where the caller finds it.
+    pub url: String,
+    /// The object's key, for S3.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key: Option<String>,
+    /// The object's bucket, for S3.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bucket: Option<String>,
+    /// Its size in bytes.
+    pub size_bytes: u64,
+    /// The SHA-256 of its content, 64 hexadecimal digits.
+    pub sha256: String,
+    /// Its media type.
+    pub content_type: String,
+    /// What the store calls this version of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub etag: Option<String>,
+}
+
+/// Stores whole outputs where the caller said.
+pub trait OutputStore: Send + Sync {
+    /// Understands a payload's `output_upload`, given as JSON text, before the run starts.
+    ///
+    /// # Errors
+    /// `validation`: it has an unknown key, lacks one, or names an address that must not be reached.
+    fn target(&self, output_upload: Secret<String>) -> Result<Arc<dyn OutputTarget>, JobFailure>;
+}
+
+/// One place for one output.
+#[async_trait]
+pub trait OutputTarget: Send + Sync {
+    /// Stores the output there.
+    async fn store(&self, output: &RawOutput) -> Result<StoredOutput, JobFailure>;
+}
+
+/// Holds the worker's own credential for the scheduler.
+pub trait CredentialSource: Send + Sync {
+    /// The bearer token for the next dial; `None`: dial without one.
+    fn bearer(&self) -> Option<Secret<String>>;
+}

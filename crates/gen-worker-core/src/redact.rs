@@ -1,0 +1,90 @@
+//! Taking secrets, addresses and paths out of text that user code or another host wrote.
+
+use std::{borrow::Cow, sync::LazyLock};
+
+use regex::Regex;
+
+/// Longest text kept, in characters: the original worker's bound (contract §5).
+const MAX_CHARS: usize = 500;
+
+/// What is replaced by what, in order: bearer tokens and URLs go before the paths they contain.
+static RULES: LazyLock<[(Regex, &str); 5]> = LazyLock::new(|| {
+    [
+        (r"(?i)\bbearer\s+[\w.~+/=-]+", "Bearer <redacted>"),
+        (r"(?i)\b[a-z][a-z0-9+.-]*://[^\s\x22'<>]+", "<url>"),
+        (
+            r"(?i)\b((?:[\w-]*(?:token|secret|password|passwd|api[_-]?key|signature|credential)[\w-]*|sig)\s*[=:]\s*)[^\s&,;\x22']+",
+            "$1<redacted>",
+        ),
+        (r"(?i)\b[a-z]:\\[^\s\x22'<>|]*|\\\\[\w.$-]+\\[^\s\x22'<>|]*", "<path>"),
+        (r"(^|[^\w/.)\]}<])(?:~|\.{1,2})?/[\w.@~+-]+(?:/[\w.@~+-]*)*", "$1<path>"),
+    ]
+    .map(|(pattern, replacement)| (Regex::new(pattern).expect("the patterns are constant and tested"), replacement))
+});
+
+/// The text without bearer tokens, `token=` values, URLs and file paths, trimmed and cut to 500 characters.
+///
+/// ```
+/// use gen_worker_core::redact;
+///
+/// assert_eq!(redact("Bearer abc.def https://a.b/c /home/u/t.txt"), "Bearer <redacted> <url> <path>");
+/// assert_eq!(redact("use a ratio of 1/2"), "use a ratio of 1/2");
+/// ```
+pub fn redact(text: &str) -> String {
+    let mut redacted = Cow::Borrowed(text.trim());
+    for (pattern, replacement) in RULES.iter() {
+        if let Cow::Owned(replaced) = pattern.replace_all(&redacted, *replacement) {
+            redacted = Cow::Owned(replaced);
+        }
+    }
+    match redacted.char_indices().nth(MAX_CHARS) {
+        Some((end, _)) => redacted[..end].to_owned(),
+        None => redacted.into_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hides_what_must_not_leave() {
+        for (text, redacted) in [
+            (
+                "Authorization: bearer abc.def-g",
+                "Authorization: Bearer <redacted>",
+            ),
+            ("token=abcd failed", "token=<redacted> failed"),
+            (
+                "AWS_SECRET_ACCESS_KEY: wJalr",
+                "AWS_SECRET_ACCESS_KEY: <redacted>",
+            ),
+            ("?X-Amz-Signature=ab12&x=1", "?X-Amz-Signature=<redacted>&x=1"),
+            ("s3://bucket/key is gone", "<url> is gone"),
+            (r"open C:\Users\me\x.png", "open <path>"),
+            ("open '/var/lib/x y'", "open '<path> y'"),
+            ("../up/one", "<path>"),
+        ] {
+            assert_eq!(redact(text), redacted, "{text}");
+        }
+    }
+
+    #[test]
+    fn leaves_ordinary_text_alone() {
+        for text in [
+            "1/2",
+            "and/or",
+            "steps must be <= 50",
+            "image/png",
+            "a: b",
+            "12:30",
+        ] {
+            assert_eq!(redact(text), text);
+        }
+    }
+
+    #[test]
+    fn cuts_long_text_between_characters() {
+        assert_eq!(redact(&"é".repeat(600)).chars().count(), 500);
+    }
+}

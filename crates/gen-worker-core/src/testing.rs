@@ -1,0 +1,68 @@
+//! Fakes of the ports, for tests of other crates and of tenants.
+
+use std::sync::{Mutex, PoisonError};
+
+use async_trait::async_trait;
+
+use crate::{
+    asset::{Asset, AssetRef},
+    context::RunScope,
+    event::Event,
+    failure::JobFailure,
+    ports::{EventSink, FileStore, SaveRequest},
+};
+
+/// Keeps every event.
+#[derive(Debug, Default)]
+pub struct RecordedEvents(Mutex<Vec<Event>>);
+
+impl RecordedEvents {
+    /// The events so far, oldest first.
+    pub fn all(&self) -> Vec<Event> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// The payloads of the events of one type, oldest first.
+    pub fn payloads(&self, event_type: &str) -> Vec<serde_json::Value> {
+        self.all()
+            .iter()
+            .filter(|event| event.event_type == event_type)
+            .map(|event| serde_json::from_slice(&event.payload_json).unwrap_or_default())
+            .collect()
+    }
+}
+
+impl EventSink for RecordedEvents {
+    fn emit(&self, event: Event) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(event);
+    }
+}
+
+/// Keeps every file that was saved.
+#[derive(Debug, Default)]
+pub struct RecordedFiles(Mutex<Vec<SaveRequest>>);
+
+impl RecordedFiles {
+    /// The files so far, oldest first.
+    pub fn all(&self) -> Vec<SaveRequest> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+#[async_trait]
+impl FileStore for RecordedFiles {
+    async fn save(&self, scope: &RunScope, request: SaveRequest) -> Result<Asset, JobFailure> {
+        let sent = AssetRef {
+            reference: request.reference.clone(),
+            tenant_id: scope.tenant_id.as_ref().map(ToString::to_string),
+            mime_type: None,
+            size_bytes: None,
+            sha256: None,
+        };
+        self.0
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .push(request);
+        Ok(Asset::new(sent))
+    }
+}
