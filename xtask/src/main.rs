@@ -3,6 +3,8 @@
 
 mod proto;
 mod run;
+mod tidy;
+mod workspace;
 
 use std::process::ExitCode;
 
@@ -14,11 +16,14 @@ use clap::Parser;
 enum Chore {
     /// Writes the wire stubs of gen-worker-proto from proto/*.proto
     Proto(proto::Args),
+    /// Checks edges between crates, manifests and module docs
+    Tidy,
 }
 
 fn main() -> ExitCode {
     let done = match Chore::parse() {
         Chore::Proto(args) => proto::run(&args),
+        Chore::Tidy => tidy::run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,7 +1,8 @@
-//! What the chores share: where the repository is, how a failure is said.
+//! What the chores share: where the repository is, how a program is run, how a failure is said.
 
 use std::fmt::Display;
 use std::path::PathBuf;
+use std::process::Command;
 
 /// A chore is done, or a sentence says why not.
 pub(crate) type Done<T = ()> = Result<T, String>;
@@ -22,4 +23,34 @@ impl<T, E: Display> Doing<T> for Result<T, E> {
 pub(crate) fn root() -> PathBuf {
     let xtask = PathBuf::from(env!("CARGO_MANIFEST_DIR"));
     xtask.parent().expect("xtask lies in the repository").to_owned()
+}
+
+/// A program that runs at the root of the repository.
+pub(crate) fn command(program: &str, args: &[&str]) -> Command {
+    let mut command = Command::new(program);
+    command.args(args).current_dir(root());
+    command
+}
+
+/// Runs to the end and returns what it printed.
+pub(crate) fn output(command: &mut Command) -> Done<String> {
+    let line = line_of(command);
+    let output = command.output().doing(&line)?;
+    if output.status.success() {
+        String::from_utf8(output.stdout).doing(line)
+    } else {
+        Err(format!(
+            "{line}: {}\n{}",
+            output.status,
+            String::from_utf8_lossy(&output.stderr).trim()
+        ))
+    }
+}
+
+fn line_of(command: &Command) -> String {
+    let words = [command.get_program()].into_iter().chain(command.get_args());
+    words
+        .map(|word| word.to_string_lossy())
+        .collect::<Vec<_>>()
+        .join(" ")
 }

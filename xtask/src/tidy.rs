@@ -1,0 +1,29 @@
+//! `tidy`: the rules of the repository that no compiler knows.
+
+mod edges;
+mod manifests;
+mod modules;
+
+use crate::run::Done;
+use crate::workspace::Workspace;
+
+pub(crate) fn run() -> Done {
+    let workspace = Workspace::read()?;
+    let mut breaches = edges::breaches(&workspace);
+    breaches.extend(edges::tree_breaches()?);
+    breaches.extend(manifests::breaches(&workspace)?);
+    breaches.extend(modules::breaches()?);
+    if breaches.is_empty() {
+        Ok(())
+    } else {
+        Err(breaches.join("\n"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #[test]
+    fn the_repository_is_tidy() {
+        super::run().unwrap_or_else(|breaches| panic!("{breaches}"));
+    }
+}
