@@ -1,8 +1,16 @@
 //! Chores of the repository: `cargo xtask <name>`. CI runs the same words.
-#![expect(clippy::print_stderr, reason = "a chore talks to the person at the terminal")]
+#![expect(
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a chore talks to the person at the terminal"
+)]
 
+mod ci;
+mod deny;
+mod ort;
 mod proto;
 mod run;
+mod test;
 mod tidy;
 mod workspace;
 
@@ -18,12 +26,24 @@ enum Chore {
     Proto(proto::Args),
     /// Checks edges between crates, manifests and module docs
     Tidy,
+    /// Checks licences, bans and sources of all dependencies
+    Deny,
+    /// Puts ONNX Runtime at .ort/lib and prints its path
+    Ort,
+    /// Runs all tests, with ONNX Runtime in place
+    Test,
+    /// Runs all that must pass, fastest first
+    Ci,
 }
 
 fn main() -> ExitCode {
     let done = match Chore::parse() {
         Chore::Proto(args) => proto::run(&args),
         Chore::Tidy => tidy::run(),
+        Chore::Deny => deny::run(),
+        Chore::Ort => ort::run(),
+        Chore::Test => test::run(),
+        Chore::Ci => ci::run(),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,

@@ -28,8 +28,17 @@ pub(crate) fn run(args: &Args) -> Done {
     if let Some(from) = &args.from {
         take(from, &protos)?;
     }
-    let stubs = generate(compile(&protos)?)?;
-    if args.check { check(&stubs) } else { write(&stubs) }
+    if args.check { check() } else { write(&generate()?) }
+}
+
+/// Fails if the committed stubs are not what proto/ says.
+pub(crate) fn check() -> Done {
+    let is_stale =
+        |(name, text): &(&str, String)| fs::read_to_string(committed(name)).ok().as_ref() != Some(text);
+    match generate()?.into_iter().find(is_stale) {
+        Some((name, _)) => Err(format!("{name} is not what proto/ says: run `cargo xtask proto`")),
+        None => Ok(()),
+    }
 }
 
 /// Copies the .proto files of `from` over ours if every message in the field still reads them.
@@ -57,13 +66,13 @@ fn pool(dir: &Path) -> Done<DescriptorPool> {
 }
 
 /// The stubs as (file name, text), in the order of `STUBS`.
-fn generate(files: FileDescriptorSet) -> Done<Vec<(&'static str, String)>> {
+fn generate() -> Done<Vec<(&'static str, String)>> {
     let dir = tempfile::tempdir().doing("making a temporary folder")?;
     tonic_prost_build::configure()
         .bytes(".")
         .emit_rerun_if_changed(false)
         .out_dir(dir.path())
-        .compile_fds(files)
+        .compile_fds(compile(&root().join("proto"))?)
         .doing("generating the stubs")?;
     let read = |name| Ok((name, fs::read_to_string(dir.path().join(name)).doing(name)?));
     STUBS.into_iter().map(read).collect()
@@ -80,21 +89,12 @@ fn write(stubs: &[(&str, String)]) -> Done {
     Ok(())
 }
 
-fn check(stubs: &[(&str, String)]) -> Done {
-    let stale =
-        |(name, text): &&(&str, String)| fs::read_to_string(committed(name)).ok().as_ref() != Some(text);
-    match stubs.iter().find(stale) {
-        Some((name, _)) => Err(format!("{name} is not what proto/ says: run `cargo xtask proto`")),
-        None => Ok(()),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn committed_stubs_are_what_the_protos_say() {
-        check(&generate(compile(&root().join("proto")).unwrap()).unwrap()).unwrap();
+        check().unwrap();
     }
 }

@@ -3,6 +3,7 @@
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::process::Command;
+use std::time::Instant;
 
 /// A chore is done, or a sentence says why not.
 pub(crate) type Done<T = ()> = Result<T, String>;
@@ -30,6 +31,20 @@ pub(crate) fn command(program: &str, args: &[&str]) -> Command {
     let mut command = Command::new(program);
     command.args(args).current_dir(root());
     command
+}
+
+/// Runs to the end, echoing the command before and its duration after.
+pub(crate) fn run(command: &mut Command) -> Done {
+    let line = line_of(command);
+    println!("$ {line}");
+    let start = Instant::now();
+    let status = command.status().doing(&line)?;
+    println!("  {:.1} s", start.elapsed().as_secs_f32());
+    if status.success() {
+        Ok(())
+    } else {
+        Err(format!("{line}: {status}"))
+    }
 }
 
 /// Runs to the end and returns what it printed.
