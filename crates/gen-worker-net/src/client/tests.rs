@@ -1,0 +1,272 @@
+//! The client against a real server on loopback.
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::Request,
+    http::{HeaderMap, StatusCode, header},
+    response::{IntoResponse, Redirect},
+    routing::{any, get},
+};
+use bytes::Bytes;
+use futures_util::{StreamExt, stream};
+use gen_worker_core::{OutputBody, Secret};
+use http::{HeaderName, HeaderValue, Method};
+
+use super::*;
+use crate::testing::{Server, client};
+
+type Seen = Arc<Mutex<Vec<HeaderMap>>>;
+
+/// Keeps the headers of each request and answers `ok`.
+fn recorder(seen: &Seen) -> Router {
+    let seen = Arc::clone(seen);
+    Router::new().fallback(any(move |headers: HeaderMap| {
+        seen.lock().unwrap().push(headers);
+        async { "ok" }
+    }))
+}
+
+/// Answers `/` with each status in turn, then with the last, and counts.
+fn statuses(statuses: &'static [u16], count: &Arc<AtomicUsize>) -> Router {
+    let count = Arc::clone(count);
+    Router::new().fallback(any(move |body: Bytes| {
+        let nth = count.fetch_add(1, Ordering::SeqCst);
+        let status = StatusCode::from_u16(statuses[nth.min(statuses.len() - 1)]).unwrap();
+        async move { (status, [(header::RETRY_AFTER, "0")], body) }
+    }))
+}
+
+async fn get_error(client: &HttpClient, url: Url, trust: Trust) -> NetError {
+    let request = client.request(Method::GET, url, trust);
+    request.send_retrying().await.unwrap_err()
+}
+
+#[tokio::test]
+async fn loopback_is_blocked_for_a_payload_however_it_is_written() {
+    let client = client(&[]);
+    let server = Server::start(Router::new().fallback(|| async { "secret" })).await;
+    let port = server.address.port();
+    for host in [
+        "127.0.0.1",
+        "localhost",
+        "2130706433",
+        "0x7f.1",
+        "[::ffff:127.0.0.1]",
+    ] {
+        let url: Url = format!("http://{host}:{port}/").parse().unwrap();
+        let error = get_error(&client, url, Trust::Payload).await;
+        assert!(matches!(error, NetError::Blocked { .. }), "{host}: {error:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_payload_names_no_user_and_no_other_scheme() {
+    let client = client(&["127.0.0.1"]);
+    for url in [
+        "http://u:p@127.0.0.1/",
+        "http://u@127.0.0.1/",
+        "ftp://127.0.0.1/",
+        "file:///etc/passwd",
+    ] {
+        let error = client.check(&url.parse().unwrap(), Trust::Payload).unwrap_err();
+        assert!(matches!(error, NetError::Blocked { .. }), "{url}");
+    }
+}
+
+#[tokio::test]
+async fn a_redirect_to_a_private_address_is_blocked() {
+    let inner = Server::start(Router::new().fallback(|| async { "secret" })).await;
+    let target = inner.url("/").to_string();
+    let outer =
+        Server::start(Router::new().fallback(move || async move { Redirect::temporary(&target) })).await;
+    // The list admits the first server only: to the guard it stands for a public one.
+    let client = client(&[&outer.address.to_string()]);
+    let error = get_error(&client, outer.url("/"), Trust::Payload).await;
+    assert!(matches!(error, NetError::Blocked { .. }), "{error:?}");
+    let response = client
+        .request(Method::GET, outer.url("/"), Trust::Operator)
+        .send()
+        .await;
+    assert_eq!(response.unwrap().bytes(10).await.unwrap(), "secret");
+}
+
+#[tokio::test]
+async fn the_allow_list_admits_by_host_and_by_block() {
+    let server = Server::start(Router::new().fallback(|| async { "ok" })).await;
+    let by_name: Url = format!("http://localhost:{}/", server.address.port())
+        .parse()
+        .unwrap();
+    for (list, url) in [
+        ("localhost", by_name.clone()),
+        ("127.0.0.0/8", by_name),
+        ("127.0.0.1", server.url("/")),
+    ] {
+        let request = client(&[list]).request(Method::GET, url, Trust::Payload);
+        assert_eq!(request.send().await.unwrap().status(), 200, "{list}");
+    }
+}
+
+#[tokio::test]
+async fn credentials_do_not_leave_their_origin() {
+    let seen = Seen::default();
+    let other = Server::start(recorder(&seen)).await;
+    let target = other.url("/").to_string();
+    let own = Arc::clone(&seen);
+    let first = Server::start(
+        Router::new()
+            .route("/away", get(move || async move { Redirect::temporary(&target) }))
+            .route("/near", get(|| async { Redirect::temporary("/here") }))
+            .merge(recorder(&own)),
+    )
+    .await;
+    for path in ["/near", "/away"] {
+        let request = client(&[])
+            .request(Method::GET, first.url(path), Trust::Operator)
+            .bearer(&Secret::from("hunter2"))
+            .header(HeaderName::from_static("x-plain"), HeaderValue::from_static("p"))
+            .sensitive_header(HeaderName::from_static("x-tenant"), HeaderValue::from_static("t"));
+        assert_eq!(request.send().await.unwrap().status(), 200);
+    }
+    let seen = seen.lock().unwrap();
+    let names = ["authorization", "x-tenant", "x-plain", "accept-encoding"];
+    let sent = |nth: usize| names.map(|name| seen[nth].contains_key(name));
+    assert_eq!(sent(0), [true, true, true, true]);
+    assert_eq!(sent(1), [false, false, true, true]);
+}
+
+#[tokio::test]
+async fn redirects_end() {
+    let server = Server::start(Router::new().fallback(|| async { Redirect::temporary("/again") })).await;
+    let error = get_error(&client(&[]), server.url("/"), Trust::Operator).await;
+    assert!(matches!(error, NetError::Redirects), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_busy_server_is_asked_again_and_a_refusal_is_not() {
+    for (answers, method, asked, ended) in [
+        (&[503, 200][..], Method::GET, 2, Some(200)),
+        (&[429, 503, 200], Method::PUT, 3, Some(200)),
+        (&[503], Method::GET, 3, None),
+        (&[503, 200], Method::POST, 1, None),
+        (&[404, 200], Method::GET, 1, Some(404)),
+        (&[501, 200], Method::HEAD, 2, Some(200)),
+    ] {
+        let count = Arc::default();
+        let server = Server::start(statuses(answers, &count)).await;
+        let request = client(&[]).request(method.clone(), server.url("/"), Trust::Operator);
+        let status = request
+            .send_retrying()
+            .await
+            .ok()
+            .map(|answer| answer.status().as_u16());
+        assert_eq!(
+            (count.load(Ordering::SeqCst), status),
+            (asked, ended),
+            "{method} {answers:?}"
+        );
+    }
+}
+
+#[tokio::test]
+async fn a_file_is_sent_anew_with_its_length_in_each_try() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("body");
+    let content = vec![7; 700_000];
+    std::fs::write(&path, &content).unwrap();
+    for body in [
+        OutputBody::File(path),
+        OutputBody::Bytes(content.clone().into()),
+        OutputBody::Bytes(Bytes::new()),
+    ] {
+        let count = Arc::default();
+        let lengths: Arc<Mutex<Vec<String>>> = Arc::default();
+        let seen = Arc::clone(&lengths);
+        let router =
+            statuses(&[503, 200], &count).layer(axum::middleware::map_request(move |request: Request| {
+                let length = request.headers()[header::CONTENT_LENGTH]
+                    .to_str()
+                    .unwrap()
+                    .to_owned();
+                seen.lock().unwrap().push(length);
+                async move { request }
+            }));
+        let server = Server::start(router).await;
+        let request = client(&[])
+            .request(Method::PUT, server.url("/"), Trust::Operator)
+            .body(body);
+        let echo = request
+            .send_retrying()
+            .await
+            .unwrap()
+            .bytes(1 << 20)
+            .await
+            .unwrap();
+        assert!(echo.is_empty() || echo == content);
+        assert_eq!(
+            *lengths.lock().unwrap(),
+            [echo.len().to_string(), echo.len().to_string()]
+        );
+    }
+}
+
+#[tokio::test]
+async fn silence_is_bounded() {
+    let endless = || async {
+        let start = stream::iter([Ok::<_, Infallible>(Bytes::from_static(b"abc"))]);
+        Body::from_stream(start.chain(stream::pending())).into_response()
+    };
+    let silent = || std::future::pending::<StatusCode>();
+    let router = Router::new()
+        .route("/endless", get(endless))
+        .route("/silent", get(silent));
+    let server = Server::start(router).await;
+    let error = get_error(&client(&[]), server.url("/silent"), Trust::Operator).await;
+    assert!(matches!(error, NetError::Timeout), "{error:?}");
+    let request = client(&[]).request(Method::GET, server.url("/endless"), Trust::Operator);
+    let mut response = request.send().await.unwrap();
+    assert_eq!(response.chunk().await.unwrap().unwrap(), "abc");
+    assert!(matches!(response.chunk().await, Err(NetError::Timeout)));
+}
+
+#[tokio::test]
+async fn an_answer_is_read_within_a_bound() {
+    let server = Server::start(Router::new().fallback(|| async { r#"{"a": 1}"# })).await;
+    let answer = || {
+        client(&[])
+            .request(Method::GET, server.url("/"), Trust::Operator)
+            .send()
+    };
+    let error = answer().await.unwrap().bytes(7).await.unwrap_err();
+    assert!(matches!(error, NetError::TooLarge { max: 7 }), "{error:?}");
+    let value: std::collections::BTreeMap<String, u8> = answer().await.unwrap().json(8).await.unwrap();
+    assert_eq!(value["a"], 1);
+}
+
+#[tokio::test]
+async fn an_error_shows_no_query() {
+    let url: Url = "http://127.0.0.1:9/x?sig=hunter2".parse().unwrap();
+    let error = client(&[])
+        .request(Method::GET, url, Trust::Operator)
+        .send()
+        .await
+        .unwrap_err();
+    assert!(matches!(error, NetError::Connect { .. }), "{error:?}");
+    assert!(!format!("{error:?} {error}").contains("hunter2"));
+}
+
+#[tokio::test]
+async fn a_token_that_no_header_carries_is_not_sent() {
+    let server = Server::start(Router::new().fallback(|| async { "ok" })).await;
+    let request = client(&[]).request(Method::GET, server.url("/"), Trust::Operator);
+    let error = request.bearer(&Secret::from("a\nb")).send().await.unwrap_err();
+    assert!(matches!(error, NetError::Credential), "{error:?}");
+}

@@ -1,0 +1,126 @@
+//! An answer, read within bounds.
+
+use std::{fmt, time::Duration};
+
+use bytes::{Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, StatusCode, header};
+use serde::de::DeserializeOwned;
+use tokio::time::{Instant, timeout_at};
+use url::Url;
+
+use crate::error::{NetError, is_transient};
+
+/// An answer whose head has arrived.
+pub struct HttpResponse {
+    inner: reqwest::Response,
+    idle: Duration,
+    deadline: Option<Instant>,
+}
+
+impl HttpResponse {
+    pub(crate) fn new(inner: reqwest::Response, idle: Duration, deadline: Option<Instant>) -> Self {
+        Self {
+            inner,
+            idle,
+            deadline,
+        }
+    }
+
+    /// The status.
+    pub fn status(&self) -> StatusCode {
+        self.inner.status()
+    }
+
+    /// The headers.
+    pub fn headers(&self) -> &HeaderMap {
+        self.inner.headers()
+    }
+
+    /// A header as text; `None`: it is absent or no text.
+    pub fn header(&self, name: &HeaderName) -> Option<&str> {
+        self.headers().get(name)?.to_str().ok()
+    }
+
+    /// Who answered, after redirects. It may carry a signature: not to be logged.
+    pub fn url(&self) -> &Url {
+        self.inner.url()
+    }
+
+    /// The announced size of the body in bytes.
+    pub fn content_length(&self) -> Option<u64> {
+        self.header(&header::CONTENT_LENGTH)?.parse().ok()
+    }
+
+    /// This answer, if its status is a success.
+    ///
+    /// # Errors
+    /// [`NetError::Status`]: it is none.
+    pub fn into_success(self) -> Result<Self, NetError> {
+        if self.status().is_success() {
+            Ok(self)
+        } else {
+            Err(self.status_error())
+        }
+    }
+
+    pub(crate) fn unless_transient(self) -> Result<Self, NetError> {
+        if is_transient(self.status()) {
+            Err(self.status_error())
+        } else {
+            Ok(self)
+        }
+    }
+
+    /// The next piece of the body; `None` after the last.
+    ///
+    /// # Errors
+    /// The connection broke, the body ended early, or nothing came for too long.
+    pub async fn chunk(&mut self) -> Result<Option<Bytes>, NetError> {
+        let until = Instant::now() + self.idle;
+        let until = self.deadline.map_or(until, |deadline| deadline.min(until));
+        timeout_at(until, self.inner.chunk())
+            .await
+            .map_err(|_| NetError::Timeout)?
+            .map_err(|error| NetError::from_reqwest(error, ""))
+    }
+
+    /// The whole body, in memory.
+    ///
+    /// # Errors
+    /// It has more than `max` bytes, or as [`chunk`](Self::chunk).
+    pub async fn bytes(mut self, max: u64) -> Result<Bytes, NetError> {
+        let mut body = BytesMut::new();
+        while let Some(chunk) = self.chunk().await? {
+            if body.len() as u64 + chunk.len() as u64 > max {
+                return Err(NetError::TooLarge { max });
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok(body.freeze())
+    }
+
+    /// The whole body, as JSON.
+    ///
+    /// # Errors
+    /// It is not the JSON expected, or as [`bytes`](Self::bytes).
+    pub async fn json<T: DeserializeOwned>(self, max: u64) -> Result<T, NetError> {
+        let body = self.bytes(max).await?;
+        serde_json::from_slice(&body).map_err(|source| NetError::Json { source })
+    }
+
+    fn status_error(&self) -> NetError {
+        let retry_after = self.header(&header::RETRY_AFTER);
+        NetError::Status {
+            status: self.status(),
+            retry_after: retry_after
+                .and_then(|seconds| seconds.trim().parse().ok())
+                .map(Duration::from_secs),
+        }
+    }
+}
+
+impl fmt::Debug for HttpResponse {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "HttpResponse({})", self.status())
+    }
+}
