@@ -1,1 +1,30 @@
-//! Who a worker is and whom it believes: JWKS, RS256 verification, the bearer token.
+//! Who a worker is and whom it believes.
+//!
+//! [`AuthConfig`] holds the worker's token and where the scheduler's keys are published. [`check`] verifies the token at
+//! start, and gives the [`Credential`] from which each dial takes its bearer. Verifying is a pure function of the token,
+//! the keys, the policy and the time; around it lies a cache of the published keys. Whatever cannot be verified is
+//! refused.
+//!
+//! ```
+//! use gen_worker_auth::AuthConfig;
+//! use gen_worker_core::config::{ConfigErrors, Env};
+//!
+//! let env = Env::from_iter([("WORKER_JWT", "header.claims.signature")]);
+//! let config = AuthConfig::from_env(&env, &mut ConfigErrors::default());
+//! assert!(config.token.is_some() && config.jwks_url.is_none());
+//! ```
+
+mod cache;
+mod config;
+mod credential;
+mod error;
+#[cfg(test)]
+mod fixture;
+mod jwks;
+mod verify;
+
+pub use crate::{
+    config::AuthConfig,
+    credential::{Credential, check},
+    error::AuthError,
+};
