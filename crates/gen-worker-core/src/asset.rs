@@ -59,10 +59,7 @@ pub struct Asset {
 impl Asset {
     /// An asset that names a stored file; it has no local file.
     pub fn new(sent: AssetRef) -> Self {
-        Self {
-            sent,
-            found: Arc::default(),
-        }
+        Self { sent, found: Arc::default() }
     }
 
     /// A path at the file API, or a URL.
@@ -95,23 +92,16 @@ impl Asset {
     /// There is no local file, it cannot be read, or it has more than `max_bytes`.
     pub fn read(&self, max_bytes: u64) -> Result<Vec<u8>, WorkerError> {
         let mut content = Vec::new();
-        self.open()?
-            .take(max_bytes.saturating_add(1))
-            .read_to_end(&mut content)?;
+        self.open()?.take(max_bytes.saturating_add(1)).read_to_end(&mut content)?;
         if content.len() as u64 > max_bytes {
-            return Err(WorkerError::validation(format!(
-                "the file is larger than {max_bytes} bytes"
-            )));
+            return Err(WorkerError::validation(format!("the file is larger than {max_bytes} bytes")));
         }
         Ok(content)
     }
 
     /// The media type: as found, else as sent.
     pub fn mime_type(&self) -> Option<&str> {
-        self.found
-            .get()
-            .and_then(|f| f.mime_type.as_deref())
-            .or(self.sent.mime_type.as_deref())
+        self.found.get().and_then(|f| f.mime_type.as_deref()).or(self.sent.mime_type.as_deref())
     }
 
     /// The size in bytes: as found, else as sent.
@@ -121,10 +111,7 @@ impl Asset {
 
     /// The SHA-256 of the content: as found, else as sent.
     pub fn sha256(&self) -> Option<&str> {
-        self.found
-            .get()
-            .map(|f| f.sha256.as_str())
-            .or(self.sent.sha256.as_deref())
+        self.found.get().map(|f| f.sha256.as_str()).or(self.sent.sha256.as_deref())
     }
 }
 
@@ -133,10 +120,7 @@ impl<'de> Deserialize<'de> for Asset {
         let asset = Self::new(AssetRef::deserialize(deserializer)?);
         COLLECTED.with_borrow_mut(|collected| {
             if let Some(slots) = collected {
-                slots.push(AssetSlot {
-                    sent: asset.sent.clone(),
-                    found: Arc::downgrade(&asset.found),
-                });
+                slots.push(AssetSlot { sent: asset.sent.clone(), found: Arc::downgrade(&asset.found) });
             }
         });
         Ok(asset)
@@ -227,9 +211,7 @@ mod tests {
             sha256: "ab".into(),
             mime_type: None,
         });
-        let Either::One { a } = &value.unwrap()["x"][0] else {
-            panic!("one")
-        };
+        let Either::One { a } = &value.unwrap()["x"][0] else { panic!("one") };
         assert_eq!(a.path().unwrap(), Path::new("/tmp/in"));
         assert_eq!(a.size_bytes(), Some(3));
     }

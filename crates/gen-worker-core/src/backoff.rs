@@ -23,12 +23,7 @@ impl Backoff {
     /// A sequence that starts at `base`, doubles up to `cap` (zero: no cap) and adds up to `jitter`.
     pub fn new(base: Duration, cap: Duration, jitter: Duration) -> Self {
         let cap = if cap.is_zero() { Duration::MAX } else { cap };
-        Self {
-            base,
-            cap,
-            jitter,
-            failures: 0,
-        }
+        Self { base, cap, jitter, failures: 0 }
     }
 
     /// Counts a failure and returns the delay after it. `chance` in 0..1 picks the jitter.

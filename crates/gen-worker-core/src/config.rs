@@ -47,12 +47,7 @@ impl Var {
         default: &'static str,
         doc: &'static str,
     ) -> Self {
-        Self {
-            name,
-            unit,
-            default,
-            doc,
-        }
+        Self { name, unit, default, doc }
     }
 }
 
@@ -63,10 +58,7 @@ pub struct Env(BTreeMap<String, String>);
 impl Env {
     /// The value of a variable, trimmed; `None` when it is unset or empty.
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0
-            .get(name)
-            .map(|value| value.trim())
-            .filter(|value| !value.is_empty())
+        self.0.get(name).map(|value| value.trim()).filter(|value| !value.is_empty())
     }
 
     /// Sets a variable unless it already has a value.
@@ -79,12 +71,7 @@ impl Env {
 
 impl<K: Into<String>, V: Into<String>> FromIterator<(K, V)> for Env {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(pairs: I) -> Self {
-        Self(
-            pairs
-                .into_iter()
-                .map(|(key, value)| (key.into(), value.into()))
-                .collect(),
-        )
+        Self(pairs.into_iter().map(|(key, value)| (key.into(), value.into())).collect())
     }
 }
 
@@ -148,11 +135,7 @@ impl<'a> Reader<'a> {
     /// A comma-separated list without empty items.
     pub fn list(&mut self, var: &Var) -> Vec<String> {
         let text = self.text(var).unwrap_or_default();
-        text.split(',')
-            .map(str::trim)
-            .filter(|item| !item.is_empty())
-            .map(str::to_owned)
-            .collect()
+        text.split(',').map(str::trim).filter(|item| !item.is_empty()).map(str::to_owned).collect()
     }
 
     /// A path; `None` when absent.
@@ -162,25 +145,17 @@ impl<'a> Reader<'a> {
 
     /// An absolute `http` or `https` URL.
     pub fn url(&mut self, var: &Var) -> Option<Url> {
-        self.read(
-            var,
-            "an http or https URL, such as `https://hub.example`",
-            |text| {
-                Url::parse(text)
-                    .ok()
-                    .filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
-            },
-        )
+        self.read(var, "an http or https URL, such as `https://hub.example`", |text| {
+            Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https") && url.has_host())
+        })
     }
 
     /// `true`, `1`, `t`, `yes` or `y`, in any case, against `false`, `0`, `f`, `no` or `n`.
     pub fn flag(&mut self, var: &Var) -> bool {
-        let flag = self.read(var, "`true` or `false`", |text| {
-            match text.to_ascii_lowercase().as_str() {
-                "true" | "1" | "t" | "yes" | "y" => Some(true),
-                "false" | "0" | "f" | "no" | "n" => Some(false),
-                _ => None,
-            }
+        let flag = self.read(var, "`true` or `false`", |text| match text.to_ascii_lowercase().as_str() {
+            "true" | "1" | "t" | "yes" | "y" => Some(true),
+            "false" | "0" | "f" | "no" | "n" => Some(false),
+            _ => None,
         });
         flag.unwrap_or(false)
     }
@@ -198,9 +173,7 @@ impl<'a> Reader<'a> {
     /// Seconds, with a fraction if need be.
     pub fn seconds(&mut self, var: &Var) -> Duration {
         let seconds = self.read(var, "a number of seconds, such as `5`", |text| {
-            text.parse()
-                .ok()
-                .and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
+            text.parse().ok().and_then(|seconds| Duration::try_from_secs_f64(seconds).ok())
         });
         seconds.unwrap_or_default()
     }
@@ -208,10 +181,7 @@ impl<'a> Reader<'a> {
     /// Gigabytes of 2^30 bytes, with a fraction if need be; `None` when absent.
     pub fn gigabytes(&mut self, var: &Var) -> Option<ByteSize> {
         self.read(var, "a number of GiB, such as `16`", |text| {
-            let gib: f64 = text
-                .parse()
-                .ok()
-                .filter(|gib: &f64| gib.is_finite() && *gib >= 0.0)?;
+            let gib: f64 = text.parse().ok().filter(|gib: &f64| gib.is_finite() && *gib >= 0.0)?;
             Some(ByteSize((gib * ByteSize::gib(1).0 as f64) as u64))
         })
     }
@@ -230,12 +200,9 @@ impl<'a> Reader<'a> {
             if value.is_some() {
                 return value;
             }
-            self.errors
-                .push(format!("{} is `{text}`: expected {expected}", var.name));
+            self.errors.push(format!("{} is `{text}`: expected {expected}", var.name));
         }
-        Some(var.default)
-            .filter(|default| !default.is_empty())
-            .and_then(parse)
+        Some(var.default).filter(|default| !default.is_empty()).and_then(parse)
     }
 }
 

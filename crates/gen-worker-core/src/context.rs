@@ -67,12 +67,7 @@ impl ActionContext {
         events: Arc<dyn EventSink>,
         files: Arc<dyn FileStore>,
     ) -> Self {
-        Self(Arc::new(Inner {
-            facts,
-            cancellation,
-            events,
-            files,
-        }))
+        Self(Arc::new(Inner { facts, cancellation, events, files }))
     }
 
     /// The run's id.
@@ -155,8 +150,7 @@ impl ActionContext {
     /// # Errors
     /// The reference lies elsewhere, the file API refuses or cannot be reached, or the data is too large.
     pub async fn save_bytes(&self, reference: &str, data: impl Into<Bytes>) -> Result<Asset, WorkerError> {
-        self.save(reference, OutputBody::Bytes(data.into()), SaveMode::Overwrite)
-            .await
+        self.save(reference, OutputBody::Bytes(data.into()), SaveMode::Overwrite).await
     }
 
     /// Like [`save_bytes`](Self::save_bytes), and fails if something is there already.
@@ -168,8 +162,7 @@ impl ActionContext {
         reference: &str,
         data: impl Into<Bytes>,
     ) -> Result<Asset, WorkerError> {
-        self.save(reference, OutputBody::Bytes(data.into()), SaveMode::CreateOnly)
-            .await
+        self.save(reference, OutputBody::Bytes(data.into()), SaveMode::CreateOnly).await
     }
 
     /// Stores a file under `runs/<run_id>/outputs/…`, streamed from disk.
@@ -177,8 +170,7 @@ impl ActionContext {
     /// # Errors
     /// As [`save_bytes`](Self::save_bytes), and when the file cannot be read.
     pub async fn save_file(&self, reference: &str, path: impl Into<PathBuf>) -> Result<Asset, WorkerError> {
-        self.save(reference, OutputBody::File(path.into()), SaveMode::Overwrite)
-            .await
+        self.save(reference, OutputBody::File(path.into()), SaveMode::Overwrite).await
     }
 
     /// Like [`save_file`](Self::save_file), and fails if something is there already.
@@ -190,8 +182,7 @@ impl ActionContext {
         reference: &str,
         path: impl Into<PathBuf>,
     ) -> Result<Asset, WorkerError> {
-        self.save(reference, OutputBody::File(path.into()), SaveMode::CreateOnly)
-            .await
+        self.save(reference, OutputBody::File(path.into()), SaveMode::CreateOnly).await
     }
 
     /// Runs a future from a blocking function: `ctx.block_on(ctx.save_bytes(…))`.
@@ -208,11 +199,7 @@ impl ActionContext {
     }
 
     async fn save(&self, reference: &str, body: OutputBody, mode: SaveMode) -> Result<Asset, WorkerError> {
-        let request = SaveRequest {
-            reference: reference.to_owned(),
-            body,
-            mode,
-        };
+        let request = SaveRequest { reference: reference.to_owned(), body, mode };
         Ok(self.0.files.save(&self.0.facts.scope, request).await?)
     }
 

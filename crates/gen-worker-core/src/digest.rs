@@ -127,14 +127,10 @@ impl Hasher {
     /// The digest of all bytes taken.
     pub fn finish(self) -> Digest {
         match self.0 {
-            State::Sha256(hasher) => Digest {
-                algorithm: Algorithm::Sha256,
-                bytes: hasher.finalize().into(),
-            },
-            State::Blake3(hasher) => Digest {
-                algorithm: Algorithm::Blake3,
-                bytes: *hasher.finalize().as_bytes(),
-            },
+            State::Sha256(hasher) => Digest { algorithm: Algorithm::Sha256, bytes: hasher.finalize().into() },
+            State::Blake3(hasher) => {
+                Digest { algorithm: Algorithm::Blake3, bytes: *hasher.finalize().as_bytes() }
+            }
         }
     }
 }
@@ -162,10 +158,7 @@ mod tests {
 
     #[test]
     fn bare_hex_is_no_digest() {
-        assert_eq!(
-            "ab".repeat(32).parse::<Digest>(),
-            Err(DigestError::UnknownAlgorithm)
-        );
+        assert_eq!("ab".repeat(32).parse::<Digest>(), Err(DigestError::UnknownAlgorithm));
         assert_eq!("sha256:abcd".parse::<Digest>(), Err(DigestError::NotHex));
     }
 }

@@ -87,15 +87,11 @@ pub struct Event {
 impl Event {
     /// An event of any type. A `timestamp` (Unix seconds) is added to the payload unless it has one.
     pub fn custom(event_type: impl Into<Cow<'static, str>>, mut payload: Map<String, Value>) -> Self {
-        payload
-            .entry("timestamp")
-            .or_insert_with(|| unix_seconds().into());
+        payload.entry("timestamp").or_insert_with(|| unix_seconds().into());
         Self {
             run_id: None,
             event_type: event_type.into(),
-            payload_json: serde_json::to_vec(&payload)
-                .expect("a JSON object serialises")
-                .into(),
+            payload_json: serde_json::to_vec(&payload).expect("a JSON object serialises").into(),
             class: EventClass::Droppable,
         }
     }
@@ -157,19 +153,12 @@ impl Event {
     }
 
     fn durable(event_type: &'static str, payload_json: Bytes) -> Self {
-        Self {
-            run_id: None,
-            event_type: event_type.into(),
-            payload_json,
-            class: EventClass::Durable,
-        }
+        Self { run_id: None, event_type: event_type.into(), payload_json, class: EventClass::Durable }
     }
 }
 
 fn unix_seconds() -> f64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0.0, |d| d.as_secs_f64())
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |d| d.as_secs_f64())
 }
 
 #[cfg(test)]
@@ -196,9 +185,6 @@ mod tests {
     #[test]
     fn an_output_error_escapes_its_message() {
         let event = Event::output_error("validation", "say \"hi\"");
-        assert_eq!(
-            &event.payload_json[..],
-            br#"{"error_type":"validation","message":"say \"hi\""}"#
-        );
+        assert_eq!(&event.payload_json[..], br#"{"error_type":"validation","message":"say \"hi\""}"#);
     }
 }

@@ -42,9 +42,7 @@ impl Extensions {
 
     /// The value of this type.
     pub fn get<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
-        self.0
-            .get(&TypeId::of::<T>())
-            .and_then(|value| value.clone().downcast().ok())
+        self.0.get(&TypeId::of::<T>()).and_then(|value| value.clone().downcast().ok())
     }
 }
 
@@ -123,17 +121,8 @@ impl ModelArtifacts {
     /// The model has no such file; the error lists those it has.
     pub fn path(&self, name: &str) -> Result<&Path, WorkerError> {
         self.0.files.get(name).map(|path| path.as_path()).ok_or_else(|| {
-            let files = self
-                .0
-                .files
-                .keys()
-                .map(String::as_str)
-                .collect::<Vec<_>>()
-                .join(", ");
-            WorkerError::validation(format!(
-                "model {} has no file {name}; it has {files}",
-                self.model_id()
-            ))
+            let files = self.0.files.keys().map(String::as_str).collect::<Vec<_>>().join(", ");
+            WorkerError::validation(format!("model {} has no file {name}; it has {files}", self.model_id()))
         })
     }
 }

@@ -95,27 +95,31 @@ pub struct JobFailure {
     pub kind: FailureKind,
     /// For the caller.
     pub safe_message: String,
+    detail: Option<String>,
     source: Option<Box<dyn Error + Send + Sync>>,
 }
 
 impl JobFailure {
     /// A failure with a message that was written for the caller.
     pub fn new(kind: FailureKind, safe_message: impl Into<String>) -> Self {
-        Self {
-            kind,
-            safe_message: safe_message.into(),
-            source: None,
-        }
+        Self { kind, safe_message: safe_message.into(), detail: None, source: None }
     }
 
-    /// The `error_message` of the wire: `<Class>: <text>`, redacted.
+    /// The same failure with a fuller `error_message` for the scheduler, as free of secrets as the safe one.
+    #[must_use]
+    pub fn detailed(mut self, error_message: impl Into<String>) -> Self {
+        self.detail = Some(error_message.into());
+        self
+    }
+
+    /// The `error_message` of the wire: the detail, else `<Class>: <safe message>`.
     pub fn error_message(&self) -> String {
-        format!("{}: {}", self.kind.class(), self.safe_message)
+        self.detail.clone().unwrap_or_else(|| format!("{}: {}", self.kind.class(), self.safe_message))
     }
 
     /// The error and its causes in one line, for the worker's own log.
     pub fn chain(&self) -> String {
-        let mut chain = self.safe_message.clone();
+        let mut chain = self.detail.as_ref().unwrap_or(&self.safe_message).clone();
         let mut next = self.source.as_deref().map(|e| e as &dyn Error);
         while let Some(error) = next {
             chain.push_str(": ");
@@ -131,6 +135,7 @@ impl<E: Classify + Send + Sync + 'static> From<E> for JobFailure {
         Self {
             kind: error.kind(),
             safe_message: error.safe_message(),
+            detail: None,
             source: Some(Box::new(error)),
         }
     }
@@ -138,21 +143,9 @@ impl<E: Classify + Send + Sync + 'static> From<E> for JobFailure {
 
 impl From<WorkerError> for JobFailure {
     fn from(error: WorkerError) -> Self {
-        let text = if error.kind.hides_text() {
-            String::new()
-        } else {
-            redact(&error.text)
-        };
-        let safe_message = if text.is_empty() {
-            error.kind.plain_message().to_owned()
-        } else {
-            text
-        };
-        Self {
-            kind: error.kind,
-            safe_message,
-            source: Some(Box::new(error.into_source())),
-        }
+        let text = if error.kind.hides_text() { String::new() } else { redact(&error.text) };
+        let safe_message = if text.is_empty() { error.kind.plain_message().to_owned() } else { text };
+        Self { kind: error.kind, safe_message, detail: None, source: Some(Box::new(error.into_source())) }
     }
 }
 
@@ -229,10 +222,7 @@ impl WorkerError {
     }
 
     fn into_source(self) -> UserError {
-        UserError {
-            text: self.text,
-            source: self.source,
-        }
+        UserError { text: self.text, source: self.source }
     }
 }
 
@@ -244,11 +234,7 @@ impl<E: Error + Send + Sync + 'static> From<E> for WorkerError {
 
 impl From<JobFailure> for WorkerError {
     fn from(failure: JobFailure) -> Self {
-        Self {
-            kind: failure.kind,
-            text: failure.safe_message,
-            source: failure.source,
-        }
+        Self { kind: failure.kind, text: failure.safe_message, source: failure.source }
     }
 }
 
@@ -277,29 +263,15 @@ mod tests {
             (WorkerError::canceled("why"), "canceled", false, "canceled"),
             (WorkerError::validation("bad x"), "validation", false, "bad x"),
             (WorkerError::retryable(""), "retryable", true, "retryable error"),
-            (
-                WorkerError::resource(" "),
-                "resource",
-                false,
-                "resource exhausted",
-            ),
+            (WorkerError::resource(" "), "resource", false, "resource exhausted"),
             (WorkerError::fatal("no"), "fatal", false, "no"),
             (WorkerError::auth(""), "auth", false, "authentication failed"),
-            (
-                WorkerError::internal("secret detail"),
-                "internal",
-                false,
-                "internal error",
-            ),
+            (WorkerError::internal("secret detail"), "internal", false, "internal error"),
         ];
         for (error, kind, retryable, safe) in table {
             let failure = JobFailure::from(error);
             assert_eq!(
-                (
-                    failure.kind.as_str(),
-                    failure.kind.is_retryable(),
-                    failure.safe_message.as_str()
-                ),
+                (failure.kind.as_str(), failure.kind.is_retryable(), failure.safe_message.as_str()),
                 (kind, retryable, safe)
             );
         }

@@ -26,8 +26,7 @@ pub struct ResourceRequirements {
 impl ResourceRequirements {
     /// `min_vram_gb` in bytes.
     pub fn min_vram(&self) -> Option<ByteSize> {
-        self.min_vram_gb
-            .map(|gib| ByteSize((gib * ByteSize::gib(1).0 as f64) as u64))
+        self.min_vram_gb.map(|gib| ByteSize((gib * ByteSize::gib(1).0 as f64) as u64))
     }
 }
 
@@ -115,12 +114,11 @@ impl FunctionSpec {
             .collect()
     }
 
-    /// Whether the payload's type has this field itself.
-    pub fn declares_input(&self, field: &str) -> bool {
-        let properties = |schema: &Value| schema.get("properties").is_some_and(|p| p.get(field).is_some());
-        let referenced = self.input_schema["$ref"]
-            .as_str()
-            .and_then(|r| self.input_schema.pointer(&r[1..]));
-        properties(&self.input_schema) || referenced.is_some_and(properties)
+    /// The schema of a field of the payload's type; `None` when the type has no such field.
+    pub fn input_field(&self, field: &str) -> Option<&Value> {
+        let root = self.input_schema["$ref"].as_str().and_then(|reference| reference.strip_prefix('#'));
+        let object =
+            root.and_then(|pointer| self.input_schema.pointer(pointer)).unwrap_or(&self.input_schema);
+        object.get("properties")?.get(field)
     }
 }

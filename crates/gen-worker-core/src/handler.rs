@@ -40,16 +40,8 @@ pub struct RawCall {
 
 impl RawCall {
     fn typed<I: 'static>(self) -> Call<I> {
-        let input = self
-            .input
-            .downcast()
-            .expect("a function is called with what it decoded itself");
-        Call {
-            context: self.context,
-            input: *input,
-            models: self.models,
-            extensions: self.extensions,
-        }
+        let input = self.input.downcast().expect("a function is called with what it decoded itself");
+        Call { context: self.context, input: *input, models: self.models, extensions: self.extensions }
     }
 }
 
@@ -144,12 +136,7 @@ impl<I: DeserializeOwned + JsonSchema + Send + 'static> FunctionBuilder<I> {
     /// Fills the parameter `param` of type `T` with the model that `binding` names.
     pub fn model<T: Extract>(mut self, param: &'static str, binding: ModelBinding) -> Self {
         let type_name = std::any::type_name::<T>();
-        self.injections.push(InjectionSpec {
-            param,
-            type_name,
-            binding,
-            need: T::NEED,
-        });
+        self.injections.push(InjectionSpec { param, type_name, binding, need: T::NEED });
         self
     }
 
@@ -195,18 +182,11 @@ impl<I: DeserializeOwned + JsonSchema + Send + 'static> FunctionBuilder<I> {
             output_mode: O::MODE,
             injections: self.injections,
         };
-        Ok(Function {
-            spec: Arc::new(spec),
-            decode: decode::<I>,
-            body,
-        })
+        Ok(Function { spec: Arc::new(spec), decode: decode::<I>, body })
     }
 }
 
 fn decode<I: DeserializeOwned + Send + 'static>(payload: Payload<'_>) -> Result<Decoded, PayloadError> {
     let (input, assets) = payload.decode::<I>()?;
-    Ok(Decoded {
-        input: Box::new(input),
-        assets,
-    })
+    Ok(Decoded { input: Box::new(input), assets })
 }

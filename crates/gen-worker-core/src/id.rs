@@ -35,10 +35,7 @@ fn check(what: &'static str, text: &str) -> Result<(), IdError> {
     if text.is_empty() {
         Err(IdError::Empty { what })
     } else if text.len() > MAX_ID_BYTES {
-        Err(IdError::TooLong {
-            what,
-            length: text.len(),
-        })
+        Err(IdError::TooLong { what, length: text.len() })
     } else if text.chars().any(char::is_control) {
         Err(IdError::ControlCharacter { what })
     } else {
@@ -103,13 +100,7 @@ impl RunId {
         let readable: String = self
             .as_str()
             .chars()
-            .map(|c| {
-                if c.is_ascii_alphanumeric() || c == '-' || c == '_' {
-                    c
-                } else {
-                    '_'
-                }
-            })
+            .map(|c| if c.is_ascii_alphanumeric() || c == '-' || c == '_' { c } else { '_' })
             .take(48)
             .collect();
         let hash = blake3::hash(self.as_str().as_bytes()).to_hex();
@@ -131,13 +122,7 @@ mod tests {
     #[test]
     fn refuses_what_is_no_name() {
         assert_eq!(RunId::parse(""), Err(IdError::Empty { what: "run id" }));
-        assert!(matches!(
-            RunId::parse("a\nb"),
-            Err(IdError::ControlCharacter { .. })
-        ));
-        assert!(matches!(
-            RunId::parse(&"x".repeat(257)),
-            Err(IdError::TooLong { length: 257, .. })
-        ));
+        assert!(matches!(RunId::parse("a\nb"), Err(IdError::ControlCharacter { .. })));
+        assert!(matches!(RunId::parse(&"x".repeat(257)), Err(IdError::TooLong { length: 257, .. })));
     }
 }

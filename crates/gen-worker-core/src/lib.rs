@@ -49,7 +49,7 @@ pub use crate::{
     handler::{Body, Decoded, Function, FunctionBuilder, RawCall},
     id::{DeploymentId, FunctionName, IdError, RunId, TenantId, UserId, WorkerId},
     model_ref::{LocalModel, ModelRef, ModelRefError},
-    output::{Delta, DeltaStream, IntoOutput, Output, OutputBody, RawOutput},
+    output::{Delta, DeltaStream, IntoOutput, Output, OutputBody, RawOutput, encode_value},
     payload::{Payload, PayloadError},
     redact::redact,
     schema::schema_of,

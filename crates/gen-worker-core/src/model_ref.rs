@@ -33,11 +33,7 @@ pub struct ModelRef {
 
 #[derive(Clone)]
 enum Source {
-    Hub {
-        path: String,
-        tag: Option<String>,
-        digest: Option<Digest>,
-    },
+    Hub { path: String, tag: Option<String>, digest: Option<Digest> },
     Url(Url),
     File(PathBuf),
 }
@@ -84,11 +80,7 @@ impl ModelRef {
         }
         let source = parse_source(written)?;
         let canonical = source.canonical();
-        Ok(Self {
-            written: written.to_owned(),
-            canonical,
-            source,
-        })
+        Ok(Self { written: written.to_owned(), canonical, source })
     }
 
     /// The reference as it was written: how the scheduler knows it.
@@ -112,9 +104,7 @@ impl ModelRef {
     /// The path below the hub's base URL of a hub reference: `org/repo`, or `org/repo:tag` when a tag was given.
     pub fn hub_path(&self) -> Option<String> {
         match &self.source {
-            Source::Hub {
-                path, tag: Some(tag), ..
-            } => Some(format!("{path}:{tag}")),
+            Source::Hub { path, tag: Some(tag), .. } => Some(format!("{path}:{tag}")),
             Source::Hub { path, .. } => Some(path.clone()),
             Source::Url(_) | Source::File(_) => None,
         }
@@ -138,9 +128,7 @@ impl ModelRef {
 }
 
 fn parse_source(text: &str) -> Result<Source, ModelRefError> {
-    let scheme = text
-        .split_once(':')
-        .filter(|(scheme, _)| !scheme.contains(['/', '@']));
+    let scheme = text.split_once(':').filter(|(scheme, _)| !scheme.contains(['/', '@']));
     match scheme.map(|(scheme, rest)| (scheme.to_ascii_lowercase(), rest)) {
         Some((scheme, _)) if scheme == "http" || scheme == "https" => parse_url(text),
         Some((scheme, rest)) if scheme == "file" => parse_file(rest),
@@ -153,20 +141,12 @@ fn parse_source(text: &str) -> Result<Source, ModelRefError> {
 fn parse_url(text: &str) -> Result<Source, ModelRefError> {
     let url = Url::parse(text).map_err(|_| ModelRefError::Url)?;
     let usable = url.has_host() && url.username().is_empty() && url.password().is_none();
-    if usable {
-        Ok(Source::Url(url))
-    } else {
-        Err(ModelRefError::Url)
-    }
+    if usable { Ok(Source::Url(url)) } else { Err(ModelRefError::Url) }
 }
 
 fn parse_file(path: &str) -> Result<Source, ModelRefError> {
     let path = PathBuf::from(path.strip_prefix("//").unwrap_or(path));
-    if path.is_absolute() {
-        Ok(Source::File(path))
-    } else {
-        Err(ModelRefError::File)
-    }
+    if path.is_absolute() { Ok(Source::File(path)) } else { Err(ModelRefError::File) }
 }
 
 fn parse_hub(text: &str) -> Result<Source, ModelRefError> {
@@ -182,30 +162,18 @@ fn parse_hub(text: &str) -> Result<Source, ModelRefError> {
         !part.is_empty()
             && part != "."
             && part != ".."
-            && part
-                .chars()
-                .all(|c| c.is_ascii_alphanumeric() || "._-+".contains(c))
+            && part.chars().all(|c| c.is_ascii_alphanumeric() || "._-+".contains(c))
     };
     if !path.split('/').all(fits) || !tag.is_none_or(fits) {
-        return Err(ModelRefError::Path {
-            path: path.to_owned(),
-        });
+        return Err(ModelRefError::Path { path: path.to_owned() });
     }
-    Ok(Source::Hub {
-        path: path.to_owned(),
-        tag: tag.map(str::to_owned),
-        digest,
-    })
+    Ok(Source::Hub { path: path.to_owned(), tag: tag.map(str::to_owned), digest })
 }
 
 impl Source {
     fn canonical(&self) -> String {
         match self {
-            Self::Hub {
-                path,
-                digest: Some(digest),
-                ..
-            } => format!("cozy:{path}@{digest}"),
+            Self::Hub { path, digest: Some(digest), .. } => format!("cozy:{path}@{digest}"),
             Self::Hub { path, tag, .. } => format!("cozy:{path}:{}", tag.as_deref().unwrap_or("latest")),
             Self::Url(url) => url.to_string(),
             Self::File(path) => format!("file:{}", path.display()),
@@ -290,23 +258,12 @@ mod tests {
 
     #[test]
     fn refuses_what_could_leave_its_place() {
-        for text in [
-            "",
-            "org/",
-            "/repo",
-            "a/../b",
-            "a/./b",
-            "foo:org/repo",
-            "a b/c",
-            "org/repo@v1",
-            "file:rel",
-        ] {
+        for text in
+            ["", "org/", "/repo", "a/../b", "a/./b", "foo:org/repo", "a b/c", "org/repo@v1", "file:rel"]
+        {
             assert!(ModelRef::parse(text).is_err(), "{text}");
         }
-        assert_eq!(
-            ModelRef::parse("https://u:p@h/x").unwrap_err(),
-            ModelRefError::Url
-        );
+        assert_eq!(ModelRef::parse("https://u:p@h/x").unwrap_err(), ModelRefError::Url);
     }
 
     #[test]

@@ -36,20 +36,12 @@ pub struct RawOutput {
 impl RawOutput {
     /// Bytes in memory.
     pub fn bytes(data: impl Into<Bytes>, content_type: impl Into<String>) -> Self {
-        Self {
-            body: OutputBody::Bytes(data.into()),
-            content_type: content_type.into(),
-            file_name: None,
-        }
+        Self { body: OutputBody::Bytes(data.into()), content_type: content_type.into(), file_name: None }
     }
 
     /// A file on this machine, left where it is.
     pub fn file(path: impl Into<PathBuf>, content_type: impl Into<String>) -> Self {
-        Self {
-            body: OutputBody::File(path.into()),
-            content_type: content_type.into(),
-            file_name: None,
-        }
+        Self { body: OutputBody::File(path.into()), content_type: content_type.into(), file_name: None }
     }
 
     /// The same output under a name.
@@ -74,9 +66,7 @@ impl Delta {
     /// The item has no JSON form: a map whose keys are not text, say.
     pub fn of(item: &impl Serialize) -> Result<Self, WorkerError> {
         let text = serde_json::to_value(item)?.to_string();
-        Ok(Self {
-            json: escape_non_ascii(text).into(),
-        })
+        Ok(Self { json: escape_non_ascii(text).into() })
     }
 }
 
@@ -107,9 +97,7 @@ pub struct DeltaStream<T> {
 impl<T> DeltaStream<T> {
     /// Wraps a stream; it ends at the first error.
     pub fn new(items: impl Stream<Item = Result<T, WorkerError>> + Send + 'static) -> Self {
-        Self {
-            items: Box::pin(items),
-        }
+        Self { items: Box::pin(items) }
     }
 }
 
@@ -166,13 +154,19 @@ impl<T: Serialize + JsonSchema + Send + 'static> IntoOutput for T {
     }
 
     fn into_output(self) -> Result<Output, WorkerError> {
-        let mut bytes = Vec::new();
-        let mut serializer = rmp_serde::Serializer::new(&mut bytes)
-            .with_struct_map()
-            .with_human_readable();
-        self.serialize(&mut serializer)?;
-        Ok(Output::Value(bytes.into()))
+        encode_value(&self).map(Output::Value)
     }
+}
+
+/// A value as MessagePack: field names as keys, nothing left out, times and UUIDs as text.
+///
+/// # Errors
+/// The value cannot be encoded.
+pub fn encode_value(value: &impl Serialize) -> Result<Bytes, WorkerError> {
+    let mut bytes = Vec::new();
+    let mut serializer = rmp_serde::Serializer::new(&mut bytes).with_struct_map().with_human_readable();
+    value.serialize(&mut serializer)?;
+    Ok(bytes.into())
 }
 
 impl IntoOutput for RawOutput {
@@ -207,9 +201,7 @@ impl<T: Serialize + JsonSchema + Send + 'static> IntoOutput for DeltaStream<T> {
     }
 
     fn into_output(self) -> Result<Output, WorkerError> {
-        Ok(Output::Deltas(Box::pin(
-            self.items.map(|item| item.and_then(|item| Delta::of(&item))),
-        )))
+        Ok(Output::Deltas(Box::pin(self.items.map(|item| item.and_then(|item| Delta::of(&item))))))
     }
 }
 
@@ -225,19 +217,13 @@ mod tests {
 
     #[test]
     fn a_value_is_a_map_with_nil_for_nothing() {
-        let Ok(Output::Value(bytes)) = (Out { y: 2, note: None }).into_output() else {
-            panic!("a value")
-        };
+        let Ok(Output::Value(bytes)) = (Out { y: 2, note: None }).into_output() else { panic!("a value") };
         assert_eq!(hex::encode(bytes), "82a17902a46e6f7465c0");
     }
 
     #[test]
     fn a_delta_is_sorted_compact_ascii() {
-        let delta = Delta::of(&Out {
-            y: 1,
-            note: Some("é😀".into()),
-        })
-        .unwrap();
+        let delta = Delta::of(&Out { y: 1, note: Some("é😀".into()) }).unwrap();
         assert_eq!(&delta.json[..], br#"{"note":"\u00e9\ud83d\ude00","y":1}"#);
     }
 }

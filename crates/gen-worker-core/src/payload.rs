@@ -141,9 +141,9 @@ impl<'a> Strict<'_, 'a> {
             },
             ValueRef::F32(value) => Unexpected::Float((*value).into()),
             ValueRef::F64(value) => Unexpected::Float(*value),
-            ValueRef::String(value) => value
-                .as_str()
-                .map_or(Unexpected::Other("broken text"), Unexpected::Str),
+            ValueRef::String(value) => {
+                value.as_str().map_or(Unexpected::Other("broken text"), Unexpected::Str)
+            }
             ValueRef::Binary(_) => Unexpected::Other("bytes"),
             ValueRef::Array(_) => Unexpected::Seq,
             ValueRef::Map(_) => Unexpected::Map,
@@ -182,11 +182,7 @@ impl<'de> Deserializer<'de> for Strict<'_, 'de> {
     }
 
     fn deserialize_option<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
-        if matches!(self.0, ValueRef::Nil) {
-            visitor.visit_none()
-        } else {
-            visitor.visit_some(self)
-        }
+        if matches!(self.0, ValueRef::Nil) { visitor.visit_none() } else { visitor.visit_some(self) }
     }
 
     fn deserialize_str<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
@@ -203,11 +199,7 @@ impl<'de> Deserializer<'de> for Strict<'_, 'de> {
 
     fn deserialize_bytes<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
         let fits = matches!(self.0, ValueRef::Binary(_) | ValueRef::Array(_));
-        if fits {
-            self.deserialize_any(visitor)
-        } else {
-            self.refuse(visitor)
-        }
+        if fits { self.deserialize_any(visitor) } else { self.refuse(visitor) }
     }
 
     fn deserialize_byte_buf<V: Visitor<'de>>(self, visitor: V) -> Result<V::Value, Error> {
@@ -268,18 +260,10 @@ impl<'de> Deserializer<'de> for Strict<'_, 'de> {
 type Field<'v, 'a> = &'v (ValueRef<'a>, ValueRef<'a>);
 
 fn last_of_each<'v, 'a>(fields: &'v [(ValueRef<'a>, ValueRef<'a>)]) -> Vec<Field<'v, 'a>> {
-    let last: HashMap<Option<&str>, usize> = fields
-        .iter()
-        .enumerate()
-        .map(|(at, (key, _))| (key_text(key), at))
-        .collect();
+    let last: HashMap<Option<&str>, usize> =
+        fields.iter().enumerate().map(|(at, (key, _))| (key_text(key), at)).collect();
     let is_last = |(at, (key, _)): &(usize, Field<'v, 'a>)| last[&key_text(key)] == *at;
-    fields
-        .iter()
-        .enumerate()
-        .filter(is_last)
-        .map(|(_, field)| field)
-        .collect()
+    fields.iter().enumerate().filter(is_last).map(|(_, field)| field).collect()
 }
 
 fn key_text<'k>(key: &'k ValueRef<'_>) -> Option<&'k str> {
@@ -295,10 +279,7 @@ impl<'de> SeqAccess<'de> for Items<'_, 'de> {
     type Error = Error;
 
     fn next_element_seed<T: DeserializeSeed<'de>>(&mut self, seed: T) -> Result<Option<T::Value>, Error> {
-        self.0
-            .next()
-            .map(|item| seed.deserialize(Strict(item)))
-            .transpose()
+        self.0.next().map(|item| seed.deserialize(Strict(item))).transpose()
     }
 
     fn size_hint(&self) -> Option<usize> {
@@ -313,10 +294,7 @@ struct Fields<'v, 'a> {
 
 impl<'v, 'a> Fields<'v, 'a> {
     fn of(fields: Vec<Field<'v, 'a>>) -> Self {
-        Self {
-            rest: fields.into_iter(),
-            value: None,
-        }
+        Self { rest: fields.into_iter(), value: None }
     }
 }
 
@@ -332,10 +310,7 @@ impl<'de> MapAccess<'de> for Fields<'_, 'de> {
     }
 
     fn next_value_seed<V: DeserializeSeed<'de>>(&mut self, seed: V) -> Result<V::Value, Error> {
-        let value = self
-            .value
-            .take()
-            .ok_or_else(|| Error::custom("a value was asked for before its key"))?;
+        let value = self.value.take().ok_or_else(|| Error::custom("a value was asked for before its key"))?;
         seed.deserialize(Strict(value))
     }
 }

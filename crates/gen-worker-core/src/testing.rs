@@ -59,10 +59,7 @@ impl FileStore for RecordedFiles {
             size_bytes: None,
             sha256: None,
         };
-        self.0
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
-            .push(request);
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).push(request);
         Ok(Asset::new(sent))
     }
 }

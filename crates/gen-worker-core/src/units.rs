@@ -74,10 +74,7 @@ impl Deadline {
     /// The deadline `after` from now. A duration too long to be represented is a deadline in 100 years.
     pub fn after(after: Duration) -> Self {
         let after = after.min(Duration::from_secs(100 * 365 * 24 * 3600));
-        Self {
-            at: Instant::now() + after,
-            wall: SystemTime::now() + after,
-        }
+        Self { at: Instant::now() + after, wall: SystemTime::now() + after }
     }
 
     /// Time left; zero once it has passed.
@@ -87,9 +84,7 @@ impl Deadline {
 
     /// Milliseconds since the Unix epoch.
     pub fn unix_ms(&self) -> u64 {
-        self.wall
-            .duration_since(SystemTime::UNIX_EPOCH)
-            .map_or(0, |d| d.as_millis() as u64)
+        self.wall.duration_since(SystemTime::UNIX_EPOCH).map_or(0, |d| d.as_millis() as u64)
     }
 }
 

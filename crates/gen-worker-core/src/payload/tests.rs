@@ -8,10 +8,7 @@ use serde::Deserialize;
 use super::*;
 
 fn pack(fields: Vec<(&str, Value)>) -> Vec<u8> {
-    let fields = fields
-        .into_iter()
-        .map(|(key, value)| (key.into(), value))
-        .collect();
+    let fields = fields.into_iter().map(|(key, value)| (key.into(), value)).collect();
     let mut bytes = Vec::new();
     rmpv::encode::write_value(&mut bytes, &Value::Map(fields)).unwrap();
     bytes
@@ -74,10 +71,7 @@ fn a_wrong_type_is_refused_and_the_field_named() {
         ("float", "1.5".into()),
     ] {
         let refusal = decode::<Everything>(vec![(field, value.clone())]).unwrap_err();
-        assert!(
-            refusal.ends_with(&format!(" - at `$.{field}`")),
-            "{field} = {value}: {refusal}"
-        );
+        assert!(refusal.ends_with(&format!(" - at `$.{field}`")), "{field} = {value}: {refusal}");
     }
 }
 
@@ -89,13 +83,7 @@ fn what_the_original_accepts_is_accepted() {
         ("bytes", Value::Binary(vec![1, 2])),
         ("note", Value::Nil),
         ("unknown", "ignored".into()),
-        (
-            "mode",
-            Value::Map(vec![(
-                "slow".into(),
-                Value::Map(vec![("steps".into(), 4.into())]),
-            )]),
-        ),
+        ("mode", Value::Map(vec![("slow".into(), Value::Map(vec![("steps".into(), 4.into())]))])),
     ])
     .unwrap();
     assert_eq!((value.int, value.float, value.bytes), (u64::MAX, 3.0, vec![1, 2]));
@@ -126,22 +114,13 @@ fn an_array_is_no_struct() {
 #[test]
 fn only_one_whole_value_is_a_payload() {
     assert_eq!(Payload::parse(&[]).unwrap_err(), PayloadError::Malformed);
-    assert_eq!(
-        Payload::parse(&[0x81, 0xa1]).unwrap_err(),
-        PayloadError::Malformed
-    );
-    assert_eq!(
-        Payload::parse(&[0x80, 0]).unwrap_err(),
-        PayloadError::Trailing { extra: 1 }
-    );
+    assert_eq!(Payload::parse(&[0x81, 0xa1]).unwrap_err(), PayloadError::Malformed);
+    assert_eq!(Payload::parse(&[0x80, 0]).unwrap_err(), PayloadError::Trailing { extra: 1 });
 }
 
 #[test]
 fn a_length_that_lies_is_refused_without_allocating_it() {
-    assert_eq!(
-        Payload::parse(&[0xdf, 0xff, 0xff, 0xff, 0xff]).unwrap_err(),
-        PayloadError::Malformed
-    );
+    assert_eq!(Payload::parse(&[0xdf, 0xff, 0xff, 0xff, 0xff]).unwrap_err(), PayloadError::Malformed);
     let deep = [vec![0x81, 0xa1, b'a'], vec![0x91; 100_000], vec![0xc0]].concat();
     assert_eq!(Payload::parse(&deep).unwrap_err(), PayloadError::Malformed);
 }
@@ -152,21 +131,12 @@ fn user_payload_bytes_are_not_reencoded() {
         ("seed", u64::MAX.into()),
         ("one", Value::F64(1.0)),
         ("text", "x".into()),
-        (
-            "output_upload",
-            Value::Map(vec![("put_url".into(), "https://h/x".into())]),
-        ),
+        ("output_upload", Value::Map(vec![("put_url".into(), "https://h/x".into())])),
     ]);
     let mut payload = Payload::parse(&bytes).unwrap();
-    assert_eq!(
-        payload.take_json("output_upload").unwrap().unwrap(),
-        r#"{"put_url":"https://h/x"}"#
-    );
+    assert_eq!(payload.take_json("output_upload").unwrap().unwrap(), r#"{"put_url":"https://h/x"}"#);
     let range = bytes.as_ptr_range();
-    assert!(
-        range.contains(&payload.text("text").unwrap().as_ptr()),
-        "text is borrowed from the payload"
-    );
+    assert!(range.contains(&payload.text("text").unwrap().as_ptr()), "text is borrowed from the payload");
     let (value, _) = payload.decode::<BTreeMap<String, serde_json::Value>>().unwrap();
     assert_eq!(value["seed"].as_u64(), Some(u64::MAX));
     assert!(value["one"].is_f64());
