@@ -1,1 +1,43 @@
-//! The worker itself: connection, admission, job pipeline, outbox, shutdown.
+//! The worker itself: it dials a scheduler, takes runs, calls functions, and reports exactly one result for each.
+//!
+//! [`Worker::run`] blocks the control thread: [`connection`] holds the stream, `dispatch` sends each command on,
+//! `admission` hands out permits, `job` is the pipeline of one run, `outbox` keeps what must be said. What the worker
+//! needs of the outside are [`Ports`]; this crate knows neither HTTP nor any inference engine.
+//!
+//! ```no_run
+//! use gen_worker_core::{Call, Function, WorkerError, config::{ConfigErrors, Env}};
+//! use gen_worker_runtime::{RuntimeConfig, Worker};
+//!
+//! let env = Env::from_iter([("SCHEDULER_ADDR", "localhost:8080")]);
+//! let mut errors = ConfigErrors::default();
+//! let config = RuntimeConfig::from_env(&env, &mut errors);
+//! let echo = Function::builder::<serde_json::Value>("echo", module_path!())
+//!     .asynchronous(|call: Call<serde_json::Value>| async move { Ok::<_, WorkerError>(call.input) })?;
+//! Worker::builder(errors.into_result(config)?).function(echo).build()?.run()?;
+//! # Ok::<_, Box<dyn std::error::Error>>(())
+//! ```
+
+mod admission;
+mod command;
+mod config;
+mod connection;
+mod dispatch;
+mod heartbeat;
+mod host;
+mod job;
+mod model_control;
+mod outbox;
+mod ports;
+mod registry;
+mod shutdown;
+mod wire;
+mod worker;
+
+pub use crate::{
+    config::{FakeGpu, RuntimeConfig, VARS},
+    connection::{Address, AddressError, ConnectionError},
+    ports::Ports,
+    registry::RegistryError,
+    shutdown::{Phase, Shutdown},
+    worker::{Worker, WorkerBuilder, WorkerFailure},
+};

@@ -1,0 +1,68 @@
+//! What a scheduler can ask for: a closed set, whatever the wire may carry.
+
+use std::collections::HashMap;
+
+use bytes::Bytes;
+use gen_worker_core::{FunctionName, RunId, RunScope, UserId};
+
+/// One request to run a function.
+#[derive(Debug)]
+pub(crate) struct RunRequest {
+    pub run_id: RunId,
+    /// 0: unfenced.
+    pub attempt: i64,
+    pub function: FunctionName,
+    /// MessagePack, as it came.
+    pub payload: Bytes,
+    /// `None`: no deadline.
+    pub timeout: Option<std::time::Duration>,
+    pub user_id: Option<UserId>,
+    pub scope: RunScope,
+}
+
+/// The models of a deployment, as the scheduler configured them.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ModelConfig {
+    pub ids_by_key: HashMap<String, String>,
+    /// An empty list allows none; `*` allows all.
+    pub allowed: Vec<String>,
+}
+
+/// One inbound message, understood.
+#[derive(Debug)]
+pub(crate) enum Command {
+    Run(Box<RunRequest>),
+    /// A run that cannot be understood well enough to be started, but well enough to be answered.
+    RefuseRun {
+        run_id: RunId,
+        attempt: i64,
+        problem: String,
+    },
+    Interrupt {
+        run_id: RunId,
+        attempt: i64,
+    },
+    LoadModel(String),
+    UnloadModel(String),
+    Configure(ModelConfig),
+    /// The scheduler speaks these extensions.
+    Hello {
+        features: Vec<String>,
+    },
+    Acknowledge {
+        run_id: RunId,
+        attempt: i64,
+    },
+    /// `None`: as long as the worker's own setting says.
+    Drain {
+        deadline: Option<std::time::Duration>,
+        reason: String,
+    },
+    OpenRealtime {
+        session_id: String,
+    },
+    /// Not for this worker, or not known to it.
+    Ignore {
+        what: &'static str,
+    },
+}

@@ -1,0 +1,103 @@
+//! What the worker reports of itself, at the start of every stream and as heartbeat.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use crate::{
+    admission::Admission,
+    config::RuntimeConfig,
+    host::Host,
+    ports::Ports,
+    registry::Registry,
+    wire::{Message, outbound, v1},
+};
+
+/// The extensions this worker speaks.
+const FEATURES: [&str; 6] =
+    ["result-ack", "run-accepted", "attempt", "active-runs", "drain", "loading-functions"];
+
+/// Everything a report is made from. Making one takes no lock that work holds, and asks no driver.
+pub(crate) struct Reporter {
+    config: Arc<RuntimeConfig>,
+    admission: Admission,
+    host: Host,
+    ports: Ports,
+    functions: Vec<String>,
+    function_concurrency: HashMap<String, i32>,
+    schemas: Vec<v1::FunctionSchema>,
+    gpu_runs: Arc<AtomicUsize>,
+}
+
+impl Reporter {
+    pub(crate) fn new(
+        config: Arc<RuntimeConfig>,
+        registry: &Registry,
+        admission: Admission,
+        host: Host,
+        ports: Ports,
+    ) -> Self {
+        let limited = registry.iter().filter_map(|function| {
+            let limit = function.spec().resources.max_concurrency?;
+            Some((function.spec().name.to_string(), limit.get() as i32))
+        });
+        Self {
+            config,
+            admission,
+            host,
+            ports,
+            functions: registry.iter().map(|function| function.spec().name.to_string()).collect(),
+            function_concurrency: limited.collect(),
+            schemas: registry.iter().map(|function| outbound::schema(function.spec())).collect(),
+            gpu_runs: Arc::default(),
+        }
+    }
+
+    /// Counts runs that hold a GPU.
+    pub(crate) fn gpu_runs(&self) -> Arc<AtomicUsize> {
+        self.gpu_runs.clone()
+    }
+
+    /// The report of this moment.
+    pub(crate) fn registration(&self, is_heartbeat: bool) -> Message {
+        outbound::registration(self.resources(), self.admission.active(), is_heartbeat)
+    }
+
+    fn resources(&self) -> v1::WorkerResources {
+        let (config, host) = (&self.config, self.host.facts());
+        let (gpu, models) = (&host.gpu, self.ports.model_provider.as_ref());
+        let ready = if self.admission.is_draining() { Vec::new() } else { self.functions.clone() };
+        v1::WorkerResources {
+            worker_id: config.worker_id.to_string(),
+            cpu_cores: host.cpu_cores as i32,
+            memory_bytes: host.memory_bytes as i64,
+            gpu_count: gpu.count as i32,
+            gpu_memory_bytes: gpu.memory_bytes as i64,
+            available_functions: ready,
+            vram_models: models.map(|models| models.resident()).unwrap_or_default(),
+            supports_model_loading: models.is_some(),
+            deployment_id: config.deployment_id.as_ref().map(ToString::to_string).unwrap_or_default(),
+            runpod_pod_id: config.runpod_pod_id.clone(),
+            gpu_is_busy: self.gpu_runs.load(Ordering::Relaxed) > 0,
+            gpu_memory_used_bytes: gpu.memory_used_bytes as i64,
+            gpu_name: gpu.name.clone(),
+            gpu_driver: gpu.driver.clone(),
+            gpu_memory_free_bytes: gpu.memory_free_bytes as i64,
+            max_concurrency: config.max_concurrency.map_or(0, |limit| limit.get() as i32),
+            function_concurrency: self.function_concurrency.clone(),
+            cuda_version: config.cuda_version.clone().unwrap_or_else(|| gpu.cuda_version.clone()),
+            torch_version: config.torch_version.clone().unwrap_or_default(),
+            function_schemas: self.schemas.clone(),
+            gpu_sm: gpu.compute_capability.clone(),
+            tensorrt_version: String::new(),
+            onnxruntime_version: models.and_then(|models| models.engine_version()).unwrap_or_default(),
+            disk_models: self.ports.model_source.as_ref().map(|source| source.on_disk()).unwrap_or_default(),
+            features: FEATURES.map(str::to_owned).to_vec(),
+            loading_functions: Vec::new(),
+        }
+    }
+}

@@ -1,0 +1,95 @@
+//! The files that a payload names, made present before the function runs and removed after.
+
+use std::{
+    any::Any,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use gen_worker_core::{
+    Classify, FailureKind, InjectionSpec, JobFailure, ModelRef, RunId, ports::OutputTarget,
+};
+use tracing::warn;
+
+use super::{Job, decode::Decoded};
+
+/// A run whose input files are on this machine.
+pub(crate) struct Local {
+    pub job: Job,
+    pub input: Box<dyn Any + Send>,
+    pub models: Vec<(InjectionSpec, ModelRef)>,
+    pub target: Option<Arc<dyn OutputTarget>>,
+    pub directory: Option<RunDirectory>,
+}
+
+impl Decoded {
+    /// Fetches every asset; the first that cannot be fetched fails the run.
+    pub(crate) async fn fetch_inputs(self) -> Result<Local, JobFailure> {
+        let Self { job, input, assets, models, target } = self;
+        let directory = match assets.is_empty() {
+            true => None,
+            false => Some(RunDirectory::create(&job.shop.config.run_dir, &job.facts.run_id)?),
+        };
+        if let Some(directory) = &directory {
+            let fetch_all = async {
+                for slot in &assets {
+                    let inputs = &job.shop.ports.inputs;
+                    slot.fill(inputs.fetch(&job.facts.scope, slot.asset(), directory.path()).await?);
+                }
+                Ok::<_, JobFailure>(())
+            };
+            job.timings.stage("inputs", fetch_all).await?;
+        }
+        Ok(Local { job, input, models, target, directory })
+    }
+}
+
+/// The run's directory cannot be made.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot make {path}: set WORKER_RUN_DIR to a directory that can be written")]
+struct NoDirectory {
+    path: PathBuf,
+    source: std::io::Error,
+}
+
+impl Classify for NoDirectory {
+    fn kind(&self) -> FailureKind {
+        FailureKind::Retryable
+    }
+
+    fn safe_message(&self) -> String {
+        "the worker has no room for input files".to_owned()
+    }
+}
+
+/// One run's own directory, which nobody else reads; removed when dropped.
+pub(crate) struct RunDirectory(PathBuf);
+
+impl RunDirectory {
+    fn create(parent: &Path, run_id: &RunId) -> Result<Self, JobFailure> {
+        // Two attempts of one run may overlap, so each has a directory of its own.
+        let path = parent.join(format!("{}-{:08x}", run_id.directory_name(), fastrand::u32(..)));
+        create_private(&path).map_err(|source| NoDirectory { path: path.clone(), source })?;
+        Ok(Self(path))
+    }
+
+    pub(crate) fn path(&self) -> &Path {
+        &self.0
+    }
+}
+
+impl Drop for RunDirectory {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            warn!(%error, "a run's directory could not be removed");
+        }
+    }
+}
+
+fn create_private(path: &Path) -> std::io::Result<()> {
+    let mut builder = std::fs::DirBuilder::new();
+    builder.recursive(true);
+    #[cfg(unix)]
+    std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
+    builder.create(path)
+}

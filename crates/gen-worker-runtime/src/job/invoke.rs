@@ -1,0 +1,94 @@
+//! The call of user code.
+
+use std::sync::{
+    Arc,
+    atomic::{AtomicUsize, Ordering},
+};
+
+use gen_worker_core::{Body, JobFailure, Output, RawCall, WorkerError, ports::OutputTarget};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinError,
+};
+use tracing::{Span, error};
+
+use super::{Job, emit, inject::Ready, inputs::RunDirectory};
+
+/// A run whose function has returned. The GPU is free again; the input files are still there.
+pub(crate) struct Returned {
+    pub job: Job,
+    pub output: Output,
+    pub target: Option<Arc<dyn OutputTarget>>,
+    /// Kept until the output is stored, which may be a file beside the inputs.
+    pub _directory: Option<RunDirectory>,
+}
+
+impl Ready {
+    /// Calls the function, and for a stream of deltas sends each of them.
+    pub(crate) async fn invoke(self) -> Result<Returned, JobFailure> {
+        let Self { job, input, models, target, directory } = self;
+        let gpu = match job.function.spec().resources.requires_gpu {
+            true => Some(job.timings.stage("gpu_wait", GpuPermit::take(&job)).await),
+            false => None,
+        };
+        let extensions = job.shop.extensions.clone();
+        let call = RawCall { context: job.context.clone(), input, models, extensions };
+        let called = async {
+            match emit::all(&job, call_body(&job, call, gpu).await?).await {
+                Ok(output) => Ok(output),
+                Err(error) => Err(JobFailure::from(error)),
+            }
+        };
+        let output = job.timings.stage("run", called).await?;
+        Ok(Returned { job, output, target, _directory: directory })
+    }
+}
+
+/// An async body is a part of the pipeline and goes when that is dropped. A blocking one has a thread of its own, which
+/// nothing can stop: the thread holds the run's permits until it is done.
+async fn call_body(
+    job: &Job,
+    call: RawCall,
+    gpu: Option<GpuPermit>,
+) -> Result<(Output, Option<GpuPermit>), JobFailure> {
+    match job.function.body().clone() {
+        Body::Async(body) => Ok((body(call).await?, gpu)),
+        Body::Blocking(body) => {
+            let (permit, span) = (job.permit.clone(), Span::current());
+            let thread = tokio::task::spawn_blocking(move || {
+                let _permit = permit;
+                let output = span.in_scope(|| body(call));
+                (output, gpu)
+            });
+            let (output, gpu) = thread.await.map_err(|error| died(&error))?;
+            Ok((output?, gpu))
+        }
+    }
+}
+
+/// User code panicked, or its task was ended from outside.
+pub(super) fn died(failed: &JoinError) -> JobFailure {
+    error!(error = %failed, "the function panicked");
+    JobFailure::from(WorkerError::internal("panicked")).detailed("InternalError: the function panicked")
+}
+
+/// A place on a GPU, from the call of a function to its return.
+pub(crate) struct GpuPermit {
+    _place: Option<OwnedSemaphorePermit>,
+    running: Arc<AtomicUsize>,
+}
+
+impl GpuPermit {
+    async fn take(job: &Job) -> Self {
+        let semaphore: Arc<Semaphore> = job.shop.gpu.clone();
+        let place = semaphore.acquire_owned().await.ok();
+        job.shop.gpu_runs.fetch_add(1, Ordering::Relaxed);
+        Self { _place: place, running: job.shop.gpu_runs.clone() }
+    }
+}
+
+impl Drop for GpuPermit {
+    fn drop(&mut self) {
+        self.running.fetch_sub(1, Ordering::Relaxed);
+    }
+}

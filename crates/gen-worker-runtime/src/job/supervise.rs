@@ -1,0 +1,116 @@
+//! Exactly one outcome for each run, whatever its pipeline does.
+
+use std::{sync::Arc, time::Duration};
+
+use bytes::Bytes;
+use gen_worker_core::{
+    CancelReason, Cancellation, Deadline, Event, FailureKind, JobFailure, OutputMode, RunFacts,
+    ports::EventSink,
+};
+use tokio::{
+    task::{JoinError, JoinHandle},
+    time::{sleep_until, timeout},
+};
+use tracing::{info, warn};
+
+use super::{Job, invoke::died, timings::Timings};
+use crate::{admission::Permit, outbox::Outbox, wire::outbound};
+
+type Work = JoinHandle<Result<Bytes, JobFailure>>;
+
+/// Watches one run from outside it.
+pub(super) struct Supervisor {
+    facts: RunFacts,
+    output_mode: OutputMode,
+    cancellation: Cancellation,
+    permit: Arc<Permit>,
+    outbox: Arc<Outbox>,
+    grace: Duration,
+    timings: Timings,
+}
+
+impl Supervisor {
+    pub(super) fn of(job: &Job, cancellation: Cancellation) -> Self {
+        Self {
+            facts: job.facts.clone(),
+            output_mode: job.function.spec().output_mode,
+            cancellation,
+            permit: job.permit.clone(),
+            outbox: job.shop.outbox.clone(),
+            grace: job.shop.config.cancel_grace,
+            timings: job.timings.clone(),
+        }
+    }
+
+    pub(super) async fn watch(self, mut work: Work) {
+        let outcome = tokio::select! {
+            ended = &mut work => Some(self.ended(ended)),
+            reason = told_to_stop(&self.cancellation, self.facts.deadline) => {
+                self.cancellation.cancel(reason);
+                self.stop(&mut work).await;
+                canceled(self.cancellation.reason().unwrap_or(reason)).map(Err)
+            }
+        };
+        match outcome {
+            Some(outcome) => self.report(outcome),
+            None => info!("superseded by a newer attempt: not reported"),
+        }
+        self.permit.answered();
+    }
+
+    /// The pipeline ended by itself. If it was told to stop in the same moment, what it returned does not count.
+    fn ended(&self, ended: Result<Result<Bytes, JobFailure>, JoinError>) -> Result<Bytes, JobFailure> {
+        ended.unwrap_or_else(|error| Err(died(&error)))
+    }
+
+    /// Gives the run its grace, then stops waiting for it. Async code is dropped; a thread goes on, and keeps its permit.
+    async fn stop(&self, work: &mut Work) {
+        if timeout(self.grace, &mut *work).await.is_err() {
+            warn!(grace_ms = self.grace.as_millis() as u64, "the run did not stop when it was told to");
+            work.abort();
+        }
+    }
+
+    /// Says everything about the run, its result last.
+    fn report(&self, outcome: Result<Bytes, JobFailure>) {
+        let run_id = &self.facts.run_id;
+        let (elapsed_ms, stages) = (self.timings.total().as_millis() as u64, self.timings.text());
+        match &outcome {
+            Ok(output) => info!(elapsed_ms, stages, bytes = output.len(), "succeeded"),
+            Err(failure) => {
+                warn!(elapsed_ms, stages, kind = failure.kind.as_str(), error = failure.chain(), "failed");
+                if self.output_mode == OutputMode::Incremental {
+                    let error = Event::output_error(failure.kind.as_str(), &failure.safe_message);
+                    self.outbox.emit_last(error.about(run_id));
+                }
+            }
+        }
+        self.outbox.emit(self.timings.event().about(run_id));
+        let message = outbound::result(run_id, self.facts.attempt, &outcome);
+        self.outbox.result((run_id.clone(), self.facts.attempt), message);
+    }
+}
+
+/// Waits for the cancel signal or the deadline, whichever is first.
+async fn told_to_stop(cancellation: &Cancellation, deadline: Option<Deadline>) -> CancelReason {
+    let expired = async {
+        match deadline {
+            Some(deadline) => sleep_until(deadline.at.into()).await,
+            None => std::future::pending().await,
+        }
+    };
+    tokio::select! {
+        reason = cancellation.canceled() => reason,
+        () = expired => CancelReason::Deadline,
+    }
+}
+
+/// What a run that was told to stop is reported as; `None`: not at all.
+fn canceled(reason: CancelReason) -> Option<JobFailure> {
+    match reason {
+        CancelReason::Deadline => Some(JobFailure::new(FailureKind::Timeout, "deadline exceeded")),
+        CancelReason::Drain => Some(JobFailure::new(FailureKind::Retryable, "worker is shutting down")),
+        CancelReason::Superseded => None,
+        _ => Some(JobFailure::new(FailureKind::Canceled, "canceled")),
+    }
+}

@@ -1,0 +1,253 @@
+//! What must be said to the scheduler, whichever stream is up: results kept until delivered, events bounded.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::{Mutex, MutexGuard, PoisonError},
+    time::{Duration, Instant},
+};
+
+use gen_worker_core::{Event, EventClass, RunId, ports::EventSink};
+use tokio::sync::Notify;
+
+use crate::wire::{Message, outbound};
+
+/// A run and its attempt: what a result answers and an acknowledgement names.
+pub(crate) type Key = (RunId, i64);
+
+struct Held {
+    key: Key,
+    message: Message,
+    /// When it was written to the stream that is up; `None`: it waits to be.
+    written: Option<Instant>,
+}
+
+struct Queued {
+    run_id: Option<RunId>,
+    class: EventClass,
+    message: Message,
+}
+
+/// The pure part: what is sent next, and what may be forgotten.
+pub(crate) struct Queue {
+    capacity: usize,
+    answers: VecDeque<Message>,
+    results: BTreeMap<u64, Held>,
+    waiting: VecDeque<u64>,
+    by_key: HashMap<Key, u64>,
+    next_result: u64,
+    events: VecDeque<Queued>,
+    dropped: u64,
+}
+
+impl Queue {
+    pub(crate) fn new(capacity: usize) -> Self {
+        Self {
+            capacity,
+            answers: VecDeque::new(),
+            results: BTreeMap::new(),
+            waiting: VecDeque::new(),
+            by_key: HashMap::new(),
+            next_result: 0,
+            events: VecDeque::new(),
+            dropped: 0,
+        }
+    }
+
+    /// Takes a result, in place of an undelivered one of the same attempt.
+    pub(crate) fn push_result(&mut self, key: Key, message: Message) {
+        self.forget(&key);
+        let id = self.next_result;
+        self.next_result += 1;
+        self.by_key.insert(key.clone(), id);
+        self.results.insert(id, Held { key, message, written: None });
+        self.waiting.push_back(id);
+    }
+
+    /// Takes an event. When there is no room, the oldest that may be dropped goes, if need be this one.
+    ///
+    /// # Errors
+    /// There is no room, and neither this event nor any queued one may be dropped.
+    pub(crate) fn push_event(&mut self, event: Event) -> Result<(), Event> {
+        if self.events.len() >= self.capacity {
+            if let Some(oldest) = self.events.iter().position(|e| e.class == EventClass::Droppable) {
+                self.events.remove(oldest);
+                self.dropped += 1;
+            } else if event.class == EventClass::Droppable {
+                self.dropped += 1;
+                return Ok(());
+            } else {
+                return Err(event);
+            }
+        }
+        self.push_event_unbounded(event);
+        Ok(())
+    }
+
+    fn push_event_unbounded(&mut self, event: Event) {
+        let (run_id, class) = (event.run_id.clone(), event.class);
+        self.events.push_back(Queued { run_id, class, message: outbound::event(event) });
+    }
+
+    /// The next message, and results before events: a flood of progress delays no result. Only the events of the run
+    /// itself go before its result.
+    pub(crate) fn next(&mut self, now: Instant) -> Option<Message> {
+        if let Some(answer) = self.answers.pop_front() {
+            return Some(answer);
+        }
+        let Some(id) = self.waiting.front().copied() else {
+            return self.events.pop_front().map(|e| e.message);
+        };
+        let result = self.results.get_mut(&id).expect("a waiting result is held");
+        let own = |event: &Queued| event.run_id.as_ref() == Some(&result.key.0);
+        if let Some(at) = self.events.iter().position(own) {
+            return self.events.remove(at).map(|event| event.message);
+        }
+        self.waiting.pop_front();
+        result.written = Some(now);
+        Some(result.message.clone())
+    }
+
+    pub(crate) fn has_next(&self) -> bool {
+        !(self.answers.is_empty() && self.waiting.is_empty() && self.events.is_empty())
+    }
+
+    /// A new stream: everything still held is sent again, oldest first.
+    pub(crate) fn restart(&mut self) {
+        self.waiting = self.results.keys().copied().collect();
+        self.results.values_mut().for_each(|held| held.written = None);
+    }
+
+    /// The result of this attempt is delivered.
+    pub(crate) fn forget(&mut self, key: &Key) {
+        if let Some(id) = self.by_key.remove(key) {
+            self.results.remove(&id);
+            self.waiting.retain(|waiting| *waiting != id);
+        }
+    }
+
+    /// Sends the result of this attempt again, if it is still held.
+    pub(crate) fn resend(&mut self, key: &Key) -> bool {
+        let Some(id) = self.by_key.get(key) else {
+            return false;
+        };
+        if !self.waiting.contains(id) {
+            self.waiting.push_back(*id);
+        }
+        true
+    }
+
+    /// Forgets results that were written to this stream at least `retention` ago, all of which it was healthy.
+    pub(crate) fn expire(&mut self, now: Instant, retention: Duration) {
+        let is_old = |held: &Held| held.written.is_some_and(|at| now.duration_since(at) >= retention);
+        let old: Vec<Key> =
+            self.results.values().filter(|held| is_old(held)).map(|held| held.key.clone()).collect();
+        old.iter().for_each(|key| self.forget(key));
+    }
+
+    fn has_room(&self) -> bool {
+        self.events.len() < self.capacity || self.events.iter().any(|e| e.class == EventClass::Droppable)
+    }
+}
+
+/// The queue, shared by jobs that fill it and the stream that empties it. Outlives every stream.
+pub(crate) struct Outbox {
+    queue: Mutex<Queue>,
+    /// Something can be sent.
+    filled: Notify,
+    /// An event was sent.
+    emptied: Notify,
+}
+
+impl Outbox {
+    pub(crate) fn new(event_capacity: usize) -> Self {
+        Self { queue: Mutex::new(Queue::new(event_capacity)), filled: Notify::new(), emptied: Notify::new() }
+    }
+
+    /// Takes a run's result.
+    pub(crate) fn result(&self, key: Key, message: Message) {
+        self.change(|queue| queue.push_result(key, message));
+    }
+
+    /// Takes an answer to a command.
+    pub(crate) fn answer(&self, message: Message) {
+        self.change(|queue| queue.answers.push_back(message));
+    }
+
+    /// Takes an event that is part of a run's output; waits while there is no room.
+    pub(crate) async fn emit_durable(&self, mut event: Event) {
+        loop {
+            let emptied = self.emptied.notified();
+            match self.change(|queue| queue.push_event(event)) {
+                Ok(()) => return,
+                Err(back) => event = back,
+            }
+            emptied.await;
+        }
+    }
+
+    /// Takes the one event that ends a run's output, room or not: there is one a run.
+    pub(crate) fn emit_last(&self, event: Event) {
+        self.change(|queue| queue.push_event_unbounded(event));
+    }
+
+    /// Sends the result of an attempt again, if it is still held.
+    pub(crate) fn resend(&self, key: &Key) -> bool {
+        self.change(|queue| queue.resend(key))
+    }
+
+    pub(crate) fn acknowledge(&self, key: &Key) {
+        self.queue().forget(key);
+    }
+
+    pub(crate) fn restart(&self) {
+        self.change(Queue::restart);
+    }
+
+    pub(crate) fn expire(&self, retention: Duration) {
+        self.queue().expire(Instant::now(), retention);
+    }
+
+    pub(crate) fn next(&self) -> Option<Message> {
+        let mut queue = self.queue();
+        let message = queue.next(Instant::now());
+        if queue.has_room() {
+            self.emptied.notify_waiters();
+        }
+        message
+    }
+
+    pub(crate) fn has_next(&self) -> bool {
+        self.queue().has_next()
+    }
+
+    /// How many events were dropped since the last call.
+    pub(crate) fn take_dropped(&self) -> u64 {
+        std::mem::take(&mut self.queue().dropped)
+    }
+
+    /// Waits until something may be there to send.
+    pub(crate) async fn filled(&self) {
+        self.filled.notified().await;
+    }
+
+    fn change<R>(&self, change: impl FnOnce(&mut Queue) -> R) -> R {
+        let result = change(&mut self.queue());
+        self.filled.notify_one();
+        result
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl EventSink for Outbox {
+    fn emit(&self, event: Event) {
+        debug_assert_eq!(event.class, EventClass::Droppable);
+        // A droppable event is never handed back.
+        let _ = self.change(|queue| queue.push_event(event));
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,89 @@
+//! What the worker was given to reach the outside world; what was not given is answered with a clear refusal.
+
+use std::{path::Path, sync::Arc};
+
+use async_trait::async_trait;
+use gen_worker_core::{
+    Asset, AssetRef, Classify, FailureKind, JobFailure, LocalFile, RunScope, Secret,
+    ports::{
+        CredentialSource, FileStore, InputSource, ModelProvider, ModelSource, OutputStore, OutputTarget,
+        SaveRequest,
+    },
+};
+
+/// The worker's connections to the outside, joined by the facade.
+#[derive(Clone)]
+pub struct Ports {
+    /// Stores what runs save.
+    pub files: Arc<dyn FileStore>,
+    /// Fetches the files that payloads name.
+    pub inputs: Arc<dyn InputSource>,
+    /// Stores whole outputs where a payload says.
+    pub outputs: Arc<dyn OutputStore>,
+    /// Makes models present on disk; `None`: functions that need a model fail with `validation`.
+    pub model_source: Option<Arc<dyn ModelSource>>,
+    /// Brings models into memory; `None`: models are files on disk.
+    pub model_provider: Option<Arc<dyn ModelProvider>>,
+    /// The bearer token for the scheduler.
+    pub credential: Arc<dyn CredentialSource>,
+}
+
+impl Default for Ports {
+    /// No outside world: nothing can be saved, fetched or stored, and the scheduler is dialled without a token.
+    fn default() -> Self {
+        let nothing = Arc::new(Nothing);
+        Self {
+            files: nothing.clone(),
+            inputs: nothing.clone(),
+            outputs: nothing.clone(),
+            model_source: None,
+            model_provider: None,
+            credential: nothing,
+        }
+    }
+}
+
+/// A port was not given.
+#[derive(Debug, thiserror::Error)]
+#[error("this worker was built without {what}")]
+struct NotGiven {
+    what: &'static str,
+}
+
+impl Classify for NotGiven {
+    fn kind(&self) -> FailureKind {
+        FailureKind::Validation
+    }
+
+    fn safe_message(&self) -> String {
+        self.to_string()
+    }
+}
+
+struct Nothing;
+
+#[async_trait]
+impl FileStore for Nothing {
+    async fn save(&self, _scope: &RunScope, _request: SaveRequest) -> Result<Asset, JobFailure> {
+        Err(NotGiven { what: "a file store" }.into())
+    }
+}
+
+#[async_trait]
+impl InputSource for Nothing {
+    async fn fetch(&self, _: &RunScope, _: &AssetRef, _: &Path) -> Result<LocalFile, JobFailure> {
+        Err(NotGiven { what: "a source of input files" }.into())
+    }
+}
+
+impl OutputStore for Nothing {
+    fn target(&self, _output_upload: Secret<String>) -> Result<Arc<dyn OutputTarget>, JobFailure> {
+        Err(NotGiven { what: "a store for `output_upload`" }.into())
+    }
+}
+
+impl CredentialSource for Nothing {
+    fn bearer(&self) -> Option<Secret<String>> {
+        None
+    }
+}

@@ -1,0 +1,9 @@
+//! The only place that names wire types.
+
+pub(crate) mod inbound;
+pub(crate) mod outbound;
+
+pub(crate) use gen_worker_proto::scheduler::{
+    self as v1, WorkerSchedulerMessage as Message,
+    scheduler_worker_service_client::SchedulerWorkerServiceClient as Client,
+};

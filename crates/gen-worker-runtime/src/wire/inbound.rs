@@ -1,0 +1,129 @@
+//! Message → [`Command`].
+
+use std::time::Duration;
+
+use gen_worker_core::{FunctionName, RunId, RunScope, Secret, TenantId, UserId};
+use url::Url;
+
+use super::v1::{self, worker_scheduler_message::Msg};
+use crate::command::{Command, ModelConfig, RunRequest};
+
+/// Understands a message. Never fails: what cannot be understood is ignored, or refused as a run's result.
+pub(crate) fn command(message: v1::WorkerSchedulerMessage, default_tenant: Option<&TenantId>) -> Command {
+    let Some(message) = message.msg else {
+        return Command::Ignore { what: "a message of an unknown kind" };
+    };
+    match message {
+        Msg::RunRequest(request) => run(request, default_tenant),
+        Msg::InterruptRunCmd(interrupt) => match RunId::parse(&interrupt.run_id) {
+            Ok(run_id) => Command::Interrupt { run_id, attempt: interrupt.attempt },
+            Err(_) => Command::Ignore { what: "an interrupt without a run id" },
+        },
+        Msg::LoadModelCmd(load) => Command::LoadModel(load.model_id),
+        Msg::UnloadModelCmd(unload) => Command::UnloadModel(unload.model_id),
+        Msg::DeploymentModelConfig(config) => Command::Configure(ModelConfig {
+            ids_by_key: config.model_id_by_key,
+            allowed: config.supported_model_ids,
+        }),
+        Msg::SchedulerHello(hello) => Command::Hello { features: hello.features },
+        Msg::ResultAck(ack) => match RunId::parse(&ack.run_id) {
+            Ok(run_id) => Command::Acknowledge { run_id, attempt: ack.attempt },
+            Err(_) => Command::Ignore { what: "an acknowledgement without a run id" },
+        },
+        Msg::DrainCmd(drain) => {
+            Command::Drain { deadline: positive_ms(drain.deadline_ms), reason: drain.reason }
+        }
+        Msg::RealtimeOpenCmd(open) if !open.session_id.is_empty() && !open.function_name.is_empty() => {
+            Command::OpenRealtime { session_id: open.session_id }
+        }
+        Msg::RealtimeOpenCmd(_) => Command::Ignore { what: "a realtime session without an id or a function" },
+        Msg::RealtimeFrame(_) | Msg::RealtimeCloseCmd(_) => {
+            Command::Ignore { what: "a frame of a realtime session that is not open" }
+        }
+        Msg::TokenRefresh(_) => Command::Ignore { what: "a token refresh that was not announced" },
+        Msg::WorkerEvent(_) => Command::Ignore { what: "an event" },
+        Msg::WorkerRegistration(_)
+        | Msg::RunResult(_)
+        | Msg::SpawnTasks(_)
+        | Msg::LoadModelResult(_)
+        | Msg::UnloadModelResult(_)
+        | Msg::RunAccepted(_) => Command::Ignore { what: "a message that only workers send" },
+    }
+}
+
+fn run(request: v1::TaskExecutionRequest, default_tenant: Option<&TenantId>) -> Command {
+    let Ok(run_id) = RunId::parse(&request.run_id) else {
+        return Command::Ignore { what: "a run without a usable id" };
+    };
+    let attempt = request.attempt;
+    match understand(&run_id, request, default_tenant) {
+        Ok(run) => Command::Run(Box::new(run)),
+        Err(problem) => Command::RefuseRun { run_id, attempt, problem },
+    }
+}
+
+fn understand(
+    run_id: &RunId,
+    request: v1::TaskExecutionRequest,
+    default_tenant: Option<&TenantId>,
+) -> Result<RunRequest, String> {
+    let file_base_url = match request.file_base_url.trim() {
+        "" => None,
+        text => Some(Url::parse(text).map_err(|_| "file_base_url is no URL".to_owned())?),
+    };
+    let scope = RunScope {
+        run_id: run_id.clone(),
+        tenant_id: optional(&request.tenant_id, TenantId::parse)?.or_else(|| default_tenant.cloned()),
+        file_base_url,
+        file_token: Some(request.file_token).filter(|token| !token.is_empty()).map(Secret::new),
+    };
+    Ok(RunRequest {
+        run_id: run_id.clone(),
+        attempt: request.attempt,
+        function: FunctionName::parse(&request.function_name).map_err(|e| e.to_string())?,
+        payload: request.input_payload,
+        timeout: positive_ms(request.timeout_ms),
+        user_id: optional(&request.user_id, UserId::parse)?,
+        scope,
+    })
+}
+
+fn optional<T, E: ToString>(text: &str, parse: impl Fn(&str) -> Result<T, E>) -> Result<Option<T>, String> {
+    if text.is_empty() { Ok(None) } else { parse(text).map(Some).map_err(|e| e.to_string()) }
+}
+
+/// Zero and negative milliseconds mean "no limit".
+fn positive_ms(ms: i64) -> Option<Duration> {
+    u64::try_from(ms).ok().filter(|ms| *ms > 0).map(Duration::from_millis)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn request(run_id: &str, tenant_id: &str) -> v1::WorkerSchedulerMessage {
+        let request = v1::TaskExecutionRequest {
+            run_id: run_id.into(),
+            function_name: "f".into(),
+            tenant_id: tenant_id.into(),
+            timeout_ms: -5,
+            ..Default::default()
+        };
+        v1::WorkerSchedulerMessage { msg: Some(Msg::RunRequest(request)) }
+    }
+
+    #[test]
+    fn what_is_empty_is_absent() {
+        let default = TenantId::parse("home").unwrap();
+        let Command::Run(run) = command(request("r", ""), Some(&default)) else { panic!("a run") };
+        assert_eq!(run.scope.tenant_id, Some(default));
+        assert!(run.timeout.is_none() && run.user_id.is_none() && run.scope.file_token.is_none());
+    }
+
+    #[test]
+    fn what_cannot_be_understood_is_answered_or_ignored() {
+        assert!(matches!(command(request("", "t"), None), Command::Ignore { .. }));
+        assert!(matches!(command(request("r", "a\nb"), None), Command::RefuseRun { .. }));
+        assert!(matches!(command(v1::WorkerSchedulerMessage { msg: None }, None), Command::Ignore { .. }));
+    }
+}

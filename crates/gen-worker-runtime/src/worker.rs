@@ -1,0 +1,248 @@
+//! The worker: two runtimes, the parts between them, and the way out.
+
+use std::{sync::Arc, time::Duration};
+
+use gen_worker_core::{CancelReason, Extensions, Function};
+use tokio::{
+    runtime::{Builder, Handle, Runtime},
+    sync::Semaphore,
+    time::{sleep, timeout},
+};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tracing::{info, warn};
+
+use crate::{
+    admission::{Admission, Limits},
+    config::RuntimeConfig,
+    connection::{Connection, ConnectionError, Link},
+    dispatch::Dispatcher,
+    heartbeat::Reporter,
+    host::Host,
+    job::{Jobs, ModelTable, Workshop},
+    model_control::ModelControl,
+    outbox::Outbox,
+    ports::Ports,
+    registry::{Registry, RegistryError},
+    shutdown::{Phase, Shutdown},
+};
+
+/// How long a worker that leaves may take to hand over what it still holds.
+const FLUSH: Duration = Duration::from_secs(10);
+
+/// Why a worker cannot start, or stopped by itself.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum WorkerFailure {
+    /// The functions cannot be served.
+    #[error(transparent)]
+    Functions(#[from] RegistryError),
+    /// The operating system gave no threads.
+    #[error("cannot start the worker's threads")]
+    Threads(#[source] std::io::Error),
+    /// Dialling again cannot help.
+    #[error(transparent)]
+    Connection(#[from] ConnectionError),
+}
+
+/// A worker in the making.
+#[must_use = "a worker exists once `build` was called"]
+pub struct WorkerBuilder {
+    config: RuntimeConfig,
+    ports: Ports,
+    functions: Vec<Function>,
+    extensions: Extensions,
+    shutdown: Shutdown,
+}
+
+impl WorkerBuilder {
+    /// Adds a function.
+    pub fn function(mut self, function: Function) -> Self {
+        self.functions.push(function);
+        self
+    }
+
+    /// Adds functions.
+    pub fn functions(mut self, functions: impl IntoIterator<Item = Function>) -> Self {
+        self.functions.extend(functions);
+        self
+    }
+
+    /// Connects the worker to the outside world.
+    pub fn ports(mut self, ports: Ports) -> Self {
+        self.ports = ports;
+        self
+    }
+
+    /// Gives a value to every function that takes it as `State<T>`.
+    pub fn state<T: Send + Sync + 'static>(mut self, value: T) -> Self {
+        self.extensions.insert(value);
+        self
+    }
+
+    /// The worker.
+    ///
+    /// # Errors
+    /// There is no function, or two have one name, or the operating system gives no threads.
+    pub fn build(self) -> Result<Worker, WorkerFailure> {
+        let registry = Registry::new(self.functions)?;
+        let users = Builder::new_multi_thread()
+            .thread_name("user")
+            .enable_all()
+            .build()
+            .map_err(WorkerFailure::Threads)?;
+        Ok(Worker {
+            config: Arc::new(self.config),
+            ports: self.ports,
+            registry,
+            extensions: Arc::new(self.extensions),
+            shutdown: self.shutdown,
+            users,
+        })
+    }
+}
+
+/// Takes runs from a scheduler until it is told to leave.
+///
+/// It has two runtimes. The one that [`run`](Self::run) blocks on is for control: the stream, admission, heartbeats,
+/// deadlines. User code runs on the other, so that no user code, however it spins, delays a heartbeat or a cancel.
+pub struct Worker {
+    config: Arc<RuntimeConfig>,
+    ports: Ports,
+    registry: Registry,
+    extensions: Arc<Extensions>,
+    shutdown: Shutdown,
+    users: Runtime,
+}
+
+impl Worker {
+    /// Starts a worker with these settings.
+    pub fn builder(config: RuntimeConfig) -> WorkerBuilder {
+        WorkerBuilder {
+            config,
+            ports: Ports::default(),
+            functions: Vec::new(),
+            extensions: Extensions::default(),
+            shutdown: Shutdown::new(),
+        }
+    }
+
+    /// Tells this worker to leave; may be called from any thread, also before `run`.
+    pub fn shutdown(&self) -> Shutdown {
+        self.shutdown.clone()
+    }
+
+    /// Works until told to leave. Blocks the calling thread, which becomes the control thread.
+    ///
+    /// # Errors
+    /// Dialling again cannot help.
+    ///
+    /// # Panics
+    /// It was called from async code.
+    pub fn run(self) -> Result<(), WorkerFailure> {
+        let control = Builder::new_current_thread().enable_all().build().map_err(WorkerFailure::Threads)?;
+        let Self { config, ports, registry, extensions, shutdown, users } = self;
+        let parts = Parts::assemble(config, ports, registry, extensions, shutdown, users.handle().clone());
+        let ended = control.block_on(parts.run());
+        // Threads that ignore their cancel would be waited for otherwise; what they were doing has been reported.
+        users.shutdown_background();
+        ended
+    }
+}
+
+/// The parts of a running worker, on the control runtime.
+struct Parts {
+    config: Arc<RuntimeConfig>,
+    connection: Connection,
+    admission: Admission,
+    tracker: TaskTracker,
+    shutdown: Shutdown,
+    observing: CancellationToken,
+}
+
+impl Parts {
+    fn assemble(
+        config: Arc<RuntimeConfig>,
+        ports: Ports,
+        registry: Registry,
+        extensions: Arc<Extensions>,
+        shutdown: Shutdown,
+        users: Handle,
+    ) -> Self {
+        let (observing, tracker) = (CancellationToken::new(), TaskTracker::new());
+        let host = Host::observe(config.fake_gpu.as_ref(), observing.clone());
+        let limits = Limits { max_input: config.max_input, max_concurrency: config.max_concurrency };
+        let admission = Admission::new(limits);
+        let outbox = Arc::new(Outbox::new(config.event_buffer));
+        let places = host.facts().gpu.count.max(1) * config.gpu_concurrency.get();
+        let reporter = Reporter::new(config.clone(), &registry, admission.clone(), host, ports.clone());
+        let models = ModelControl {
+            ports: ports.clone(),
+            outbox: outbox.clone(),
+            users: users.clone(),
+            tracker: tracker.clone(),
+        };
+        let credential = ports.credential.clone();
+        let jobs = Jobs::new(Workshop {
+            config: config.clone(),
+            registry,
+            admission: admission.clone(),
+            outbox: outbox.clone(),
+            ports,
+            extensions,
+            models: ModelTable::default(),
+            gpu: Arc::new(Semaphore::new(places as usize)),
+            gpu_runs: reporter.gpu_runs(),
+            users,
+            tracker: tracker.clone(),
+        });
+        let dispatcher = Arc::new(Dispatcher::new(jobs, models, shutdown.clone()));
+        let link =
+            Link { outbox, reporter: Arc::new(reporter), dispatcher, credential, shutdown: shutdown.clone() };
+        Self {
+            connection: Connection::new(config.clone(), link),
+            config,
+            admission,
+            tracker,
+            shutdown,
+            observing,
+        }
+    }
+
+    async fn run(self) -> Result<(), WorkerFailure> {
+        let Self { config, connection, admission, tracker, shutdown, observing } = self;
+        let connection = connection.run();
+        tokio::pin!(connection);
+        let ended = tokio::select! {
+            ended = &mut connection => ended,
+            () = leave(&config, &admission, &tracker, &shutdown) => {
+                timeout(FLUSH, connection).await.unwrap_or_else(|_| {
+                    warn!(waited_ms = FLUSH.as_millis() as u64, "left with something unsaid: no scheduler took it");
+                    Ok(())
+                })
+            }
+        };
+        observing.cancel();
+        Ok(ended?)
+    }
+}
+
+/// From the first signal until everything that ran has ended or was given up.
+async fn leave(config: &RuntimeConfig, admission: &Admission, tracker: &TaskTracker, shutdown: &Shutdown) {
+    shutdown.reached(Phase::Draining).await;
+    admission.drain();
+    tracker.close();
+    let bound = shutdown.bound().unwrap_or(config.drain_timeout);
+    info!(runs = admission.active().len(), bound_ms = bound.as_millis() as u64, "draining");
+    tokio::select! {
+        () = tracker.wait() => {}
+        () = sleep(bound) => {}
+        () = shutdown.reached(Phase::Canceling) => {}
+    }
+    shutdown.advance(Phase::Canceling);
+    admission.cancel_all(CancelReason::Drain);
+    // Supervisors give up after the grace; the rest is for model commands, which nothing else bounds.
+    if timeout(config.cancel_grace + Duration::from_secs(1), tracker.wait()).await.is_err() {
+        warn!("some work did not end in time");
+    }
+    shutdown.advance(Phase::Flushing);
+}
