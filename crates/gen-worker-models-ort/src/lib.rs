@@ -1,1 +1,36 @@
-//! ONNX Runtime sessions for gen-worker, within a memory budget.
+//! Models on ONNX Runtime.
+//!
+//! [`OrtModels`] is the port through which the runtime leases models: it loads each once and keeps it in memory. Functions
+//! take an [`OrtModel`] and call [`run`](OrtModel::run) on it with named [`Tensor`]s. Every model in memory has a thread of
+//! its own, which runs one call after the other; dropping a call ends its inference.
+//!
+//! ```
+//! use gen_worker_models_ort::{OrtModel, ndarray::array};
+//!
+//! async fn double_plus_one(model: &OrtModel) -> Result<Vec<f32>, gen_worker_core::WorkerError> {
+//!     let mut outputs = model.run([("x", array![[1.0_f32, 2.0]])]).await?;
+//!     Ok(outputs.take::<f32>("y")?.into_iter().collect())
+//! }
+//! ```
+
+mod config;
+mod error;
+mod graph;
+mod library;
+mod manager;
+mod model;
+mod session;
+mod tensor;
+mod thread;
+mod version;
+
+pub use ndarray;
+
+pub use crate::{
+    config::{OrtConfig, Provider, VARS},
+    error::ModelError,
+    graph::TensorSpec,
+    manager::OrtModels,
+    model::{OrtModel, Outputs},
+    tensor::{Element, ElementType, Tensor},
+};

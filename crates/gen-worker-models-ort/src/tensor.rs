@@ -1,0 +1,143 @@
+//! Arrays as models take and give them.
+
+use std::fmt;
+
+use ndarray::{Array, ArrayD, Dimension};
+use ort::{
+    session::SessionInputValue,
+    value::{DynValue, TensorElementType, Value},
+};
+
+use crate::error::ModelError;
+
+macro_rules! elements {
+    ($($variant:ident = $type:ident, $ort:ident, $doc:literal;)*) => {
+        /// A type of the elements of a tensor.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+        #[non_exhaustive]
+        pub enum ElementType {
+            $(#[doc = $doc] $variant,)*
+        }
+
+        /// An array of one of the types that models take and give. Any `ndarray` array turns into one.
+        #[derive(Debug, Clone, PartialEq)]
+        #[non_exhaustive]
+        pub enum Tensor {
+            $(#[doc = $doc] $variant(ArrayD<$type>),)*
+        }
+
+        impl ElementType {
+            /// The name in Rust.
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => stringify!($type),)* }
+            }
+
+            /// `None`: a type that tensors cannot have here.
+            pub(crate) fn from_ort(element: TensorElementType) -> Option<Self> {
+                match element {
+                    $(TensorElementType::$ort => Some(Self::$variant),)*
+                    _ => None,
+                }
+            }
+        }
+
+        impl Tensor {
+            /// The type of the elements.
+            pub fn element(&self) -> ElementType {
+                match self { $(Self::$variant(_) => ElementType::$variant,)* }
+            }
+
+            /// The length of each axis; empty for a single number.
+            pub fn shape(&self) -> &[usize] {
+                match self { $(Self::$variant(array) => array.shape(),)* }
+            }
+
+            pub(crate) fn into_ort(self) -> Result<SessionInputValue<'static>, ModelError> {
+                match self {
+                    $(Self::$variant(array) => Value::from_array(array).map(Into::into),)*
+                }
+                .map_err(ModelError::run)
+            }
+
+            pub(crate) fn from_ort(name: &str, value: &DynValue) -> Result<Self, ModelError> {
+                let element = value.dtype().tensor_type().and_then(ElementType::from_ort);
+                match element {
+                    $(Some(ElementType::$variant) => value.try_extract_array::<$type>().map(|array| array.to_owned().into()),)*
+                    None => return Err(ModelError::Outputs {
+                        expected: "tensors of numbers or bools".into(),
+                        given: format!("{name} as {}", value.dtype()),
+                    }),
+                }
+                .map_err(ModelError::run)
+            }
+        }
+
+        $(
+            impl Element for $type {
+                const TYPE: ElementType = ElementType::$variant;
+
+                fn take(tensor: Tensor) -> Result<ArrayD<Self>, Tensor> {
+                    match tensor {
+                        Tensor::$variant(array) => Ok(array),
+                        other => Err(other),
+                    }
+                }
+            }
+
+            impl<D: Dimension> From<Array<$type, D>> for Tensor {
+                fn from(array: Array<$type, D>) -> Self {
+                    Self::$variant(array.into_dyn())
+                }
+            }
+        )*
+    };
+}
+
+elements! {
+    F32 = f32, Float32, "32-bit floating-point numbers.";
+    F64 = f64, Float64, "64-bit floating-point numbers.";
+    I64 = i64, Int64, "64-bit integers.";
+    I32 = i32, Int32, "32-bit integers.";
+    U8 = u8, Uint8, "Bytes.";
+    Bool = bool, Bool, "Truth values.";
+}
+
+/// A Rust type that the elements of a tensor can have.
+pub trait Element: Sized {
+    /// Its name as a value.
+    const TYPE: ElementType;
+
+    /// The tensor as an array of this type.
+    ///
+    /// # Errors
+    /// The tensor itself, when its elements are of another type.
+    fn take(tensor: Tensor) -> Result<ArrayD<Self>, Tensor>;
+}
+
+impl fmt::Display for ElementType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+impl fmt::Display for Tensor {
+    /// The type and shape, such as `f32[1, 3]`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}{:?}", self.element(), self.shape())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ndarray::array;
+
+    use super::*;
+
+    #[test]
+    fn is_taken_back_as_what_it_is_only() {
+        let tensor = Tensor::from(array![[1_i64, 2, 3]]);
+        assert_eq!(tensor.to_string(), "i64[1, 3]");
+        let tensor = f32::take(tensor).unwrap_err();
+        assert_eq!(i64::take(tensor).unwrap(), array![[1, 2, 3]].into_dyn());
+    }
+}
