@@ -35,12 +35,7 @@ struct Kept {
 impl KeyCache {
     /// An empty cache; `ttl` zero keeps keys for ever.
     pub(crate) fn new(client: HttpClient, url: Url, ttl: Duration) -> Self {
-        Self {
-            client,
-            url,
-            ttl,
-            kept: Mutex::default(),
-        }
+        Self { client, url, ttl, kept: Mutex::default() }
     }
 
     /// The published keys, fetched if they are old, or if this id is not among them and the last fetch is a while ago.
@@ -50,10 +45,7 @@ impl KeyCache {
             return Ok(keys);
         }
         kept.tried_at = Some(Instant::now());
-        let keys = self
-            .fetch()
-            .await
-            .map_err(|source| AuthError::NoKeySet { source })?;
+        let keys = self.fetch().await.map_err(|source| AuthError::NoKeySet { source })?;
         let keys = Arc::new(keys);
         kept.fetched = Some((keys.clone(), Instant::now()));
         debug!("published keys fetched");
@@ -61,16 +53,9 @@ impl KeyCache {
     }
 
     async fn fetch(&self) -> Result<KeySet, NetError> {
-        let request = self
-            .client
-            .request(Method::GET, self.url.clone(), Trust::Operator)
-            .timeout(FETCH_TIMEOUT);
-        request
-            .send()
-            .await?
-            .into_success()?
-            .json(MAX_DOCUMENT_BYTES)
-            .await
+        let request =
+            self.client.request(Method::GET, self.url.clone(), Trust::Operator).timeout(FETCH_TIMEOUT);
+        request.send().await?.into_success()?.json(MAX_DOCUMENT_BYTES).await
     }
 }
 
@@ -100,10 +85,7 @@ mod tests {
 
     fn uses(key_id: &str, ttl: Duration, age: Duration) -> bool {
         let start = Instant::now();
-        let kept = Kept {
-            fetched: Some((published(), start)),
-            tried_at: Some(start),
-        };
+        let kept = Kept { fetched: Some((published(), start)), tried_at: Some(start) };
         kept.usable(key_id, ttl, start + age).is_some()
     }
 
@@ -124,10 +106,7 @@ mod tests {
     #[test]
     fn a_failed_fetch_neither_drops_keys_nor_makes_them_younger() {
         let start = Instant::now();
-        let kept = Kept {
-            fetched: Some((published(), start)),
-            tried_at: Some(start + 20 * SECOND),
-        };
+        let kept = Kept { fetched: Some((published(), start)), tried_at: Some(start + 20 * SECOND) };
         assert!(kept.usable("one", 30 * SECOND, start + 29 * SECOND).is_some());
         assert!(kept.usable("one", 30 * SECOND, start + 30 * SECOND).is_none());
         assert!(kept.usable("new", 30 * SECOND, start + 29 * SECOND).is_some());

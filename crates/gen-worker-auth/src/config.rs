@@ -8,18 +8,9 @@ use gen_worker_core::{
 };
 use url::Url;
 
-const AUTH_TOKEN: Var = Var::new(
-    "AUTH_TOKEN",
-    "token",
-    "",
-    "The worker's token for the scheduler, sent as a bearer.",
-);
-const WORKER_JWT: Var = Var::new(
-    "WORKER_JWT",
-    "token",
-    "",
-    "The token when `AUTH_TOKEN` is absent.",
-);
+const AUTH_TOKEN: Var =
+    Var::new("AUTH_TOKEN", "token", "", "The worker's token for the scheduler, sent as a bearer.");
+const WORKER_JWT: Var = Var::new("WORKER_JWT", "token", "", "The token when `AUTH_TOKEN` is absent.");
 const JWKS_URL: Var = Var::new(
     "SCHEDULER_JWKS_URL",
     "URL",
@@ -32,18 +23,10 @@ const JWKS_TTL: Var = Var::new(
     "300",
     "How long published keys are believed; 0: as long as the worker runs.",
 );
-const JWT_ISSUER: Var = Var::new(
-    "SCHEDULER_JWT_ISSUER",
-    "text",
-    "",
-    "The issuer that the token must name; absent: any.",
-);
-const JWT_AUDIENCE: Var = Var::new(
-    "SCHEDULER_JWT_AUDIENCE",
-    "text",
-    "",
-    "The audience that the token must name; absent: any.",
-);
+const JWT_ISSUER: Var =
+    Var::new("SCHEDULER_JWT_ISSUER", "text", "", "The issuer that the token must name; absent: any.");
+const JWT_AUDIENCE: Var =
+    Var::new("SCHEDULER_JWT_AUDIENCE", "text", "", "The audience that the token must name; absent: any.");
 
 /// Who the worker is and whom it believes.
 #[derive(Debug, Clone)]
@@ -62,14 +45,7 @@ pub struct AuthConfig {
 
 impl AuthConfig {
     /// The variables read.
-    pub const VARS: &[Var] = &[
-        AUTH_TOKEN,
-        WORKER_JWT,
-        JWKS_URL,
-        JWKS_TTL,
-        JWT_ISSUER,
-        JWT_AUDIENCE,
-    ];
+    pub const VARS: &[Var] = &[AUTH_TOKEN, WORKER_JWT, JWKS_URL, JWKS_TTL, JWT_ISSUER, JWT_AUDIENCE];
 
     /// Reads the settings; mistakes are kept in `errors`.
     pub fn from_env(env: &Env, errors: &mut ConfigErrors) -> Self {

@@ -34,18 +34,11 @@ struct Verifier {
 /// # Errors
 /// The token is refused, or the keys cannot be had.
 pub async fn check(config: AuthConfig, client: &HttpClient) -> Result<Credential, AuthError> {
-    let policy = Policy {
-        issuer: config.issuer,
-        audience: config.audience,
-    };
-    let verifier = config.jwks_url.map(|url| Verifier {
-        keys: KeyCache::new(client.clone(), url, config.jwks_ttl),
-        policy,
-    });
-    let credential = Credential {
-        token: RwLock::new(None),
-        verifier,
-    };
+    let policy = Policy { issuer: config.issuer, audience: config.audience };
+    let verifier = config
+        .jwks_url
+        .map(|url| Verifier { keys: KeyCache::new(client.clone(), url, config.jwks_ttl), policy });
+    let credential = Credential { token: RwLock::new(None), verifier };
     if let Some(token) = config.token {
         credential.renew(token).await?;
     }
@@ -145,9 +138,7 @@ mod tests {
     async fn a_verified_token_is_the_bearer() {
         let (publisher, _server) = publish(StatusCode::OK, key_set([&*ONE]).to_string()).await;
         let token = ONE.token(&json!({}));
-        let credential = check(config(&token, Some(&publisher.url)), &client())
-            .await
-            .unwrap();
+        let credential = check(config(&token, Some(&publisher.url)), &client()).await.unwrap();
         assert_eq!(credential.bearer(), Some(token.as_str().into()));
     }
 
@@ -170,10 +161,7 @@ mod tests {
         for (status, document) in [
             (StatusCode::INTERNAL_SERVER_ERROR, key_set([&*ONE]).to_string()),
             (StatusCode::OK, "<html>".to_owned()),
-            (
-                StatusCode::OK,
-                format!("{}{}", key_set([&*ONE]), " ".repeat(1 << 20)),
-            ),
+            (StatusCode::OK, format!("{}{}", key_set([&*ONE]), " ".repeat(1 << 20))),
         ] {
             let (publisher, _server) = publish(status, document).await;
             let refused = check(config(&token, Some(&publisher.url)), &client()).await;
@@ -197,9 +185,7 @@ mod tests {
     async fn a_new_key_is_found_after_a_while() {
         let (publisher, _server) = publish(StatusCode::OK, key_set([&*ONE]).to_string()).await;
         let (old, new) = (ONE.token(&json!({})), OTHER.token(&json!({})));
-        let credential = check(config(&old, Some(&publisher.url)), &client())
-            .await
-            .unwrap();
+        let credential = check(config(&old, Some(&publisher.url)), &client()).await.unwrap();
         publisher.document.write().unwrap().1 = key_set([&*OTHER]).to_string();
 
         let refused = credential.renew(new.as_str().into()).await;

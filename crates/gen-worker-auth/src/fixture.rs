@@ -22,10 +22,7 @@ pub(crate) struct Signer {
 
 impl Signer {
     fn new(key_id: &'static str) -> Self {
-        Self {
-            key_id,
-            pair: RsaKeyPair::generate(KeySize::Rsa2048).unwrap(),
-        }
+        Self { key_id, pair: RsaKeyPair::generate(KeySize::Rsa2048).unwrap() }
     }
 
     /// A token with these claims.
@@ -37,14 +34,7 @@ impl Signer {
     pub(crate) fn sign(&self, header: &Value, claims: &Value) -> String {
         let message = format!("{}.{}", encode(header.to_string()), encode(claims.to_string()));
         let mut signature = vec![0; self.pair.public_modulus_len()];
-        self.pair
-            .sign(
-                &RSA_PKCS1_SHA256,
-                &SystemRandom::new(),
-                message.as_bytes(),
-                &mut signature,
-            )
-            .unwrap();
+        self.pair.sign(&RSA_PKCS1_SHA256, &SystemRandom::new(), message.as_bytes(), &mut signature).unwrap();
         format!("{message}.{}", encode(signature))
     }
 

@@ -54,15 +54,12 @@ pub(crate) fn verify(
     now: SystemTime,
 ) -> Result<Claims, AuthError> {
     let key = keys.get(&key_id(token)?).ok_or(AuthError::UnknownKey)?;
-    let claimed = decode::<Claimed>(token, key, &signature_only())
-        .map_err(|error| refusal(error.kind()))?
-        .claims;
+    let claimed =
+        decode::<Claimed>(token, key, &signature_only()).map_err(|error| refusal(error.kind()))?.claims;
     check_times(&claimed, now)?;
     check_policy(&claimed, policy)?;
     let expires_at = claimed.exp.and_then(|exp| Duration::try_from_secs_f64(exp).ok());
-    Ok(Claims {
-        expires_at: expires_at.and_then(|exp| SystemTime::UNIX_EPOCH.checked_add(exp)),
-    })
+    Ok(Claims { expires_at: expires_at.and_then(|exp| SystemTime::UNIX_EPOCH.checked_add(exp)) })
 }
 
 /// The library reads the clock itself, so the claims are checked here instead.
@@ -75,10 +72,7 @@ fn signature_only() -> Validation {
 }
 
 fn check_times(claimed: &Claimed, now: SystemTime) -> Result<(), AuthError> {
-    let now = now
-        .duration_since(SystemTime::UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_secs_f64();
+    let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default().as_secs_f64();
     let leeway = LEEWAY.as_secs_f64();
     if claimed.exp.is_some_and(|exp| now >= exp + leeway) {
         return Err(AuthError::Expired);
@@ -137,12 +131,7 @@ mod tests {
 
     fn check(token: &str, policy: &Policy) -> Result<Claims, AuthError> {
         let keys = serde_json::from_value(key_set([&*ONE])).unwrap();
-        verify(
-            token,
-            &keys,
-            policy,
-            SystemTime::UNIX_EPOCH + Duration::from_secs(NOW),
-        )
+        verify(token, &keys, policy, SystemTime::UNIX_EPOCH + Duration::from_secs(NOW))
     }
 
     fn check_claims(claims: Value) -> Result<Claims, AuthError> {
@@ -150,10 +139,7 @@ mod tests {
     }
 
     fn strict() -> Policy {
-        Policy {
-            issuer: Some("scheduler".into()),
-            audience: Some("worker".into()),
-        }
+        Policy { issuer: Some("scheduler".into()), audience: Some("worker".into()) }
     }
 
     macro_rules! refuses {
@@ -215,10 +201,7 @@ mod tests {
         let nameless = ONE.sign(&json!({"alg": "RS256"}), &json!({}));
         refuses!(check(&nameless, &Policy::default()), Malformed);
         let critical = json!({"alg": "RS256", "kid": ONE.key_id, "crit": ["b64"], "b64": false});
-        refuses!(
-            check(&ONE.sign(&critical, &json!({})), &Policy::default()),
-            Malformed
-        );
+        refuses!(check(&ONE.sign(&critical, &json!({})), &Policy::default()), Malformed);
     }
 
     #[test]
