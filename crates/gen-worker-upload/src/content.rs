@@ -1,0 +1,124 @@
+//! What has to be known of a body before its first byte is sent.
+
+use std::{fs::File, io, io::Read, path::Path};
+
+use gen_worker_core::{Algorithm, ByteLimit, ByteSize, Digest, Hasher, OutputBody};
+
+use crate::error::UploadError;
+
+/// How much is hashed at once.
+const CHUNK_BYTES: usize = 256 << 10;
+/// How much of the start is kept; more than any signature of a media type.
+const HEAD_BYTES: usize = 32;
+
+/// A body's measures.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Content {
+    /// Its size in bytes.
+    pub(crate) size: u64,
+    /// The SHA-256 over all of it.
+    pub(crate) sha256: Digest,
+    /// Its first bytes.
+    pub(crate) head: Vec<u8>,
+}
+
+/// Measures a body that is within the limit, on a thread where reading and hashing keep nobody waiting.
+pub(crate) async fn measure(body: &OutputBody, limit: ByteLimit) -> Result<Content, UploadError> {
+    let body = body.clone();
+    tokio::task::spawn_blocking(move || match body {
+        OutputBody::Bytes(bytes) => {
+            check_size(bytes.len() as u64, limit)?;
+            hash(&bytes[..])
+        }
+        OutputBody::File(path) => hash(open(&path, limit)?),
+    })
+    .await
+    .unwrap_or_else(|panic| Err(read_failed(panic.into())))
+}
+
+fn open(path: &Path, limit: ByteLimit) -> Result<impl Read, UploadError> {
+    let size = regular_file_size(path).map_err(read_failed)?;
+    check_size(size, limit)?;
+    let file = File::open(path).map_err(read_failed)?;
+    Ok(file.take(size))
+}
+
+/// Anything else than a file is refused before it is opened: opening a pipe waits for a writer.
+fn regular_file_size(path: &Path) -> io::Result<u64> {
+    let metadata = path.metadata()?;
+    if metadata.is_file() {
+        Ok(metadata.len())
+    } else {
+        Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"))
+    }
+}
+
+fn check_size(size: u64, limit: ByteLimit) -> Result<(), UploadError> {
+    match limit.max() {
+        Some(max) if size > max => Err(UploadError::TooLarge { size, max: ByteSize(max) }),
+        _ => Ok(()),
+    }
+}
+
+fn hash(mut source: impl Read) -> Result<Content, UploadError> {
+    let mut hasher = Hasher::new(Algorithm::Sha256);
+    let mut head = Vec::with_capacity(HEAD_BYTES);
+    let mut chunk = vec![0; CHUNK_BYTES];
+    let mut size = 0;
+    loop {
+        let read = match source.read(&mut chunk) {
+            Ok(0) => break,
+            Ok(read) => &chunk[..read],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
+            Err(error) => return Err(read_failed(error)),
+        };
+        hasher.update(read);
+        size += read.len() as u64;
+        let missing = HEAD_BYTES - head.len();
+        head.extend(read.iter().take(missing));
+    }
+    Ok(Content { size, sha256: hasher.finish(), head })
+}
+
+fn read_failed(source: io::Error) -> UploadError {
+    UploadError::Read { source }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const UNLIMITED: ByteLimit = ByteLimit::Unlimited;
+
+    #[tokio::test]
+    async fn bytes_and_a_file_measure_the_same() {
+        let data: Vec<u8> = (0..CHUNK_BYTES * 2 + 7).map(|n| n as u8).collect();
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("out");
+        std::fs::write(&path, &data).unwrap();
+
+        let file = measure(&OutputBody::File(path), UNLIMITED).await.unwrap();
+        assert_eq!(file.size, data.len() as u64);
+        assert_eq!(file.sha256, Digest::of(Algorithm::Sha256, &data));
+        assert_eq!(file.head, data[..HEAD_BYTES]);
+        let bytes = measure(&OutputBody::Bytes(data.into()), UNLIMITED).await.unwrap();
+        assert_eq!(bytes, file);
+    }
+
+    #[tokio::test]
+    async fn the_limit_itself_is_within_the_limit() {
+        let body = OutputBody::Bytes("abc".into());
+        assert!(measure(&body, ByteLimit::Max(ByteSize(3))).await.is_ok());
+        let refused = measure(&body, ByteLimit::Max(ByteSize(2))).await;
+        assert!(matches!(refused, Err(UploadError::TooLarge { size: 3, .. })), "{refused:?}");
+    }
+
+    #[tokio::test]
+    async fn only_a_file_is_read() {
+        let directory = tempfile::tempdir().unwrap();
+        for path in [directory.path().to_owned(), directory.path().join("none")] {
+            let refused = measure(&OutputBody::File(path), UNLIMITED).await;
+            assert!(matches!(refused, Err(UploadError::Read { .. })), "{refused:?}");
+        }
+    }
+}

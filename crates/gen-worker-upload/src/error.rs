@@ -1,0 +1,113 @@
+//! Why an output was not stored.
+
+use std::io;
+
+use gen_worker_core::{ByteSize, Classify, Digest, FailureKind};
+use gen_worker_net::{NetError, StatusCode};
+
+/// Why an output was not stored. No text holds a URL, a header or a credential.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum UploadError {
+    /// Neither the run nor the settings name a file API.
+    #[error("FILE_API_BASE_URL is required for file operations")]
+    NoFileApi,
+    /// The reference does not lie under the run's own prefix.
+    #[error("the output's ref {problem}")]
+    Reference {
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// `output_upload` cannot be used.
+    #[error("`{key}` {problem}")]
+    Target {
+        /// What of it.
+        key: String,
+        /// What is wrong with it.
+        problem: &'static str,
+    },
+    /// The output is over the cap; nothing was sent.
+    #[error("the output has {size} bytes, at most {} are allowed", max.0)]
+    TooLarge {
+        /// Its size in bytes.
+        size: u64,
+        /// The cap.
+        max: ByteSize,
+    },
+    /// The output cannot be read.
+    #[error("the output cannot be read")]
+    Read {
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The function named a media type that no header can carry.
+    #[error("the output's content type cannot be sent")]
+    ContentType,
+    /// The file API refuses the credential.
+    #[error("file save unauthorized ({})", status.as_u16())]
+    Unauthorized {
+        /// 401 or 403.
+        status: StatusCode,
+    },
+    /// Something is stored there, and it was to be created.
+    #[error("output path already exists")]
+    Exists,
+    /// The file API did not store the file.
+    #[error("file save failed")]
+    Save {
+        /// Why.
+        #[source]
+        source: NetError,
+    },
+    /// The file API stored something else than was sent.
+    #[error("the file API did not store what was sent, sha256 {}", sent.hex())]
+    DigestMismatch {
+        /// What was sent.
+        sent: Digest,
+    },
+    /// The place that the payload named did not take the output.
+    #[error("upload failed")]
+    Upload {
+        /// Why.
+        #[source]
+        source: NetError,
+    },
+}
+
+impl Classify for UploadError {
+    fn kind(&self) -> FailureKind {
+        match self {
+            Self::Reference { .. } | Self::Target { .. } | Self::TooLarge { .. } | Self::Exists => {
+                FailureKind::Validation
+            }
+            Self::NoFileApi | Self::Read { .. } | Self::ContentType => FailureKind::Internal,
+            Self::Unauthorized { .. } => FailureKind::Auth,
+            Self::DigestMismatch { .. } => FailureKind::Retryable,
+            Self::Save { source: source @ NetError::Status { .. } } if !source.is_transient() => {
+                FailureKind::Internal
+            }
+            Self::Save { source } | Self::Upload { source } => source.kind(),
+        }
+    }
+
+    fn safe_message(&self) -> String {
+        match self {
+            Self::NoFileApi => "the worker has no file API to save to".to_owned(),
+            Self::TooLarge { max, .. } => {
+                format!("output file too large: at most {} bytes are allowed", max.0)
+            }
+            Self::Read { .. } => "an output file could not be read".to_owned(),
+            Self::Unauthorized { .. } => format!("{self}: check file_token validity"),
+            Self::DigestMismatch { .. } => "the file API stored the output damaged".to_owned(),
+            Self::Save { source: NetError::Status { status, .. } } => {
+                format!("file save failed ({})", status.as_u16())
+            }
+            Self::Save { source } => format!("file save failed: {}", source.safe_message()),
+            Self::Upload { source } => format!("the output could not be uploaded: {}", source.safe_message()),
+            Self::Reference { .. } | Self::Target { .. } | Self::ContentType | Self::Exists => {
+                self.to_string()
+            }
+        }
+    }
+}

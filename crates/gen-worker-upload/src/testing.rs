@@ -1,0 +1,97 @@
+//! A store on loopback that does as it is told and keeps what it hears.
+
+use std::{
+    collections::VecDeque,
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use axum::{
+    Router,
+    body::{Body, Bytes},
+    extract::{DefaultBodyLimit, State},
+    http::{HeaderMap, Method, Response, Uri},
+};
+use gen_worker_net::{AllowList, HttpClient, NetConfig};
+use tokio::{net::TcpListener, task::JoinSet};
+
+/// One request, as it arrived.
+#[derive(Debug, Clone)]
+pub(crate) struct Heard {
+    pub(crate) method: Method,
+    pub(crate) uri: Uri,
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+impl Heard {
+    /// A header as text; empty: it is absent.
+    pub(crate) fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+}
+
+#[derive(Default)]
+struct Told {
+    answers: Mutex<VecDeque<Response<Body>>>,
+    heard: Mutex<Vec<Heard>>,
+}
+
+/// Serves until it is dropped.
+pub(crate) struct Store {
+    /// Its address as a URL, without a slash at its end.
+    pub(crate) url: String,
+    told: Arc<Told>,
+    _tasks: JoinSet<()>,
+}
+
+impl Store {
+    /// Gives these answers, one a request; then 200 and nothing else.
+    pub(crate) async fn answering(answers: impl IntoIterator<Item = Response<Body>>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}", listener.local_addr().unwrap());
+        let told =
+            Arc::new(Told { answers: Mutex::new(answers.into_iter().collect()), heard: Mutex::default() });
+        let app = Router::new().fallback(hear).layer(DefaultBodyLimit::disable()).with_state(told.clone());
+        let mut tasks = JoinSet::new();
+        tasks.spawn(async { axum::serve(listener, app).await.unwrap() });
+        Self { url, told, _tasks: tasks }
+    }
+
+    /// What was heard so far, in order.
+    pub(crate) fn heard(&self) -> Vec<Heard> {
+        self.told.heard.lock().unwrap().clone()
+    }
+}
+
+async fn hear(
+    State(told): State<Arc<Told>>,
+    method: Method,
+    uri: Uri,
+    headers: HeaderMap,
+    body: Bytes,
+) -> Response<Body> {
+    told.heard.lock().unwrap().push(Heard { method, uri, headers, body });
+    told.answers.lock().unwrap().pop_front().unwrap_or_default()
+}
+
+/// An answer of this status that asks for no delay before the next try.
+pub(crate) fn answer(status: u16, body: &str) -> Response<Body> {
+    Response::builder().status(status).header("retry-after", "0").body(Body::from(body.to_owned())).unwrap()
+}
+
+/// A client that may reach loopback when a payload says so, and tries three times.
+pub(crate) fn client() -> HttpClient {
+    HttpClient::new(NetConfig {
+        connect_timeout: Duration::from_secs(5),
+        idle_timeout: Duration::from_secs(5),
+        attempts: 3,
+        url_allow: AllowList::parse(["127.0.0.1"]).unwrap(),
+    })
+    .unwrap()
+}
+
+/// Bytes that differ from place to place.
+pub(crate) fn bytes(length: usize) -> Bytes {
+    (0..length).map(|n| (n % 251) as u8).collect()
+}
