@@ -1,7 +1,21 @@
 //! What a run leaves behind, brought to where it belongs.
 //!
-//! [`FileApi`] stores the files that a function saves while it works, under its run's own prefix and with that run's
-//! credential. It measures before it sends: size against the cap, and a SHA-256 over all bytes.
+//! Two ports of the runtime are served here. [`FileApi`] stores the files that a function saves while it works, under its
+//! run's own prefix and with that run's credential. [`OutputTargets`] understands the `output_upload` of a payload and
+//! stores the function's whole output there, with exactly the headers that were signed. Both measure before they send:
+//! size against the cap, and a SHA-256 over all bytes. What they give back exists only once the store has said yes.
+//!
+//! ```
+//! use gen_worker_core::{FailureKind, config::{ConfigErrors, Env}, ports::OutputStore};
+//! use gen_worker_net::{HttpClient, NetConfig};
+//! use gen_worker_upload::{OutputTargets, UploadConfig};
+//!
+//! let (env, mut errors) = (Env::default(), ConfigErrors::default());
+//! let client = HttpClient::new(NetConfig::from_env(&env, &mut errors)).expect("TLS can be set up");
+//! let targets = OutputTargets::new(&UploadConfig::from_env(&env, &mut errors), client);
+//! let refused = targets.target(r#"{"put_url": "http://10.0.0.1/out"}"#.into()).map(drop);
+//! assert_eq!(refused.unwrap_err().kind, FailureKind::Validation);
+//! ```
 
 mod config;
 mod content;
@@ -9,7 +23,9 @@ mod error;
 mod file_api;
 mod mime;
 mod output_ref;
+mod presigned;
+mod target;
 #[cfg(test)]
 mod testing;
 
-pub use crate::{config::UploadConfig, error::UploadError, file_api::FileApi};
+pub use crate::{config::UploadConfig, error::UploadError, file_api::FileApi, target::OutputTargets};

@@ -1,0 +1,191 @@
+//! A payload's `output_upload`, understood before the run starts.
+
+use std::sync::Arc;
+
+use gen_worker_core::{
+    ByteLimit, JobFailure, Secret,
+    ports::{OutputStore, OutputTarget},
+    redact,
+};
+use gen_worker_net::{HeaderMap, HeaderName, HeaderValue, HttpClient, Trust, header};
+use serde_json::{Map, Value};
+use url::Url;
+
+use crate::{config::UploadConfig, error::UploadError, presigned::Presigned};
+
+/// What the connection alone may say: who is addressed, and where the body ends.
+const FORBIDDEN_HEADERS: [HeaderName; 3] = [header::HOST, header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
+
+/// Makes targets out of what payloads say.
+#[derive(Debug, Clone)]
+pub struct OutputTargets {
+    client: HttpClient,
+    limit: ByteLimit,
+}
+
+impl OutputTargets {
+    /// Targets by these settings.
+    pub fn new(config: &UploadConfig, client: HttpClient) -> Self {
+        Self { client, limit: config.max_upload }
+    }
+
+    fn presigned(&self, text: &str) -> Result<Presigned, UploadError> {
+        let told = Told::parse(text)?;
+        if self.client.check(&told.put_url, Trust::Payload).is_err() {
+            return Err(told_wrong("output_upload.put_url", "names an address that may not be reached"));
+        }
+        Ok(Presigned {
+            client: self.client.clone(),
+            limit: self.limit,
+            put_url: Secret::new(told.put_url.into()),
+            headers: told.headers,
+            public_url: told.public_url,
+        })
+    }
+}
+
+impl OutputStore for OutputTargets {
+    fn target(&self, output_upload: Secret<String>) -> Result<Arc<dyn OutputTarget>, JobFailure> {
+        Ok(Arc::new(self.presigned(output_upload.expose())?))
+    }
+}
+
+/// The object as the caller wrote it.
+struct Told {
+    put_url: Url,
+    headers: HeaderMap,
+    public_url: Option<String>,
+}
+
+impl Told {
+    fn parse(text: &str) -> Result<Self, UploadError> {
+        let Ok(fields) = serde_json::from_str::<Map<String, Value>>(text) else {
+            return Err(told_wrong("output_upload", "is no JSON object"));
+        };
+        let (mut put_url, mut headers, mut public_url) = (None, HeaderMap::new(), None);
+        for (key, value) in fields {
+            match (key.as_str(), value) {
+                ("put_url", Value::String(text)) => put_url = Some(parse_url(&text)?),
+                ("headers", Value::Object(fields)) => headers = parse_headers(fields)?,
+                ("public_url", Value::String(text)) => public_url = Some(text),
+                ("headers" | "public_url", Value::Null) => {}
+                _ => return Err(wrong_field(&key)),
+            }
+        }
+        let put_url = put_url.ok_or_else(|| told_wrong("output_upload.put_url", "is missing"))?;
+        Ok(Self { put_url, headers, public_url })
+    }
+}
+
+fn parse_url(text: &str) -> Result<Url, UploadError> {
+    Url::parse(text)
+        .ok()
+        .filter(|url| matches!(url.scheme(), "http" | "https"))
+        .ok_or_else(|| told_wrong("output_upload.put_url", "is no http or https URL"))
+}
+
+fn parse_headers(fields: Map<String, Value>) -> Result<HeaderMap, UploadError> {
+    let wrong = |problem| told_wrong("output_upload.headers", problem);
+    let mut headers = HeaderMap::new();
+    for (name, value) in &fields {
+        let value = value.as_str().and_then(|text| HeaderValue::from_str(text).ok());
+        let (Ok(name), Some(mut value)) = (HeaderName::from_bytes(name.as_bytes()), value) else {
+            return Err(wrong("has a name or a value that no header can have"));
+        };
+        if FORBIDDEN_HEADERS.contains(&name) {
+            return Err(wrong("may not set Host, Content-Length or Transfer-Encoding"));
+        }
+        value.set_sensitive(true);
+        if headers.insert(name, value).is_some() {
+            return Err(wrong("names a header twice"));
+        }
+    }
+    Ok(headers)
+}
+
+fn wrong_field(key: &str) -> UploadError {
+    let problem = match key {
+        "s3" => "is given, but S3 targets are not built into this worker: give a `put_url`",
+        "put_url" | "public_url" => "is no text",
+        "headers" => "is no JSON object",
+        _ => "is not known",
+    };
+    told_wrong(&format!("output_upload.{}", redact(key)), problem)
+}
+
+fn told_wrong(key: &str, problem: &'static str) -> UploadError {
+    UploadError::Target { key: key.to_owned(), problem }
+}
+
+#[cfg(test)]
+mod tests {
+    use gen_worker_core::FailureKind;
+
+    use super::*;
+    use crate::testing::client;
+
+    fn refused(output_upload: &str) -> String {
+        let targets = OutputTargets { client: client(), limit: ByteLimit::Unlimited };
+        let failure = targets.target(output_upload.into()).map(drop).unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Validation, "{output_upload}");
+        let shown = format!("{failure:?} {}", failure.chain());
+        assert!(!shown.contains("hunter2"), "{shown}");
+        failure.safe_message
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_named() {
+        for (output_upload, message) in [
+            ("[]", "`output_upload` is no JSON object"),
+            (r#"{"put_url": "http"#, "`output_upload` is no JSON object"),
+            ("{}", "`output_upload.put_url` is missing"),
+            (r#"{"put_url": 7}"#, "`output_upload.put_url` is no text"),
+            (r#"{"put_url": "ftp://a/hunter2"}"#, "`output_upload.put_url` is no http or https URL"),
+            (r#"{"url": "hunter2"}"#, "`output_upload.url` is not known"),
+            (r#"{"public_url": ["hunter2"]}"#, "`output_upload.public_url` is no text"),
+            (r#"{"headers": "hunter2"}"#, "`output_upload.headers` is no JSON object"),
+        ] {
+            assert_eq!(refused(output_upload), message);
+        }
+        let s3 = refused(r#"{"s3": {"secret_access_key": "hunter2"}}"#);
+        assert!(s3.contains("S3 targets are not built into this worker"), "{s3}");
+    }
+
+    #[test]
+    fn private_addresses_are_refused() {
+        for url in [
+            "http://10.0.0.1/hunter2",
+            "http://[::1]/hunter2",
+            "http://169.254.169.254/latest",
+            "http://2130706434/x",
+            "https://user:hunter2@files.example/x",
+        ] {
+            let message = refused(&format!(r#"{{"put_url": "{url}"}}"#));
+            assert_eq!(message, "`output_upload.put_url` names an address that may not be reached", "{url}");
+        }
+    }
+
+    #[test]
+    fn headers_that_frame_the_request_are_refused() {
+        for (headers, problem) in [
+            (r#"{"Host": "hunter2"}"#, "may not set Host"),
+            (r#"{"content-LENGTH": "4"}"#, "may not set Host"),
+            (r#"{"Transfer-Encoding": "chunked"}"#, "may not set Host"),
+            (r#"{"X A": "hunter2"}"#, "has a name or a value"),
+            (r#"{"x-a": "hunter2\r\nx-b: 1"}"#, "has a name or a value"),
+            (r#"{"x-a": 7}"#, "has a name or a value"),
+            (r#"{"x-a": "1", "X-A": "2"}"#, "names a header twice"),
+        ] {
+            let message =
+                refused(&format!(r#"{{"put_url": "https://files.example/x", "headers": {headers}}}"#));
+            assert!(message.contains(problem), "{message}");
+        }
+    }
+
+    #[test]
+    fn a_public_address_is_a_target_and_null_is_absent() {
+        let targets = OutputTargets { client: client(), limit: ByteLimit::Unlimited };
+        let text = r#"{"put_url": "https://files.example/x?s=1", "headers": null, "public_url": null}"#;
+        assert!(targets.target(text.into()).is_ok());
+    }
+}
