@@ -88,10 +88,10 @@ mod tests {
     use crate::{
         config::UploadConfig,
         target::OutputTargets,
-        testing::{Store, answer, bytes, client},
+        testing::{Store, answer, bytes, client, client_allowing},
     };
 
-    fn targets() -> OutputTargets {
+    fn targets(client: HttpClient) -> OutputTargets {
         let config = UploadConfig {
             file_api_url: None,
             file_api_token: Some("global-token".into()),
@@ -99,13 +99,14 @@ mod tests {
             max_output_file: ByteLimit::Unlimited,
             max_upload: ByteLimit::Max(ByteSize::mib(4)),
         };
-        OutputTargets::new(&config, client())
+        OutputTargets::new(&config, client)
     }
 
     /// Stores `output` at the path of a presigned URL, with these further fields of `output_upload`.
     async fn store(store: &Store, fields: &str, output: RawOutput) -> Result<StoredOutput, JobFailure> {
         let url = format!("{}/bucket/key?X-Amz-Signature=secret-query", store.url);
-        let target = targets().target(format!(r#"{{"put_url": "{url}"{fields}}}"#).as_str().into())?;
+        let target =
+            targets(client()).target(format!(r#"{{"put_url": "{url}"{fields}}}"#).as_str().into())?;
         target.store(&output).await
     }
 
@@ -181,6 +182,17 @@ mod tests {
             let shown = format!("{failure:?} {} {}", failure.error_message(), failure.chain());
             assert!(!shown.contains("secret-") && !shown.contains("127.0.0.1"), "{shown}");
         }
+    }
+
+    #[tokio::test]
+    async fn a_name_is_judged_by_the_address_it_leads_to() {
+        let there = Store::answering([]).await;
+        let url = there.url.replace("127.0.0.1", "localhost");
+        let target =
+            targets(client_allowing(&[])).target(format!(r#"{{"put_url": "{url}"}}"#).as_str().into());
+        let failure = target.unwrap().store(&png()).await.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Validation);
+        assert!(there.heard().is_empty());
     }
 
     #[tokio::test]

@@ -82,11 +82,16 @@ pub(crate) fn answer(status: u16, body: &str) -> Response<Body> {
 
 /// A client that may reach loopback when a payload says so, and tries three times.
 pub(crate) fn client() -> HttpClient {
+    client_allowing(&["127.0.0.1"])
+}
+
+/// A client that may reach these when a payload says so, and tries three times.
+pub(crate) fn client_allowing(allow: &[&str]) -> HttpClient {
     HttpClient::new(NetConfig {
         connect_timeout: Duration::from_secs(5),
         idle_timeout: Duration::from_secs(5),
         attempts: 3,
-        url_allow: AllowList::parse(["127.0.0.1"]).unwrap(),
+        url_allow: AllowList::parse(allow).unwrap(),
     })
     .unwrap()
 }
