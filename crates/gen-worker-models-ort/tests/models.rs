@@ -1,13 +1,17 @@
 //! Real models on the real library.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
-use std::{collections::BTreeMap, fs, path::Path, sync::Arc, time::Duration};
+use std::{collections::BTreeMap, fs, path::Path, time::Duration};
 
-use gen_worker_core::{FailureKind, LocalModel, ModelRef, WorkerError, ports::ModelProvider};
+use gen_worker_core::{
+    Extensions, Extract, FailureKind, InjectedModel, JobFailure, LocalModel, ModelRef, WorkerError,
+    ports::{ModelLease, ModelProvider},
+};
 use gen_worker_models_ort::{
     ModelError, OrtConfig, OrtModel, OrtModels, Provider, Tensor,
     ndarray::{Array1, arr0, array},
 };
+use tokio::task::JoinSet;
 
 const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
 
@@ -40,7 +44,7 @@ async fn load(name: &str) -> OrtModel {
 }
 
 fn told(error: WorkerError) -> (FailureKind, String) {
-    let failure = gen_worker_core::JobFailure::from(error);
+    let failure = JobFailure::from(error);
     (failure.kind, failure.safe_message)
 }
 
@@ -117,11 +121,29 @@ async fn two_leases_share_one_load() {
     let models = models();
     let local = fixture("double_plus_one");
     let (one, two) = tokio::join!(models.lease(&local), models.lease(&local));
-    let first_input = |lease: Arc<dyn std::any::Any + Send + Sync>| {
-        let model = lease.downcast::<OrtModel>().unwrap();
+    let inputs = |lease: ModelLease| {
+        let injected = InjectedModel { local: local.clone(), lease: Some(lease) };
+        let model = OrtModel::extract(Some(&injected), &Extensions::default()).unwrap();
         model.inputs().as_ptr()
     };
-    assert_eq!(first_input(one.unwrap()), first_input(two.unwrap()));
+    assert_eq!(inputs(one.unwrap()), inputs(two.unwrap()));
+    let files_only = InjectedModel { local: local.clone(), lease: None };
+    assert!(OrtModel::extract(Some(&files_only), &Extensions::default()).is_none());
+}
+
+#[tokio::test]
+async fn more_callers_than_the_queue_holds_are_all_answered() {
+    let model = load("double_plus_one").await;
+    let mut callers = JoinSet::new();
+    for caller in 0..50_u8 {
+        let model = model.clone();
+        callers.spawn(async move {
+            let given = f32::from(caller);
+            let mut outputs = model.run([("x", array![[given]])]).await.unwrap();
+            assert_eq!(outputs.take::<f32>("y").unwrap()[[0, 0]], 2.0 * given + 1.0);
+        });
+    }
+    assert_eq!(callers.join_all().await.len(), 50);
 }
 
 #[tokio::test]
