@@ -1,0 +1,208 @@
+//! How a model or an input file is not made present.
+
+use std::{io, sync::Arc};
+
+use gen_worker_core::{Classify, FailureKind};
+use gen_worker_net::NetError;
+
+/// Why a model or an input file could not be made present.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum HubError {
+    /// The source does not know the model. Asking again will not help.
+    #[error("model {model} not found")]
+    NotFound {
+        /// The reference, without query.
+        model: String,
+    },
+    /// The source refused the worker's credential.
+    #[error("model {model} refused with status {status}")]
+    Refused {
+        /// The reference, without query.
+        model: String,
+        /// 401 or 403.
+        status: u16,
+    },
+    /// A model of the hub is asked for and no hub is set.
+    #[error("model refs need COZY_HUB_URL")]
+    NoHub,
+    /// A `file:` ref leads to nothing that can be read.
+    #[error("{model} cannot be read")]
+    Local {
+        /// The reference, without query.
+        model: String,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// The server continued from another place than it was asked to.
+    #[error("the server sent another range of model {model} than was asked for")]
+    Range {
+        /// The reference, without query.
+        model: String,
+    },
+    /// The transfer of a model failed after its retries.
+    #[error("fetching model {model} failed")]
+    Fetch {
+        /// The reference, without query.
+        model: String,
+        /// How the last try failed.
+        #[source]
+        source: NetError,
+    },
+    /// The download was given up because the worker leaves.
+    #[error("fetching model {model} was given up")]
+    GivenUp {
+        /// The reference, without query.
+        model: String,
+    },
+    /// The model cache cannot be read or written.
+    #[error("the model cache cannot be used")]
+    Store {
+        /// What the system said.
+        #[source]
+        source: NetError,
+    },
+    /// An input's reference leads to no place an input may come from.
+    #[error("{reference} is no input file")]
+    InputRef {
+        /// The reference, without query.
+        reference: String,
+    },
+    /// An input of the file API is asked for and there is no file API.
+    #[error("input files need FILE_API_BASE_URL")]
+    NoFileApi,
+    /// There is no such input.
+    #[error("input {reference} not found")]
+    InputNotFound {
+        /// The reference, without query.
+        reference: String,
+    },
+    /// The run's credential does not open the input.
+    #[error("input {reference} refused with status {status}")]
+    InputRefused {
+        /// The reference, without query.
+        reference: String,
+        /// 401 or 403.
+        status: u16,
+    },
+    /// The input is larger than the worker takes.
+    #[error("input {reference} is larger than {max} bytes")]
+    InputTooLarge {
+        /// The reference, without query.
+        reference: String,
+        /// What the worker takes.
+        max: u64,
+    },
+    /// The input's content is not what the payload says it is.
+    #[error("input {reference} does not have the sha256 of the payload")]
+    InputDigest {
+        /// The reference, without query.
+        reference: String,
+    },
+    /// The transfer of an input failed after its retries.
+    #[error("fetching input {reference} failed")]
+    InputFetch {
+        /// The reference, without query.
+        reference: String,
+        /// How the last try failed.
+        #[source]
+        source: NetError,
+    },
+}
+
+impl HubError {
+    /// The transport's failure, if it is one.
+    pub(crate) fn transport(&self) -> Option<&NetError> {
+        match self {
+            Self::Fetch { source, .. } | Self::InputFetch { source, .. } => Some(source),
+            Self::NotFound { .. }
+            | Self::Refused { .. }
+            | Self::NoHub
+            | Self::Local { .. }
+            | Self::Range { .. }
+            | Self::GivenUp { .. }
+            | Self::Store { .. }
+            | Self::InputRef { .. }
+            | Self::NoFileApi
+            | Self::InputNotFound { .. }
+            | Self::InputRefused { .. }
+            | Self::InputTooLarge { .. }
+            | Self::InputDigest { .. } => None,
+        }
+    }
+
+    /// Whether what is on disk is of no use, so that one more try from the start is.
+    pub(crate) fn is_damage(&self) -> bool {
+        matches!(self, Self::Range { .. } | Self::Fetch { source: NetError::DigestMismatch { .. }, .. })
+    }
+}
+
+impl From<io::Error> for HubError {
+    fn from(source: io::Error) -> Self {
+        Self::Store { source: source.into() }
+    }
+}
+
+impl Classify for HubError {
+    fn kind(&self) -> FailureKind {
+        match self {
+            Self::NotFound { .. }
+            | Self::NoHub
+            | Self::Local { .. }
+            | Self::InputRef { .. }
+            | Self::NoFileApi
+            | Self::InputNotFound { .. }
+            | Self::InputTooLarge { .. }
+            | Self::InputDigest { .. } => FailureKind::Validation,
+            Self::Refused { .. } | Self::InputRefused { .. } => FailureKind::Auth,
+            Self::Range { .. } | Self::GivenUp { .. } => FailureKind::Retryable,
+            Self::Fetch { source, .. } | Self::Store { source } | Self::InputFetch { source, .. } => {
+                source.kind()
+            }
+        }
+    }
+
+    fn safe_message(&self) -> String {
+        match self {
+            Self::NotFound { .. }
+            | Self::NoHub
+            | Self::InputRef { .. }
+            | Self::NoFileApi
+            | Self::InputNotFound { .. }
+            | Self::InputTooLarge { .. }
+            | Self::InputDigest { .. }
+            | Self::GivenUp { .. } => self.to_string(),
+            Self::Refused { model, status } => format!("model {model} read unauthorized ({status})"),
+            Self::Local { .. } => "the model file is not on this worker".to_owned(),
+            Self::Range { model } => format!("model {model} arrived damaged"),
+            Self::Fetch { model, source } => format!("model {model}: {}", source.safe_message()),
+            Self::Store { source } => source.safe_message(),
+            Self::InputRefused { reference, status } => {
+                format!("input {reference} read unauthorized ({status}): check file_token validity")
+            }
+            Self::InputFetch { reference, source } => format!("input {reference}: {}", source.safe_message()),
+        }
+    }
+}
+
+/// One failure that several waiters are told of.
+#[derive(Debug, Clone, thiserror::Error)]
+#[error(transparent)]
+pub(crate) struct SharedError(#[from] Arc<HubError>);
+
+impl From<HubError> for SharedError {
+    fn from(error: HubError) -> Self {
+        Self(Arc::new(error))
+    }
+}
+
+impl Classify for SharedError {
+    fn kind(&self) -> FailureKind {
+        self.0.kind()
+    }
+
+    fn safe_message(&self) -> String {
+        self.0.safe_message()
+    }
+}

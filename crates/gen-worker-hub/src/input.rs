@@ -1,0 +1,163 @@
+//! An input file made present in the run's directory: from the file API or from a public URL.
+
+mod locate;
+mod mime;
+
+use std::path::Path;
+
+use bytes::Bytes;
+use gen_worker_core::{Algorithm, AssetRef, Digest, LocalFile, RunScope};
+use gen_worker_net::{
+    Expected, FileSink, HeaderName, HttpClient, HttpResponse, Method, NetError, StoredFile, header,
+};
+use tokio::fs;
+
+use crate::{
+    config::HubConfig,
+    error::HubError,
+    fetch::{SHA256_HEADER, sha256},
+    input::locate::{Place, locate},
+};
+
+static SIZE_HEADER: HeaderName = HeaderName::from_static("x-cozy-size-bytes");
+static MIME_HEADER: HeaderName = HeaderName::from_static("x-cozy-mime-type");
+static TENANT_HEADER: HeaderName = HeaderName::from_static("x-cozy-tenant-id");
+
+/// Fetches one file into `directory`.
+pub(crate) async fn fetch(
+    config: &HubConfig,
+    client: &HttpClient,
+    scope: &RunScope,
+    asset: &AssetRef,
+    directory: &Path,
+) -> Result<LocalFile, HubError> {
+    let place = locate(config, scope, &asset.reference)?;
+    let input = Input {
+        shown: &place.shown,
+        place: &place,
+        max: config.max_input_file.max().unwrap_or(u64::MAX),
+        claimed: claimed(asset, &place)?,
+        asset,
+        directory,
+    };
+    fs::create_dir_all(directory).await?;
+    client.retry(|| input.attempt(client), HubError::transport).await
+}
+
+/// The digest that the payload says.
+fn claimed(asset: &AssetRef, place: &Place) -> Result<Option<Digest>, HubError> {
+    let Some(digits) = asset.sha256.as_deref().filter(|digits| !digits.is_empty()) else {
+        return Ok(None);
+    };
+    sha256(digits).map(Some).ok_or_else(|| HubError::InputDigest { reference: place.shown.clone() })
+}
+
+struct Input<'a> {
+    /// The reference, without query.
+    shown: &'a str,
+    place: &'a Place,
+    max: u64,
+    claimed: Option<Digest>,
+    asset: &'a AssetRef,
+    directory: &'a Path,
+}
+
+impl Input<'_> {
+    async fn attempt(&self, client: &HttpClient) -> Result<LocalFile, HubError> {
+        let mut response = self.ask(client).await?;
+        let promised = self.promised(&response)?;
+        // Its own name is known once its type is.
+        let mut sink = self.or_fail(FileSink::beside(&self.directory.join("input")).await)?;
+        let mut head = Vec::new();
+        while let Some(chunk) = self.or_fail(response.chunk().await)? {
+            self.admit(sink.written().saturating_add(chunk.len() as u64))?;
+            keep_head(&mut head, &chunk);
+            self.or_fail(sink.write(chunk).await)?;
+        }
+        let mime_type = mime::of(&head, self.told(&response), &self.place.path);
+        let target = self.directory.join(self.file_name(mime_type.as_deref()));
+        let stored = self.checked(sink.finish(&target, promised).await)?;
+        Ok(LocalFile {
+            path: stored.path,
+            size_bytes: stored.size_bytes,
+            sha256: stored.sha256.hex(),
+            mime_type,
+        })
+    }
+
+    async fn ask(&self, client: &HttpClient) -> Result<HttpResponse, HubError> {
+        let place = self.place;
+        let mut request = client.request(Method::GET, place.url.clone(), place.trust);
+        if let Some(token) = &place.token {
+            request = request.bearer(token);
+        }
+        if let Some(tenant) = &place.tenant {
+            request = request.sensitive_header(TENANT_HEADER.clone(), tenant.clone());
+        }
+        let response = self.or_fail(request.send().await)?;
+        let reference = self.shown.to_owned();
+        match response.status().as_u16() {
+            404 | 410 => Err(HubError::InputNotFound { reference }),
+            status @ (401 | 403) => Err(HubError::InputRefused { reference, status }),
+            _ => self.or_fail(response.into_success()),
+        }
+    }
+
+    /// What the answer, and the payload, say that the file is.
+    fn promised(&self, response: &HttpResponse) -> Result<Expected, HubError> {
+        let header = |name| response.header(name).filter(|_| self.place.is_file_api());
+        let size_bytes =
+            header(&SIZE_HEADER).and_then(|digits| digits.trim().parse().ok()).or(response.content_length());
+        self.admit(size_bytes.unwrap_or_default())?;
+        let stored = header(&SHA256_HEADER).and_then(sha256);
+        match (self.claimed, stored) {
+            (Some(claimed), Some(stored)) if claimed != stored => Err(self.wrong_digest()),
+            (claimed, stored) => Ok(Expected { size_bytes, digest: claimed.or(stored) }),
+        }
+    }
+
+    fn told<'r>(&self, response: &'r HttpResponse) -> Option<&'r str> {
+        if self.place.is_file_api() {
+            response.header(&MIME_HEADER)
+        } else {
+            response.header(&header::CONTENT_TYPE)
+        }
+    }
+
+    fn admit(&self, size_bytes: u64) -> Result<(), HubError> {
+        if size_bytes > self.max {
+            return Err(HubError::InputTooLarge { reference: self.shown.to_owned(), max: self.max });
+        }
+        Ok(())
+    }
+
+    /// A wrong digest is the caller's fault if the caller said which, and else the transfer's.
+    fn checked(&self, stored: Result<StoredFile, NetError>) -> Result<StoredFile, HubError> {
+        match stored {
+            Err(NetError::DigestMismatch { .. }) if self.claimed.is_some() => Err(self.wrong_digest()),
+            stored => self.or_fail(stored),
+        }
+    }
+
+    fn file_name(&self, mime_type: Option<&str>) -> String {
+        let key = Digest::of(Algorithm::Sha256, self.asset.reference.as_bytes()).hex();
+        let extension = mime::extension(&self.place.path, mime_type);
+        format!("{}{extension}", &key[..32])
+    }
+
+    fn wrong_digest(&self) -> HubError {
+        HubError::InputDigest { reference: self.shown.to_owned() }
+    }
+
+    fn or_fail<T>(&self, result: Result<T, NetError>) -> Result<T, HubError> {
+        result.map_err(|source| HubError::InputFetch { reference: self.shown.to_owned(), source })
+    }
+}
+
+fn keep_head(head: &mut Vec<u8>, chunk: &Bytes) {
+    let wanted = mime::HEAD_BYTES - head.len();
+    head.extend_from_slice(&chunk[..chunk.len().min(wanted)]);
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,138 @@
+//! Inputs against a file server.
+
+use std::fs as files;
+
+use gen_worker_core::{Classify, FailureKind, RunId, Secret, TenantId};
+
+use super::*;
+use crate::testing::{Answer, FileServer, client, config};
+
+const CONTENT: &[u8] = b"\x89PNG\r\n\x1a\n and so on";
+
+fn scope(server: &FileServer) -> RunScope {
+    RunScope {
+        run_id: RunId::parse("run").unwrap(),
+        tenant_id: Some(TenantId::parse("tenant").unwrap()),
+        file_base_url: Some(server.url("/files").parse().unwrap()),
+        file_token: Some(Secret::from("run-token")),
+    }
+}
+
+fn asset(reference: &str) -> AssetRef {
+    AssetRef {
+        reference: reference.to_owned(),
+        tenant_id: Some("another".to_owned()),
+        mime_type: None,
+        size_bytes: None,
+        sha256: None,
+    }
+}
+
+/// Fetches with the worker's limit, and says what is left in the run's directory.
+async fn fetch_from(
+    server: &FileServer,
+    asset: AssetRef,
+    allow: &[&str],
+) -> (Result<(LocalFile, Vec<u8>), HubError>, usize) {
+    let directory = tempfile::tempdir().unwrap();
+    let inputs = directory.path().join("inputs");
+    let config = config(directory.path(), server);
+    let fetched = fetch(&config, &client(allow), &scope(server), &asset, &inputs).await;
+    let fetched = fetched.map(|file| {
+        let content = files::read(&file.path).unwrap();
+        (file, content)
+    });
+    (fetched, files::read_dir(inputs).map_or(0, Iterator::count))
+}
+
+async fn error_of(server: &FileServer, asset: AssetRef) -> HubError {
+    let (fetched, left) = fetch_from(server, asset, &["127.0.0.1"]).await;
+    assert_eq!(left, 0);
+    fetched.unwrap_err()
+}
+
+#[tokio::test]
+async fn a_stored_file_is_fetched_as_the_runs_tenant() {
+    let server = FileServer::start(CONTENT, &[Answer::Status(503)]).await;
+    let (fetched, left) = fetch_from(&server, asset("/a/cat pic"), &[]).await;
+    let (file, content) = fetched.unwrap();
+    let key = Digest::of(Algorithm::Sha256, b"/a/cat pic").hex();
+    assert_eq!(file.path.file_name().unwrap().to_str().unwrap(), format!("{}.png", &key[..32]));
+    assert_eq!(file.mime_type.unwrap(), "image/png");
+    assert_eq!(file.sha256, Digest::of(Algorithm::Sha256, CONTENT).hex());
+    assert_eq!((file.size_bytes, content.as_slice(), left), (CONTENT.len() as u64, CONTENT, 1));
+    assert_eq!(server.paths(), ["/files/api/v1/file/a/cat%20pic"; 2]);
+    assert_eq!(server.seen("authorization"), ["Bearer run-token"; 2]);
+    assert_eq!(server.seen("x-cozy-tenant-id"), ["tenant"; 2]);
+}
+
+#[tokio::test]
+async fn a_url_is_fetched_without_credentials() {
+    let server = FileServer::start(CONTENT, &[]).await;
+    let url = server.url("/cat.gif?sig=hunter2");
+    let (fetched, _) = fetch_from(&server, asset(&url), &["127.0.0.1"]).await;
+    let (file, _) = fetched.unwrap();
+    assert_eq!(file.path.extension().unwrap(), "gif");
+    assert_eq!(
+        (server.seen("authorization"), server.seen("x-cozy-tenant-id")),
+        (vec![String::new()], vec![String::new()])
+    );
+
+    let (fetched, _) = fetch_from(&server, asset(&url), &[]).await;
+    let error = fetched.unwrap_err();
+    assert_eq!(error.kind(), FailureKind::Validation);
+    assert_eq!(
+        error.safe_message(),
+        format!("input {}: the URL's address is blocked", server.url("/cat.gif"))
+    );
+}
+
+#[tokio::test]
+async fn content_that_is_not_what_was_promised_is_refused() {
+    let server = FileServer::start(CONTENT, &[Answer::Corrupt]).await;
+    let error = error_of(&server, asset("a")).await;
+    assert_eq!(error.kind(), FailureKind::Retryable);
+
+    let wrong = AssetRef { sha256: Some("00".repeat(32)), ..asset("a") };
+    for reference in ["a".to_owned(), server.url("/a")] {
+        let error = error_of(&server, AssetRef { reference, ..wrong.clone() }).await;
+        assert!(matches!(error, HubError::InputDigest { .. }), "{error:?}");
+    }
+    let malformed = AssetRef { sha256: Some("abc".to_owned()), ..asset("a") };
+    assert_eq!(error_of(&server, malformed).await.kind(), FailureKind::Validation);
+}
+
+#[tokio::test]
+async fn a_file_beyond_the_limit_is_refused_announced_or_not() {
+    let large = vec![0; (1 << 20) + 1];
+    let announced = FileServer::start(&large, &[]).await;
+    let lied = [("x-cozy-size-bytes", "5")];
+    let lied = FileServer::with_headers(&large, &[], &lied, 100).await;
+    for server in [announced, lied] {
+        let error = error_of(&server, asset("a")).await;
+        assert!(matches!(error, HubError::InputTooLarge { max: 1_048_576, .. }), "{error:?}");
+        assert_eq!(error.kind(), FailureKind::Validation);
+    }
+}
+
+#[tokio::test]
+async fn refusals_are_told_apart() {
+    for (status, kind, message) in [
+        (404, FailureKind::Validation, "input a/b not found"),
+        (403, FailureKind::Auth, "input a/b read unauthorized (403): check file_token validity"),
+        (400, FailureKind::Validation, "input a/b: a server answered 400"),
+    ] {
+        let server = FileServer::start(CONTENT, &[Answer::Status(status)]).await;
+        let error = error_of(&server, asset("a/b")).await;
+        assert_eq!((error.kind(), error.safe_message().as_str()), (kind, message));
+        assert_eq!(server.paths().len(), 1);
+    }
+}
+
+#[tokio::test]
+async fn a_way_out_of_the_file_api_is_not_tried() {
+    let server = FileServer::start(CONTENT, &[]).await;
+    let error = error_of(&server, asset("../admin")).await;
+    assert!(matches!(error, HubError::InputRef { .. }), "{error:?}");
+    assert!(server.paths().is_empty());
+}
