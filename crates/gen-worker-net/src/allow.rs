@@ -34,9 +34,7 @@ impl AllowList {
     pub fn parse<S: AsRef<str>>(items: impl IntoIterator<Item = S>) -> Result<Self, AllowListError> {
         let mut list = Self::default();
         for item in items {
-            list.add(item.as_ref()).ok_or_else(|| AllowListError {
-                item: item.as_ref().to_owned(),
-            })?;
+            list.add(item.as_ref()).ok_or_else(|| AllowListError { item: item.as_ref().to_owned() })?;
         }
         Ok(list)
     }
@@ -45,9 +43,7 @@ impl AllowList {
     pub fn admits_url(&self, url: &Url) -> bool {
         self.hosts.iter().any(|allowed| {
             url.host_str() == Some(&allowed.host)
-                && allowed
-                    .port
-                    .is_none_or(|port| url.port_or_known_default() == Some(port))
+                && allowed.port.is_none_or(|port| url.port_or_known_default() == Some(port))
         })
     }
 
@@ -85,9 +81,7 @@ mod tests {
     use super::*;
 
     fn admits(list: &str, url: &str) -> bool {
-        AllowList::parse(list.split(','))
-            .unwrap()
-            .admits_url(&url.parse().unwrap())
+        AllowList::parse(list.split(',')).unwrap().admits_url(&url.parse().unwrap())
     }
 
     #[test]

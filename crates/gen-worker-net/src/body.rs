@@ -30,11 +30,9 @@ pub(crate) async fn open(
 fn slices(bytes: Bytes) -> BoxStream<'static, io::Result<Bytes>> {
     let next =
         |mut rest: Bytes| (!rest.is_empty()).then(|| (Ok(rest.split_to(rest.len().min(CHUNK_BYTES))), rest));
-    stream::iter(std::iter::successors(next(bytes), move |(_, rest)| {
-        next(rest.clone())
-    }))
-    .map(|(chunk, _)| chunk)
-    .boxed()
+    stream::iter(std::iter::successors(next(bytes), move |(_, rest)| next(rest.clone())))
+        .map(|(chunk, _)| chunk)
+        .boxed()
 }
 
 async fn read(path: &Path) -> io::Result<(u64, BoxStream<'static, io::Result<Bytes>>)> {

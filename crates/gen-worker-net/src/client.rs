@@ -48,9 +48,7 @@ impl HttpClient {
     pub fn new(config: NetConfig) -> Result<Self, NetError> {
         let build =
             |builder: reqwest::ClientBuilder| builder.build().map_err(|source| NetError::Setup { source });
-        let resolver = JudgingResolver {
-            allow: Arc::new(config.url_allow.clone()),
-        };
+        let resolver = JudgingResolver { allow: Arc::new(config.url_allow.clone()) };
         Ok(Self(Arc::new(Inner {
             open: build(builder(&config))?,
             judged: build(builder(&config).dns_resolver(resolver))?,
@@ -77,9 +75,7 @@ impl HttpClient {
 
     /// The connections by which this address is reached.
     pub(crate) fn pool(&self, url: &Url, trust: Trust) -> Result<&reqwest::Client, NetError> {
-        let blocked = || NetError::Blocked {
-            host: url.host_str().unwrap_or_default().to_owned(),
-        };
+        let blocked = || NetError::Blocked { host: url.host_str().unwrap_or_default().to_owned() };
         if !matches!(url.scheme(), "http" | "https") {
             return Err(blocked());
         }
@@ -107,10 +103,7 @@ impl fmt::Debug for HttpClient {
     }
 }
 
-#[expect(
-    clippy::disallowed_methods,
-    reason = "this is the place that the ban leads to"
-)]
+#[expect(clippy::disallowed_methods, reason = "this is the place that the ban leads to")]
 fn builder(config: &NetConfig) -> reqwest::ClientBuilder {
     let identity = HeaderValue::from_static("identity");
     reqwest::Client::builder()

@@ -6,12 +6,8 @@ use gen_worker_core::config::{ConfigErrors, Env, Reader, Var};
 
 use crate::allow::AllowList;
 
-const RETRIES: Var = Var::new(
-    "WORKER_DOWNLOAD_RETRIES",
-    "tries",
-    "3",
-    "How often a transfer is tried in all; 0 and 1: once.",
-);
+const RETRIES: Var =
+    Var::new("WORKER_DOWNLOAD_RETRIES", "tries", "3", "How often a transfer is tried in all; 0 and 1: once.");
 const URL_ALLOW: Var = Var::new(
     "WORKER_URL_ALLOW",
     "comma-separated hosts, host:port pairs or CIDR blocks",
@@ -72,16 +68,10 @@ mod tests {
 
     #[test]
     fn reads_what_is_set_and_defaults_what_is_not() {
-        let env = Env::from_iter([
-            ("WORKER_DOWNLOAD_RETRIES", "5"),
-            ("WORKER_URL_ALLOW", "10.0.0.0/8"),
-        ]);
+        let env = Env::from_iter([("WORKER_DOWNLOAD_RETRIES", "5"), ("WORKER_URL_ALLOW", "10.0.0.0/8")]);
         let mut errors = ConfigErrors::default();
         let config = NetConfig::from_env(&env, &mut errors);
-        assert_eq!(
-            (config.attempts, config.idle_timeout),
-            (5, Duration::from_secs(30))
-        );
+        assert_eq!((config.attempts, config.idle_timeout), (5, Duration::from_secs(30)));
         assert!(config.url_allow.admits_ip([10, 1, 2, 3].into()));
         assert_eq!(errors, ConfigErrors::default());
     }

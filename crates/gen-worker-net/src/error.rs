@@ -122,9 +122,7 @@ impl NetError {
     pub(crate) fn from_reqwest(error: reqwest::Error, host: &str) -> Self {
         let source = error.without_url();
         if is_forbidden(&source) {
-            Self::Blocked {
-                host: host.to_owned(),
-            }
+            Self::Blocked { host: host.to_owned() }
         } else if source.is_timeout() {
             Self::Timeout
         } else if source.is_connect() {
@@ -222,15 +220,8 @@ mod tests {
             (500, true, FailureKind::Retryable),
             (503, true, FailureKind::Retryable),
         ] {
-            let error = NetError::Status {
-                status: StatusCode::from_u16(status).unwrap(),
-                retry_after: None,
-            };
-            assert_eq!(
-                (error.is_transient(), error.kind()),
-                (transient, kind),
-                "{status}"
-            );
+            let error = NetError::Status { status: StatusCode::from_u16(status).unwrap(), retry_after: None };
+            assert_eq!((error.is_transient(), error.kind()), (transient, kind), "{status}");
         }
     }
 

@@ -48,11 +48,7 @@ pub struct Forbidden;
 pub fn judge(ip: IpAddr) -> Result<(), Forbidden> {
     let ip = ip.to_canonical();
     let public = ip.is_ipv4() || PUBLIC_V6.contains(&ip);
-    if public && !FORBIDDEN.iter().any(|net| net.contains(&ip)) {
-        Ok(())
-    } else {
-        Err(Forbidden)
-    }
+    if public && !FORBIDDEN.iter().any(|net| net.contains(&ip)) { Ok(()) } else { Err(Forbidden) }
 }
 
 #[cfg(test)]

@@ -129,9 +129,7 @@ impl HttpRequest {
         *request.headers_mut() = self.headers_for(url);
         if let Some(body) = &self.body {
             let (length, chunks) = body::open(body, Arc::clone(&moved)).await?;
-            request
-                .headers_mut()
-                .insert(header::CONTENT_LENGTH, length.into());
+            request.headers_mut().insert(header::CONTENT_LENGTH, length.into());
             *request.body_mut() = Some(Body::wrap_stream(chunks));
         }
         let response = unless_silent(pool.execute(request), &moved, idle, deadline)
@@ -149,9 +147,7 @@ impl HttpRequest {
             !value.is_sensitive() && **name != header::AUTHORIZATION && **name != header::COOKIE
         };
         let headers = self.headers.iter().filter(own);
-        headers
-            .map(|(name, value)| (name.clone(), value.clone()))
-            .collect()
+        headers.map(|(name, value)| (name.clone(), value.clone())).collect()
     }
 
     /// Where the answer sends us; `None`: it is the answer.

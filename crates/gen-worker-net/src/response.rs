@@ -19,11 +19,7 @@ pub struct HttpResponse {
 
 impl HttpResponse {
     pub(crate) fn new(inner: reqwest::Response, idle: Duration, deadline: Option<Instant>) -> Self {
-        Self {
-            inner,
-            idle,
-            deadline,
-        }
+        Self { inner, idle, deadline }
     }
 
     /// The status.
@@ -56,19 +52,11 @@ impl HttpResponse {
     /// # Errors
     /// [`NetError::Status`]: it is none.
     pub fn into_success(self) -> Result<Self, NetError> {
-        if self.status().is_success() {
-            Ok(self)
-        } else {
-            Err(self.status_error())
-        }
+        if self.status().is_success() { Ok(self) } else { Err(self.status_error()) }
     }
 
     pub(crate) fn unless_transient(self) -> Result<Self, NetError> {
-        if is_transient(self.status()) {
-            Err(self.status_error())
-        } else {
-            Ok(self)
-        }
+        if is_transient(self.status()) { Err(self.status_error()) } else { Ok(self) }
     }
 
     /// The next piece of the body; `None` after the last.
@@ -112,9 +100,7 @@ impl HttpResponse {
         let retry_after = self.header(&header::RETRY_AFTER);
         NetError::Status {
             status: self.status(),
-            retry_after: retry_after
-                .and_then(|seconds| seconds.trim().parse().ok())
-                .map(Duration::from_secs),
+            retry_after: retry_after.and_then(|seconds| seconds.trim().parse().ok()).map(Duration::from_secs),
         }
     }
 }

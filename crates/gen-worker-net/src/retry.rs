@@ -47,10 +47,7 @@ impl HttpClient {
 /// How long to wait: what the server asks for, else a share of the bound.
 fn delay(cause: Option<&NetError>, bound: Duration, chance: f64) -> Duration {
     match cause {
-        Some(NetError::Status {
-            retry_after: Some(wait),
-            ..
-        }) => (*wait).min(MAX_RETRY_AFTER),
+        Some(NetError::Status { retry_after: Some(wait), .. }) => (*wait).min(MAX_RETRY_AFTER),
         _ => bound.mul_f64(chance),
     }
 }

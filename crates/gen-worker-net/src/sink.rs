@@ -107,8 +107,7 @@ impl FileSink {
     pub async fn flush(&mut self) -> Result<(), NetError> {
         self.batch_bytes = 0;
         let batch = std::mem::take(&mut self.batch);
-        self.with_partial(move |partial| batch.iter().try_for_each(|chunk| partial.write(chunk)))
-            .await
+        self.with_partial(move |partial| batch.iter().try_for_each(|chunk| partial.write(chunk))).await
     }
 
     /// Checks the file, makes it durable and shows it as `target`, in place of what was there.
@@ -123,12 +122,7 @@ impl FileSink {
     }
 
     fn new(partial: Partial) -> Self {
-        Self {
-            written: partial.found,
-            partial: Some(partial),
-            batch: Vec::new(),
-            batch_bytes: 0,
-        }
+        Self { written: partial.found, partial: Some(partial), batch: Vec::new(), batch_bytes: 0 }
     }
 
     async fn with_partial(
@@ -200,13 +194,7 @@ impl Partial {
     }
 
     fn publish(self, target: PathBuf, size_bytes: u64, expected: Expected) -> Result<StoredFile, NetError> {
-        let Self {
-            file,
-            mut place,
-            sha256,
-            other,
-            ..
-        } = self;
+        let Self { file, mut place, sha256, other, .. } = self;
         let sha256 = sha256.finish();
         // What fails its check is no start to resume from.
         let keep = std::mem::take(&mut place.keep);
@@ -215,37 +203,23 @@ impl Partial {
         file.sync_all()?;
         fs::rename(&place.path, &target)?;
         sync_parent(&target)?;
-        Ok(StoredFile {
-            path: target,
-            size_bytes,
-            sha256,
-        })
+        Ok(StoredFile { path: target, size_bytes, sha256 })
     }
 }
 
 fn check(size_bytes: u64, digests: &[Option<Digest>], expected: Expected) -> Result<(), NetError> {
     match expected.size_bytes {
         Some(expected) if expected != size_bytes => {
-            return Err(NetError::Size {
-                expected,
-                actual: size_bytes,
-            });
+            return Err(NetError::Size { expected, actual: size_bytes });
         }
         Some(_) | None => {}
     }
     let Some(expected) = expected.digest else {
         return Ok(());
     };
-    let computed = digests
-        .iter()
-        .flatten()
-        .find(|digest| digest.algorithm() == expected.algorithm());
+    let computed = digests.iter().flatten().find(|digest| digest.algorithm() == expected.algorithm());
     let actual = *computed.expect("the sink was opened with the algorithm of the digest to expect");
-    if actual == expected {
-        Ok(())
-    } else {
-        Err(NetError::DigestMismatch { expected, actual })
-    }
+    if actual == expected { Ok(()) } else { Err(NetError::DigestMismatch { expected, actual }) }
 }
 
 /// Makes a rename last.
@@ -275,9 +249,7 @@ impl Drop for Place {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, NetError> + Send + 'static,
 ) -> Result<T, NetError> {
-    spawn_blocking(work)
-        .await
-        .map_err(|error| NetError::from(io::Error::other(error)))?
+    spawn_blocking(work).await.map_err(|error| NetError::from(io::Error::other(error)))?
 }
 
 fn lost() -> NetError {
@@ -290,9 +262,7 @@ mod tests {
 
     fn names(directory: &Path) -> Vec<String> {
         let entries = fs::read_dir(directory).unwrap();
-        entries
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .collect()
+        entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect()
     }
 
     async fn sink(target: &Path, content: &[u8]) -> FileSink {
@@ -306,15 +276,8 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let target = directory.path().join("a");
         let digest = Digest::of(Algorithm::Sha256, b"abc");
-        let expected = Expected {
-            size_bytes: Some(3),
-            digest: Some(digest),
-        };
-        let stored = sink(&target, b"abc")
-            .await
-            .finish(&target, expected)
-            .await
-            .unwrap();
+        let expected = Expected { size_bytes: Some(3), digest: Some(digest) };
+        let stored = sink(&target, b"abc").await.finish(&target, expected).await.unwrap();
         assert_eq!((stored.size_bytes, stored.sha256), (3, digest));
         assert_eq!(fs::read(&target).unwrap(), b"abc");
         assert_eq!(names(directory.path()), ["a"]);
@@ -324,22 +287,11 @@ mod tests {
     async fn a_wrong_or_unfinished_file_leaves_nothing() {
         let directory = tempfile::tempdir().unwrap();
         let target = directory.path().join("a");
-        let wrong_digest = Expected {
-            size_bytes: None,
-            digest: Some(Digest::of(Algorithm::Sha256, b"other")),
-        };
-        let wrong_size = Expected {
-            size_bytes: Some(4),
-            digest: None,
-        };
+        let wrong_digest =
+            Expected { size_bytes: None, digest: Some(Digest::of(Algorithm::Sha256, b"other")) };
+        let wrong_size = Expected { size_bytes: Some(4), digest: None };
         for expected in [wrong_digest, wrong_size] {
-            assert!(
-                sink(&target, b"abc")
-                    .await
-                    .finish(&target, expected)
-                    .await
-                    .is_err()
-            );
+            assert!(sink(&target, b"abc").await.finish(&target, expected).await.is_err());
         }
         drop(sink(&target, &[0; BATCH_BYTES]).await);
         assert!(names(directory.path()).is_empty());
@@ -350,22 +302,15 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let partial = directory.path().join("a.partial");
         fs::write(&partial, b"ab").unwrap();
-        let mut sink = FileSink::resume(partial.clone(), Algorithm::Blake3)
-            .await
-            .unwrap();
+        let mut sink = FileSink::resume(partial.clone(), Algorithm::Blake3).await.unwrap();
         assert_eq!(sink.written(), 2);
         sink.write(Bytes::from_static(b"c")).await.unwrap();
         sink.flush().await.unwrap();
         drop(sink);
         assert_eq!(fs::read(&partial).unwrap(), b"abc");
 
-        let sink = FileSink::resume(partial.clone(), Algorithm::Blake3)
-            .await
-            .unwrap();
-        let expected = Expected {
-            size_bytes: Some(3),
-            digest: Some(Digest::of(Algorithm::Blake3, b"abc")),
-        };
+        let sink = FileSink::resume(partial.clone(), Algorithm::Blake3).await.unwrap();
+        let expected = Expected { size_bytes: Some(3), digest: Some(Digest::of(Algorithm::Blake3, b"abc")) };
         let target = directory.path().join("a");
         let stored = sink.finish(&target, expected).await.unwrap();
         assert_eq!(stored.sha256, Digest::of(Algorithm::Sha256, b"abc"));
@@ -380,10 +325,7 @@ mod tests {
         let mut sink = FileSink::resume(partial, Algorithm::Blake3).await.unwrap();
         sink.restart().await.unwrap();
         sink.write(Bytes::from_static(b"new!")).await.unwrap();
-        let expected = Expected {
-            size_bytes: Some(4),
-            digest: Some(Digest::of(Algorithm::Blake3, b"new!")),
-        };
+        let expected = Expected { size_bytes: Some(4), digest: Some(Digest::of(Algorithm::Blake3, b"new!")) };
         let target = directory.path().join("a");
         sink.finish(&target, expected).await.unwrap();
         assert_eq!(fs::read(target).unwrap(), b"new!");

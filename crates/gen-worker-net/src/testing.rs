@@ -20,10 +20,7 @@ impl Server {
         let address = listener.local_addr().unwrap();
         let mut tasks = JoinSet::new();
         tasks.spawn(async move { axum::serve(listener, router).await.unwrap() });
-        Self {
-            address,
-            _tasks: tasks,
-        }
+        Self { address, _tasks: tasks }
     }
 
     pub(crate) fn url(&self, path: &str) -> Url {

@@ -55,13 +55,7 @@ async fn loopback_is_blocked_for_a_payload_however_it_is_written() {
     let client = client(&[]);
     let server = Server::start(Router::new().fallback(|| async { "secret" })).await;
     let port = server.address.port();
-    for host in [
-        "127.0.0.1",
-        "localhost",
-        "2130706433",
-        "0x7f.1",
-        "[::ffff:127.0.0.1]",
-    ] {
+    for host in ["127.0.0.1", "localhost", "2130706433", "0x7f.1", "[::ffff:127.0.0.1]"] {
         let url: Url = format!("http://{host}:{port}/").parse().unwrap();
         let error = get_error(&client, url, Trust::Payload).await;
         assert!(matches!(error, NetError::Blocked { .. }), "{host}: {error:?}");
@@ -71,12 +65,7 @@ async fn loopback_is_blocked_for_a_payload_however_it_is_written() {
 #[tokio::test]
 async fn a_payload_names_no_user_and_no_other_scheme() {
     let client = client(&["127.0.0.1"]);
-    for url in [
-        "http://u:p@127.0.0.1/",
-        "http://u@127.0.0.1/",
-        "ftp://127.0.0.1/",
-        "file:///etc/passwd",
-    ] {
+    for url in ["http://u:p@127.0.0.1/", "http://u@127.0.0.1/", "ftp://127.0.0.1/", "file:///etc/passwd"] {
         let error = client.check(&url.parse().unwrap(), Trust::Payload).unwrap_err();
         assert!(matches!(error, NetError::Blocked { .. }), "{url}");
     }
@@ -92,24 +81,17 @@ async fn a_redirect_to_a_private_address_is_blocked() {
     let client = client(&[&outer.address.to_string()]);
     let error = get_error(&client, outer.url("/"), Trust::Payload).await;
     assert!(matches!(error, NetError::Blocked { .. }), "{error:?}");
-    let response = client
-        .request(Method::GET, outer.url("/"), Trust::Operator)
-        .send()
-        .await;
+    let response = client.request(Method::GET, outer.url("/"), Trust::Operator).send().await;
     assert_eq!(response.unwrap().bytes(10).await.unwrap(), "secret");
 }
 
 #[tokio::test]
 async fn the_allow_list_admits_by_host_and_by_block() {
     let server = Server::start(Router::new().fallback(|| async { "ok" })).await;
-    let by_name: Url = format!("http://localhost:{}/", server.address.port())
-        .parse()
-        .unwrap();
-    for (list, url) in [
-        ("localhost", by_name.clone()),
-        ("127.0.0.0/8", by_name),
-        ("127.0.0.1", server.url("/")),
-    ] {
+    let by_name: Url = format!("http://localhost:{}/", server.address.port()).parse().unwrap();
+    for (list, url) in
+        [("localhost", by_name.clone()), ("127.0.0.0/8", by_name), ("127.0.0.1", server.url("/"))]
+    {
         let request = client(&[list]).request(Method::GET, url, Trust::Payload);
         assert_eq!(request.send().await.unwrap().status(), 200, "{list}");
     }
@@ -163,16 +145,8 @@ async fn a_busy_server_is_asked_again_and_a_refusal_is_not() {
         let count = Arc::default();
         let server = Server::start(statuses(answers, &count)).await;
         let request = client(&[]).request(method.clone(), server.url("/"), Trust::Operator);
-        let status = request
-            .send_retrying()
-            .await
-            .ok()
-            .map(|answer| answer.status().as_u16());
-        assert_eq!(
-            (count.load(Ordering::SeqCst), status),
-            (asked, ended),
-            "{method} {answers:?}"
-        );
+        let status = request.send_retrying().await.ok().map(|answer| answer.status().as_u16());
+        assert_eq!((count.load(Ordering::SeqCst), status), (asked, ended), "{method} {answers:?}");
     }
 }
 
@@ -182,39 +156,23 @@ async fn a_file_is_sent_anew_with_its_length_in_each_try() {
     let path = directory.path().join("body");
     let content = vec![7; 700_000];
     std::fs::write(&path, &content).unwrap();
-    for body in [
-        OutputBody::File(path),
-        OutputBody::Bytes(content.clone().into()),
-        OutputBody::Bytes(Bytes::new()),
-    ] {
+    for body in
+        [OutputBody::File(path), OutputBody::Bytes(content.clone().into()), OutputBody::Bytes(Bytes::new())]
+    {
         let count = Arc::default();
         let lengths: Arc<Mutex<Vec<String>>> = Arc::default();
         let seen = Arc::clone(&lengths);
         let router =
             statuses(&[503, 200], &count).layer(axum::middleware::map_request(move |request: Request| {
-                let length = request.headers()[header::CONTENT_LENGTH]
-                    .to_str()
-                    .unwrap()
-                    .to_owned();
+                let length = request.headers()[header::CONTENT_LENGTH].to_str().unwrap().to_owned();
                 seen.lock().unwrap().push(length);
                 async move { request }
             }));
         let server = Server::start(router).await;
-        let request = client(&[])
-            .request(Method::PUT, server.url("/"), Trust::Operator)
-            .body(body);
-        let echo = request
-            .send_retrying()
-            .await
-            .unwrap()
-            .bytes(1 << 20)
-            .await
-            .unwrap();
+        let request = client(&[]).request(Method::PUT, server.url("/"), Trust::Operator).body(body);
+        let echo = request.send_retrying().await.unwrap().bytes(1 << 20).await.unwrap();
         assert!(echo.is_empty() || echo == content);
-        assert_eq!(
-            *lengths.lock().unwrap(),
-            [echo.len().to_string(), echo.len().to_string()]
-        );
+        assert_eq!(*lengths.lock().unwrap(), [echo.len().to_string(), echo.len().to_string()]);
     }
 }
 
@@ -225,9 +183,7 @@ async fn silence_is_bounded() {
         Body::from_stream(start.chain(stream::pending())).into_response()
     };
     let silent = || std::future::pending::<StatusCode>();
-    let router = Router::new()
-        .route("/endless", get(endless))
-        .route("/silent", get(silent));
+    let router = Router::new().route("/endless", get(endless)).route("/silent", get(silent));
     let server = Server::start(router).await;
     let error = get_error(&client(&[]), server.url("/silent"), Trust::Operator).await;
     assert!(matches!(error, NetError::Timeout), "{error:?}");
@@ -240,11 +196,7 @@ async fn silence_is_bounded() {
 #[tokio::test]
 async fn an_answer_is_read_within_a_bound() {
     let server = Server::start(Router::new().fallback(|| async { r#"{"a": 1}"# })).await;
-    let answer = || {
-        client(&[])
-            .request(Method::GET, server.url("/"), Trust::Operator)
-            .send()
-    };
+    let answer = || client(&[]).request(Method::GET, server.url("/"), Trust::Operator).send();
     let error = answer().await.unwrap().bytes(7).await.unwrap_err();
     assert!(matches!(error, NetError::TooLarge { max: 7 }), "{error:?}");
     let value: std::collections::BTreeMap<String, u8> = answer().await.unwrap().json(8).await.unwrap();
@@ -254,11 +206,7 @@ async fn an_answer_is_read_within_a_bound() {
 #[tokio::test]
 async fn an_error_shows_no_query() {
     let url: Url = "http://127.0.0.1:9/x?sig=hunter2".parse().unwrap();
-    let error = client(&[])
-        .request(Method::GET, url, Trust::Operator)
-        .send()
-        .await
-        .unwrap_err();
+    let error = client(&[]).request(Method::GET, url, Trust::Operator).send().await.unwrap_err();
     assert!(matches!(error, NetError::Connect { .. }), "{error:?}");
     assert!(!format!("{error:?} {error}").contains("hunter2"));
 }
