@@ -1,1 +1,79 @@
-//! A small orchestrator for gen-worker: queue, hub folder, file store, frontend, in one process.
+//! A small orchestrator for gen-worker: one process, one folder, no service to install.
+//!
+//! It speaks the real stream, so a worker cannot tell it from a large one. Runs come in over HTTP/JSON or gRPC, wait in
+//! a queue, and go to connected workers by free capacity. A result is acknowledged once it is stored; a retryable
+//! failure is tried again; the runs of a lost worker wait for it and then go to another. Beside that it serves a folder
+//! of models, keeps files for runs and callers, and hands out presigned upload addresses.
+//!
+//! Runs live in memory: an acknowledged result survives the loss of its worker, not a restart of this process. Ended
+//! runs are remembered up to [`OrchestratorConfig::history`]. Files are on disk and survive.
+//!
+//! ```no_run
+//! use gen_worker_orchestrator::{Orchestrator, OrchestratorClient, OrchestratorConfig, RunSubmission};
+//!
+//! # async fn example() -> Result<(), Box<dyn std::error::Error>> {
+//! let orchestrator = Orchestrator::start(OrchestratorConfig::local(".gen-worker")).await?;
+//! // … a worker connects to `orchestrator.grpc_addr()` …
+//! let client = OrchestratorClient::new(orchestrator.base_url().clone(), None)?;
+//! let submission = RunSubmission {
+//!     function: "generate".to_owned(),
+//!     payload: serde_json::json!({"prompt": "a cat"}),
+//!     ..Default::default()
+//! };
+//! let run = client.run(&submission, |event| println!("{}", event.event_type)).await?;
+//! println!("{:?}", run.output);
+//! orchestrator.stop().await;
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! | route | |
+//! |---|---|
+//! | `POST /v1/runs` | takes a [`RunSubmission`]: 202 `{"run_id"}`, 200 if it was taken before, 409 if its id names another |
+//! | `GET /v1/runs`, `GET /v1/runs/{id}` | all runs without their outputs; one as a [`RunView`] |
+//! | `GET /v1/runs/{id}/events` | server-sent events, after `Last-Event-ID`; the last one is `result` |
+//! | `POST /v1/runs/{id}/cancel` | 202: it was asked to stop; 200: it had ended |
+//! | `GET /v1/workers`, `POST /v1/workers/{id}/drain` | who is connected; `?deadline_ms=` to finish and leave |
+//! | `POST /v1/files?name=&tenant_id=`, `GET /v1/files/{ref}` | a caller's files; the answer is an asset for a payload |
+//! | `POST /v1/presign` | `{"name", "content_type"?}` to an `output_upload` |
+//! | `PUT`, `GET /presigned/{key}` | such an upload, and what was uploaded |
+//! | `/api/v1/file/{ref}` | the file API of workers, with the token of each run |
+//! | `GET /hub/{path}` | the folder of models |
+//! | `GET /healthz` | `ok` |
+//!
+//! Whatever fails answers `{"error": {"code", "message", "remedy"}}`.
+
+mod auth;
+mod broker;
+mod client;
+mod config;
+mod convert;
+mod digests;
+mod dispatch;
+mod error;
+mod events;
+mod files;
+mod frontend;
+mod http;
+mod http_error;
+mod hub;
+mod intake;
+mod orchestrator;
+mod presign;
+mod queue;
+mod run;
+mod scheduler;
+mod serve;
+mod sse;
+mod store;
+mod uploads;
+mod workers;
+
+pub use crate::{
+    client::{ClientError, OrchestratorClient},
+    config::OrchestratorConfig,
+    error::OrchestratorError,
+    events::RunEvent,
+    orchestrator::Orchestrator,
+    run::{RunError, RunState, RunSubmission, RunView},
+};

@@ -1,0 +1,226 @@
+//! What the orchestrator is told: where it listens, where it keeps things, whom it lets in.
+
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
+
+use gen_worker_core::{
+    ByteLimit, ByteSize, Secret,
+    config::{ConfigErrors, Env, Reader, Var},
+};
+use url::Url;
+
+use crate::error::OrchestratorError;
+
+const GRPC_ADDR: Var = Var::new(
+    "ORCHESTRATOR_GRPC_ADDR",
+    "address:port",
+    "127.0.0.1:8080",
+    "Where workers and gRPC clients connect. Beyond loopback it needs both tokens.",
+);
+const HTTP_ADDR: Var = Var::new(
+    "ORCHESTRATOR_HTTP_ADDR",
+    "address:port",
+    "127.0.0.1:8081",
+    "Where the HTTP API, the files and the models are served. Beyond loopback it needs the API token.",
+);
+const PUBLIC_URL: Var = Var::new(
+    "ORCHESTRATOR_PUBLIC_URL",
+    "URL",
+    "",
+    "How workers and callers reach the HTTP address, if not under that address itself.",
+);
+const DATA_DIR: Var = Var::new(
+    "ORCHESTRATOR_DATA_DIR",
+    "path",
+    ".gen-worker",
+    "Where files are kept. Created if it does not exist.",
+);
+const MODELS_DIR: Var = Var::new(
+    "ORCHESTRATOR_MODELS_DIR",
+    "path",
+    "",
+    "A folder of models, served under `/hub/`. Unset: none is.",
+);
+const HISTORY: Var = Var::new("ORCHESTRATOR_HISTORY", "runs", "1000", "How many ended runs are remembered.");
+const MAX_ATTEMPTS: Var = Var::new(
+    "ORCHESTRATOR_MAX_ATTEMPTS",
+    "attempts",
+    "3",
+    "How often a run is tried in all when it fails with a retryable error; 0 and 1 mean once.",
+);
+const RUN_TIMEOUT: Var = Var::new(
+    "ORCHESTRATOR_RUN_TIMEOUT_SECONDS",
+    "seconds",
+    "0",
+    "The deadline of one attempt of a run that names none itself; 0 means none.",
+);
+const WORKER_GRACE: Var = Var::new(
+    "ORCHESTRATOR_WORKER_GRACE_SECONDS",
+    "seconds",
+    "10",
+    "How long the runs of a worker whose stream was lost wait for it before another worker gets them.",
+);
+const API_TOKEN: Var = Var::new(
+    "ORCHESTRATOR_API_TOKEN",
+    "",
+    "",
+    "The bearer token that callers must send. Unset: everybody on this machine may call.",
+);
+const WORKER_TOKEN: Var = Var::new(
+    "ORCHESTRATOR_WORKER_TOKEN",
+    "",
+    "",
+    "The bearer token that workers must send. Unset: every worker on this machine may connect.",
+);
+const MAX_FILE: Var = Var::new(
+    "ORCHESTRATOR_MAX_FILE_BYTES",
+    "bytes",
+    "1073741824",
+    "The largest file that is stored; 0 means unlimited.",
+);
+
+/// How an orchestrator is set up.
+#[derive(Debug, Clone)]
+pub struct OrchestratorConfig {
+    /// Where workers and gRPC clients connect; port 0 takes any free port.
+    pub grpc: SocketAddr,
+    /// Where HTTP is served; port 0 takes any free port.
+    pub http: SocketAddr,
+    /// How others reach `http`; `None`: under its own address.
+    pub public_url: Option<Url>,
+    /// Where files are kept; created if need be.
+    pub data_dir: PathBuf,
+    /// A folder of models to serve; `None`: none is served.
+    pub models_dir: Option<PathBuf>,
+    /// How many ended runs are remembered.
+    pub history: usize,
+    /// How often a run is tried in all; 0 is taken as 1.
+    pub max_attempts: u32,
+    /// The deadline of an attempt of a run that names none; `None`: no deadline.
+    pub run_timeout: Option<Duration>,
+    /// How long the runs of a lost worker wait for it.
+    pub worker_grace: Duration,
+    /// What callers must send; `None`: nothing, which is allowed on loopback only.
+    pub api_token: Option<Secret<String>>,
+    /// What workers must send; `None`: nothing, which is allowed on loopback only.
+    pub worker_token: Option<Secret<String>>,
+    /// The largest file that is stored.
+    pub max_file: ByteLimit,
+}
+
+impl OrchestratorConfig {
+    /// The variables that [`from_env`](Self::from_env) reads.
+    pub const VARS: &'static [Var] = &[
+        GRPC_ADDR,
+        HTTP_ADDR,
+        PUBLIC_URL,
+        DATA_DIR,
+        MODELS_DIR,
+        HISTORY,
+        MAX_ATTEMPTS,
+        RUN_TIMEOUT,
+        WORKER_GRACE,
+        API_TOKEN,
+        WORKER_TOKEN,
+        MAX_FILE,
+    ];
+
+    /// For this machine only: free ports on loopback, no tokens, no models.
+    pub fn local(data_dir: impl Into<PathBuf>) -> Self {
+        let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
+        Self {
+            grpc: any_port,
+            http: any_port,
+            public_url: None,
+            data_dir: data_dir.into(),
+            models_dir: None,
+            history: 1000,
+            max_attempts: 3,
+            run_timeout: None,
+            worker_grace: Duration::from_secs(10),
+            api_token: None,
+            worker_token: None,
+            max_file: ByteLimit::Max(ByteSize::gib(1)),
+        }
+    }
+
+    /// Reads [`VARS`](Self::VARS); mistakes go to `errors`.
+    pub fn from_env(env: &Env, errors: &mut ConfigErrors) -> Self {
+        let [grpc, http] = [GRPC_ADDR, HTTP_ADDR].map(|var| address(&var, env, errors));
+        let mut read = Reader::new(env, errors);
+        Self {
+            grpc,
+            http,
+            public_url: read.url(&PUBLIC_URL),
+            data_dir: read.path(&DATA_DIR).unwrap_or_default(),
+            models_dir: read.path(&MODELS_DIR),
+            history: read.number(&HISTORY),
+            max_attempts: read.number(&MAX_ATTEMPTS),
+            run_timeout: Some(read.seconds(&RUN_TIMEOUT)).filter(|timeout| !timeout.is_zero()),
+            worker_grace: read.seconds(&WORKER_GRACE),
+            api_token: read.secret(&API_TOKEN),
+            worker_token: read.secret(&WORKER_TOKEN),
+            max_file: read.byte_limit(&MAX_FILE),
+        }
+    }
+
+    /// Whoever listens beyond this machine must ask who calls. Both services share the gRPC address.
+    pub(crate) fn check(&self) -> Result<(), OrchestratorError> {
+        let demands = [
+            (self.grpc, &self.worker_token, &WORKER_TOKEN),
+            (self.grpc, &self.api_token, &API_TOKEN),
+            (self.http, &self.api_token, &API_TOKEN),
+        ];
+        for (address, token, var) in demands {
+            if !address.ip().is_loopback() && token.is_none() {
+                return Err(OrchestratorError::Unprotected { address, variable: var.name });
+            }
+        }
+        Ok(())
+    }
+}
+
+fn address(var: &Var, env: &Env, errors: &mut ConfigErrors) -> SocketAddr {
+    let text = env.get(var.name).unwrap_or(var.default);
+    text.parse().unwrap_or_else(|_| {
+        errors.push(format!(
+            "{} is `{text}`: expected an address and a port, such as `{}`",
+            var.name, var.default
+        ));
+        SocketAddr::from(([127, 0, 0, 1], 0))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_defaults_are_valid() {
+        let mut errors = ConfigErrors::default();
+        let config = OrchestratorConfig::from_env(&Env::default(), &mut errors);
+        assert_eq!(errors, ConfigErrors::default());
+        assert_eq!(config.http.port(), 8081);
+        assert_eq!(config.run_timeout, None);
+        assert!(config.check().is_ok());
+    }
+
+    #[test]
+    fn an_open_address_needs_a_token() {
+        let mut config = OrchestratorConfig::local("x");
+        config.http = ([0, 0, 0, 0], 0).into();
+        assert!(config.check().is_err());
+        config.api_token = Some("t".into());
+        assert!(config.check().is_ok());
+        config.grpc = ([0, 0, 0, 0], 0).into();
+        assert!(config.check().is_err());
+        config.worker_token = Some("t".into());
+        assert!(config.check().is_ok());
+    }
+
+    #[test]
+    fn a_wrong_address_is_named() {
+        let mut errors = ConfigErrors::default();
+        OrchestratorConfig::from_env(&Env::from_iter([(GRPC_ADDR.name, "here")]), &mut errors);
+        assert!(errors.to_string().starts_with("ORCHESTRATOR_GRPC_ADDR is `here`"));
+    }
+}

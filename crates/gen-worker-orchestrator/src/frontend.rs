@@ -1,0 +1,135 @@
+//! The frontend service: what callers may ask over gRPC. [`http`](crate::http) is its twin.
+
+use std::time::Duration;
+
+use gen_worker_core::Secret;
+use gen_worker_proto::frontend::{self as v1, frontend_service_server::FrontendService};
+use tonic::{Request, Response, Status, Streaming};
+
+use crate::{
+    intake::{Intake, IntakeError},
+    queue::Refusal,
+    run::{RetryPolicy, RunRequest},
+    scheduler::authorise,
+};
+
+/// The service that callers connect to.
+#[derive(Debug)]
+pub(crate) struct Frontend {
+    pub(crate) intake: Intake,
+    pub(crate) token: Option<Secret<String>>,
+}
+
+#[tonic::async_trait]
+impl FrontendService for Frontend {
+    type RealtimeSessionStream = tokio_stream::Empty<Result<v1::RealtimeProxyMessage, Status>>;
+
+    async fn execute_action(
+        &self,
+        request: Request<v1::ExecuteActionRequest>,
+    ) -> Result<Response<v1::ExecuteActionResponse>, Status> {
+        authorise(self.token.as_ref(), request.metadata())?;
+        let request = request.into_inner();
+        let options = request.options.unwrap_or_default();
+        let single = Some(request.required_model_id).filter(|model| !model.is_empty());
+        let mut models = request.required_model_ids;
+        if models.is_empty() {
+            models.extend(single);
+        }
+        let run = RunRequest {
+            function: request.function_name,
+            payload: request.input_payload,
+            timeout: millis(options.timeout_ms),
+            tenant_id: None,
+            user_id: Some(request.user_id).filter(|user| !user.is_empty()),
+            models,
+            retry: policy(self.intake.retry(), options.retry_policy.unwrap_or_default()),
+        };
+        let run_id = Some(options.id).filter(|id| !id.is_empty());
+        let (run_id, _) = self.intake.submit(run_id, run).map_err(status)?;
+        Ok(Response::new(v1::ExecuteActionResponse { run_id }))
+    }
+
+    /// A run that has not ended is FAILED_PRECONDITION: the answer has no word for it.
+    async fn get_run(
+        &self,
+        request: Request<v1::GetRunRequest>,
+    ) -> Result<Response<v1::GetRunResponse>, Status> {
+        authorise(self.token.as_ref(), request.metadata())?;
+        let outcome = self
+            .intake
+            .broker
+            .outcome(&request.into_inner().run_id)
+            .ok_or_else(|| Status::not_found("there is no such run"))?
+            .ok_or_else(|| Status::failed_precondition("the run has not ended"))?;
+        Ok(Response::new(match outcome {
+            Ok(output_payload) => {
+                v1::GetRunResponse { success: true, output_payload, error_message: String::new() }
+            }
+            Err(error) => v1::GetRunResponse { error_message: error.message, ..Default::default() },
+        }))
+    }
+
+    async fn cancel_run(
+        &self,
+        request: Request<v1::CancelRunRequest>,
+    ) -> Result<Response<v1::CancelRunResponse>, Status> {
+        authorise(self.token.as_ref(), request.metadata())?;
+        let canceled = self.intake.broker.cancel(&request.into_inner().run_id);
+        Ok(Response::new(v1::CancelRunResponse { ok: canceled.is_some() }))
+    }
+
+    async fn realtime_session(
+        &self,
+        _: Request<Streaming<v1::RealtimeProxyMessage>>,
+    ) -> Result<Response<Self::RealtimeSessionStream>, Status> {
+        Err(Status::unimplemented("this orchestrator has no realtime sessions"))
+    }
+}
+
+fn millis(number: i64) -> Option<Duration> {
+    u64::try_from(number).ok().filter(|&ms| ms > 0).map(Duration::from_millis)
+}
+
+/// What a caller asks for, with our defaults where it asks for nothing.
+fn policy(default: RetryPolicy, asked: v1::RetryPolicy) -> RetryPolicy {
+    RetryPolicy {
+        attempts: u32::try_from(asked.maximum_attempts).ok().filter(|&n| n > 0).unwrap_or(default.attempts),
+        first: millis(asked.initial_interval_ms).unwrap_or(default.first),
+        factor: Some(f64::from(asked.backoff_coefficient))
+            .filter(|factor| *factor >= 1.0)
+            .unwrap_or(default.factor),
+        longest: millis(asked.maximum_interval_ms).unwrap_or(default.longest),
+        final_kinds: asked.non_retryable_error_types,
+    }
+}
+
+fn status(error: IntakeError) -> Status {
+    match error {
+        IntakeError::Invalid(message) => Status::invalid_argument(message),
+        IntakeError::Refused(Refusal::Conflict) => {
+            Status::already_exists("this run id names another request")
+        }
+        IntakeError::Refused(Refusal::Full) => Status::resource_exhausted("too many runs are waiting"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_not_asked_for_is_the_default() {
+        let default = RetryPolicy::new(3);
+        assert_eq!(policy(default.clone(), v1::RetryPolicy::default()), default);
+        let asked = v1::RetryPolicy {
+            maximum_attempts: 7,
+            backoff_coefficient: 0.5,
+            maximum_interval_ms: 2000,
+            ..Default::default()
+        };
+        let policy = policy(default, asked);
+        assert_eq!((policy.attempts, policy.factor), (7, 2.0));
+        assert_eq!(policy.delay(9), Duration::from_secs(2));
+    }
+}

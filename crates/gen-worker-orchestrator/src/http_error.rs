@@ -1,0 +1,124 @@
+//! The one form in which HTTP callers are told that something went wrong.
+
+use axum::{
+    Json,
+    extract::{
+        FromRequest, Request,
+        rejection::{JsonRejection, QueryRejection},
+    },
+    http::StatusCode,
+    response::{IntoResponse, Response},
+};
+use serde::de::DeserializeOwned;
+use serde_json::json;
+
+use crate::queue::Refusal;
+
+/// An answer that is no success: a status, a word for programs, a sentence for people, and what to do about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct HttpError {
+    pub(crate) status: StatusCode,
+    code: &'static str,
+    message: String,
+    remedy: &'static str,
+}
+
+impl HttpError {
+    pub(crate) fn new(
+        status: StatusCode,
+        code: &'static str,
+        message: impl Into<String>,
+        remedy: &'static str,
+    ) -> Self {
+        Self { status, code, message: message.into(), remedy }
+    }
+
+    pub(crate) fn usage(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "usage", message, "correct the request")
+    }
+
+    pub(crate) fn not_found(what: &str) -> Self {
+        let remedy = "check the name; ended runs are forgotten after a while";
+        Self::new(StatusCode::NOT_FOUND, "not_found", format!("there is no such {what}"), remedy)
+    }
+
+    pub(crate) fn credential() -> Self {
+        Self::new(
+            StatusCode::UNAUTHORIZED,
+            "credential",
+            "a valid bearer token is needed",
+            "send `Authorization: Bearer <token>`",
+        )
+    }
+
+    pub(crate) fn forbidden(message: &str) -> Self {
+        let remedy = "use the reference or the token that belongs to it";
+        Self::new(StatusCode::FORBIDDEN, "credential", message, remedy)
+    }
+
+    pub(crate) fn conflict(message: &str, remedy: &'static str) -> Self {
+        Self::new(StatusCode::CONFLICT, "conflict", message, remedy)
+    }
+
+    pub(crate) fn too_large(max: u64) -> Self {
+        Self::new(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "capacity",
+            format!("the content has more than {max} bytes"),
+            "send less, or raise the limit",
+        )
+    }
+
+    pub(crate) fn internal() -> Self {
+        let remedy = "see the orchestrator's log";
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", "the request failed", remedy)
+    }
+}
+
+impl From<Refusal> for HttpError {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Conflict => Self::conflict(
+                "this run id names another request",
+                "choose another run id, or repeat the first request exactly",
+            ),
+            Refusal::Full => Self::new(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "capacity",
+                "too many runs are waiting",
+                "try again when some have ended",
+            ),
+        }
+    }
+}
+
+impl From<QueryRejection> for HttpError {
+    fn from(rejection: QueryRejection) -> Self {
+        Self::usage(rejection.body_text())
+    }
+}
+
+impl From<JsonRejection> for HttpError {
+    fn from(rejection: JsonRejection) -> Self {
+        Self { status: rejection.status(), ..Self::usage(rejection.body_text()) }
+    }
+}
+
+impl IntoResponse for HttpError {
+    fn into_response(self) -> Response {
+        let error = json!({"code": self.code, "message": self.message, "remedy": self.remedy});
+        (self.status, Json(json!({"error": error}))).into_response()
+    }
+}
+
+/// A JSON body, refused in our own form.
+pub(crate) struct Body<T>(pub(crate) T);
+
+impl<T: DeserializeOwned, S: Send + Sync> FromRequest<S> for Body<T> {
+    type Rejection = HttpError;
+
+    async fn from_request(request: Request, state: &S) -> Result<Self, HttpError> {
+        let Json(value) = Json::from_request(request, state).await?;
+        Ok(Self(value))
+    }
+}

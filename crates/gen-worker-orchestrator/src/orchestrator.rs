@@ -1,0 +1,177 @@
+//! Puts the parts together, starts and stops them.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use gen_worker_core::ByteLimit;
+use gen_worker_proto::{
+    frontend::frontend_service_server::FrontendServiceServer,
+    scheduler::scheduler_worker_service_server::SchedulerWorkerServiceServer,
+};
+use tokio::{net::TcpListener, task::JoinSet, time::timeout};
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::transport::{Server, server::TcpIncoming};
+use tracing::{error, info};
+use url::Url;
+
+use crate::{
+    broker::Broker,
+    config::OrchestratorConfig,
+    digests::Digests,
+    error::OrchestratorError,
+    frontend::Frontend,
+    http::{App, router},
+    intake::Intake,
+    presign::Grants,
+    scheduler::{MAX_MESSAGE, Scheduler},
+    store::Store,
+};
+
+/// How often a silent peer is asked whether it is there, and how long it may take to answer.
+const KEEPALIVE: Duration = Duration::from_secs(10);
+
+/// How long open requests may take to end when the orchestrator stops.
+const STOP_GRACE: Duration = Duration::from_secs(5);
+
+/// A running orchestrator. Dropping it ends it at once; [`stop`](Self::stop) lets requests end.
+#[derive(Debug)]
+pub struct Orchestrator {
+    grpc: SocketAddr,
+    http: SocketAddr,
+    base_url: Url,
+    stop: CancellationToken,
+    streams: TaskTracker,
+    servers: JoinSet<()>,
+}
+
+impl Orchestrator {
+    /// Starts one.
+    ///
+    /// # Errors
+    /// It would let others in unasked, an address cannot be listened on, or the data folder cannot be used.
+    pub async fn start(config: OrchestratorConfig) -> Result<Self, OrchestratorError> {
+        config.check()?;
+        tokio::fs::create_dir_all(&config.data_dir)
+            .await
+            .map_err(|source| OrchestratorError::DataDir { path: config.data_dir.clone(), source })?;
+        let (grpc_listener, grpc) = listen(config.grpc).await?;
+        let (http_listener, http) = listen(config.http).await?;
+        let base_url = config.public_url.clone().unwrap_or_else(|| url_of(http));
+        let broker = Arc::new(Broker::new(config.history, config.worker_grace, base_url.clone()));
+        let mut orchestrator = Self {
+            grpc,
+            http,
+            base_url,
+            stop: CancellationToken::new(),
+            streams: TaskTracker::new(),
+            servers: JoinSet::new(),
+        };
+        orchestrator.serve_grpc(grpc_listener, &broker, &config);
+        orchestrator.serve_http(http_listener, &broker, config);
+        let stop = orchestrator.stop.clone();
+        orchestrator.servers.spawn(async move { broker.run(stop).await });
+        info!(%grpc, %http, "orchestrator listening");
+        Ok(orchestrator)
+    }
+
+    /// Where workers and gRPC clients connect.
+    pub fn grpc_addr(&self) -> SocketAddr {
+        self.grpc
+    }
+
+    /// Where HTTP is served.
+    pub fn http_addr(&self) -> SocketAddr {
+        self.http
+    }
+
+    /// How others reach HTTP.
+    pub fn base_url(&self) -> &Url {
+        &self.base_url
+    }
+
+    /// Stops: streams are closed, other requests get five seconds to end. Runs are forgotten.
+    pub async fn stop(mut self) {
+        self.stop.cancel();
+        self.streams.close();
+        let ended = timeout(STOP_GRACE, async {
+            self.streams.wait().await;
+            while self.servers.join_next().await.is_some() {}
+        });
+        if ended.await.is_err() {
+            info!("requests were still open");
+        }
+    }
+
+    fn serve_grpc(&mut self, listener: TcpListener, broker: &Arc<Broker>, config: &OrchestratorConfig) {
+        let scheduler = Scheduler {
+            broker: Arc::clone(broker),
+            token: config.worker_token.clone(),
+            tasks: self.streams.clone(),
+            stop: self.stop.clone(),
+        };
+        let frontend = Frontend { intake: intake(broker, config), token: config.api_token.clone() };
+        let server = Server::builder()
+            .http2_keepalive_interval(Some(KEEPALIVE))
+            .http2_keepalive_timeout(Some(KEEPALIVE))
+            .add_service(
+                SchedulerWorkerServiceServer::new(scheduler)
+                    .max_decoding_message_size(MAX_MESSAGE)
+                    .max_encoding_message_size(MAX_MESSAGE),
+            )
+            .add_service(
+                FrontendServiceServer::new(frontend)
+                    .max_decoding_message_size(MAX_MESSAGE)
+                    .max_encoding_message_size(MAX_MESSAGE),
+            );
+        let incoming = TcpIncoming::from(listener).with_nodelay(Some(true));
+        let stop = self.stop.clone().cancelled_owned();
+        self.servers.spawn(async move {
+            if let Err(error) = server.serve_with_incoming_shutdown(incoming, stop).await {
+                error!(%error, "serving gRPC failed");
+            }
+        });
+    }
+
+    fn serve_http(&mut self, listener: TcpListener, broker: &Arc<Broker>, config: OrchestratorConfig) {
+        let digests = Arc::new(Digests::default());
+        let store =
+            |name: &str| Store::new(config.data_dir.join(name), config.max_file, Arc::clone(&digests));
+        let models = config.models_dir.clone();
+        let app = App {
+            intake: intake(broker, &config),
+            files: store("files"),
+            uploads: store("presigned"),
+            grants: Grants::default(),
+            models: models.map(|root| Store::new(root, ByteLimit::Unlimited, Arc::clone(&digests))),
+            base_url: self.base_url.as_str().trim_end_matches('/').to_owned(),
+            api_token: config.api_token,
+            worker_token: config.worker_token,
+            stop: self.stop.clone(),
+        };
+        let routes = router(Arc::new(app));
+        let stop = self.stop.clone().cancelled_owned();
+        self.servers.spawn(async move {
+            if let Err(error) = axum::serve(listener, routes).with_graceful_shutdown(stop).await {
+                error!(%error, "serving HTTP failed");
+            }
+        });
+    }
+}
+
+fn intake(broker: &Arc<Broker>, config: &OrchestratorConfig) -> Intake {
+    Intake { broker: Arc::clone(broker), max_attempts: config.max_attempts, timeout: config.run_timeout }
+}
+
+async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), OrchestratorError> {
+    let failed = |source| OrchestratorError::Listen { address, source };
+    let listener = TcpListener::bind(address).await.map_err(failed)?;
+    let bound = listener.local_addr().map_err(failed)?;
+    Ok((listener, bound))
+}
+
+/// An address that stands for all of this machine's is reached through loopback.
+fn url_of(mut address: SocketAddr) -> Url {
+    if address.ip().is_unspecified() {
+        address.set_ip([127, 0, 0, 1].into());
+    }
+    Url::parse(&format!("http://{address}")).expect("an address makes a URL")
+}

@@ -1,0 +1,118 @@
+//! The stream, from the scheduler's side.
+
+use std::{pin::Pin, sync::Arc, time::Duration};
+
+use futures_util::Stream;
+use gen_worker_core::Secret;
+use gen_worker_proto::scheduler::{
+    self as v1, scheduler_worker_service_server::SchedulerWorkerService, worker_scheduler_message::Msg,
+};
+use tokio::{sync::mpsc, time::timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tokio_util::{sync::CancellationToken, task::TaskTracker};
+use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
+use tracing::debug;
+
+use crate::{
+    auth::{Now, admits, bearer},
+    broker::Broker,
+    workers::Outbound,
+};
+
+/// Largest message in either direction: the largest payload and room for what surrounds it.
+pub(crate) const MAX_MESSAGE: usize = 64 << 20;
+
+/// Messages queued for one worker. A worker is given far fewer runs than this; interrupts and acknowledgements are small.
+const OUTBOUND: usize = 1024;
+
+/// How long a new stream may be silent.
+const FIRST_MESSAGE: Duration = Duration::from_secs(10);
+
+/// The service that workers connect to.
+#[derive(Debug, Clone)]
+pub(crate) struct Scheduler {
+    pub(crate) broker: Arc<Broker>,
+    pub(crate) token: Option<Secret<String>>,
+    pub(crate) tasks: TaskTracker,
+    pub(crate) stop: CancellationToken,
+}
+
+#[tonic::async_trait]
+impl SchedulerWorkerService for Scheduler {
+    type ConnectWorkerStream =
+        Pin<Box<dyn Stream<Item = Result<v1::WorkerSchedulerMessage, Status>> + Send + 'static>>;
+
+    async fn connect_worker(
+        &self,
+        request: Request<Streaming<v1::WorkerSchedulerMessage>>,
+    ) -> Result<Response<Self::ConnectWorkerStream>, Status> {
+        authorise(self.token.as_ref(), request.metadata())?;
+        let (outbound, messages) = mpsc::channel(OUTBOUND);
+        let scheduler = self.clone();
+        self.tasks.spawn(async move {
+            if let Err(status) = scheduler.serve(request.into_inner(), outbound.clone()).await {
+                debug!(error = %status, "stream ended");
+                // A full queue means that nobody reads it.
+                let _ = outbound.try_send(Err(status));
+            }
+        });
+        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
+    }
+}
+
+impl Scheduler {
+    /// Serves one stream until it ends.
+    async fn serve(
+        &self,
+        mut inbound: Streaming<v1::WorkerSchedulerMessage>,
+        outbound: Outbound,
+    ) -> Result<(), Status> {
+        let first = timeout(FIRST_MESSAGE, self.stop.run_until_cancelled(inbound.message()))
+            .await
+            .map_err(|_| Status::deadline_exceeded("no registration came"))?
+            .ok_or_else(closed)??;
+        let Some(Msg::WorkerRegistration(registration)) = first.and_then(|message| message.msg) else {
+            return Err(Status::invalid_argument("the first message must be a registration"));
+        };
+        let closing = self.stop.child_token();
+        let session = self.broker.join(registration, outbound.clone(), closing.clone());
+        let ended = self.listen(session, &mut inbound, &outbound, &closing).await;
+        self.broker.leave(session);
+        ended
+    }
+
+    async fn listen(
+        &self,
+        session: u64,
+        inbound: &mut Streaming<v1::WorkerSchedulerMessage>,
+        outbound: &Outbound,
+        closing: &CancellationToken,
+    ) -> Result<(), Status> {
+        loop {
+            tokio::select! {
+                message = inbound.message() => match message? {
+                    Some(v1::WorkerSchedulerMessage { msg: Some(msg) }) => self.broker.hear(session, msg, Now::read()),
+                    // A message of a kind that is not known here.
+                    Some(_) => {}
+                    None => return Ok(()),
+                },
+                () = outbound.closed() => return Ok(()),
+                () = closing.cancelled() => return Err(closed()),
+            }
+        }
+    }
+}
+
+fn closed() -> Status {
+    Status::unavailable("the stream is closed; come back")
+}
+
+/// Lets in whoever sent the token, if one is wanted.
+pub(crate) fn authorise(wanted: Option<&Secret<String>>, metadata: &MetadataMap) -> Result<(), Status> {
+    let sent = metadata.get("authorization").and_then(|value| value.to_str().ok());
+    if admits(wanted, bearer(sent)) {
+        Ok(())
+    } else {
+        Err(Status::unauthenticated("a valid bearer token is needed"))
+    }
+}
