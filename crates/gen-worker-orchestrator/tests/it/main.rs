@@ -1,0 +1,7 @@
+//! The whole orchestrator on loopback, against a scripted worker and real HTTP.
+
+#![expect(clippy::unwrap_used, reason = "a test fails by panicking")]
+
+mod files;
+mod harness;
+mod runs;
