@@ -1,2 +1,61 @@
-//! The gen-worker command.
-fn main() {}
+//! The gen-worker command: an orchestrator to run, and runs to ask it for.
+
+mod invoke;
+mod orchestrator;
+
+use std::{error::Error, io::IsTerminal, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use tracing_subscriber::EnvFilter;
+
+#[derive(Parser)]
+#[command(name = "gen-worker", about = "Runs an orchestrator, and asks it for runs", version)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Run an orchestrator until Ctrl-C. Its settings are variables named ORCHESTRATOR_…
+    Orchestrator,
+    /// Call a function: what it says goes to stderr, its result to stdout.
+    Invoke(invoke::Arguments),
+}
+
+/// What went wrong before there was a result.
+type Failure = Box<dyn Error>;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let done = match arguments.verb {
+        Verb::Orchestrator => {
+            log();
+            orchestrator::run().await.map(|()| ExitCode::SUCCESS)
+        }
+        Verb::Invoke(arguments) => invoke::run(arguments).await,
+    };
+    done.unwrap_or_else(|failure| {
+        tell(&*failure);
+        ExitCode::from(2)
+    })
+}
+
+/// Log lines on stderr, at the levels that `RUST_LOG` says, else at `info`.
+fn log() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    lines.with_ansi(std::io::stderr().is_terminal()).init();
+}
+
+/// The failure and its causes, for a person.
+#[expect(clippy::print_stderr, reason = "the last word of a command is for whoever typed it")]
+fn tell(failure: &dyn Error) {
+    eprintln!("error: {failure}");
+    let mut cause = failure.source();
+    while let Some(error) = cause {
+        eprintln!("  because {error}");
+        cause = error.source();
+    }
+}
