@@ -61,10 +61,15 @@ impl Env {
         self.0.get(name).map(|value| value.trim()).filter(|value| !value.is_empty())
     }
 
+    /// Sets a variable, whatever it was.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.0.insert(name.to_owned(), value.to_owned());
+    }
+
     /// Sets a variable unless it already has a value.
     pub fn set_default(&mut self, name: &str, value: &str) {
         if self.get(name).is_none() {
-            self.0.insert(name.to_owned(), value.to_owned());
+            self.set(name, value);
         }
     }
 }

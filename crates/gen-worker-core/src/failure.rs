@@ -117,16 +117,19 @@ impl JobFailure {
         self.detail.clone().unwrap_or_else(|| format!("{}: {}", self.kind.class(), self.safe_message))
     }
 
-    /// The error and its causes in one line, for the worker's own log.
+    /// The error and its causes in one line, for the worker's own log. A cause that only repeats what stands before it is
+    /// left out.
     pub fn chain(&self) -> String {
-        let mut chain = self.detail.as_ref().unwrap_or(&self.safe_message).clone();
+        let mut chain = vec![self.detail.as_ref().unwrap_or(&self.safe_message).clone()];
         let mut next = self.source.as_deref().map(|e| e as &dyn Error);
         while let Some(error) = next {
-            chain.push_str(": ");
-            chain.push_str(&error.to_string());
+            let text = error.to_string();
+            if chain.last() != Some(&text) {
+                chain.push(text);
+            }
             next = error.source();
         }
-        chain
+        chain.join(": ")
     }
 }
 

@@ -5,6 +5,7 @@ use std::{any::Any, collections::HashMap, fmt, future::Future, marker::PhantomDa
 use futures_util::future::BoxFuture;
 use schemars::JsonSchema;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use crate::{
     asset::AssetSlot,
@@ -25,6 +26,15 @@ pub struct Decoded {
     /// The assets in it, whose files are still to be fetched.
     pub assets: Vec<AssetSlot>,
 }
+
+/// A type that a function may take as its payload: any `DeserializeOwned + JsonSchema`.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a function's payload",
+    note = "derive `serde::Deserialize` and `schemars::JsonSchema` for it, or take `serde_json::Value`"
+)]
+pub trait Input: DeserializeOwned + JsonSchema + Send + 'static {}
+
+impl<T: DeserializeOwned + JsonSchema + Send + 'static> Input for T {}
 
 /// One call with its types erased.
 pub struct RawCall {
@@ -78,15 +88,14 @@ impl Function {
     ///     .unwrap();
     /// assert_eq!(double.spec().name.as_str(), "double");
     /// ```
-    pub fn builder<I: DeserializeOwned + JsonSchema + Send + 'static>(
-        name: &'static str,
-        module: &'static str,
-    ) -> FunctionBuilder<I> {
+    pub fn builder<I: Input>(name: &'static str, module: &'static str) -> FunctionBuilder<I> {
         FunctionBuilder {
             name,
             module,
             resources: Default::default(),
             injections: Vec::new(),
+            input_schema: schema_of::<I>(),
+            decode: decode::<I>,
             input: PhantomData,
         }
     }
@@ -123,10 +132,12 @@ pub struct FunctionBuilder<I> {
     module: &'static str,
     resources: ResourceRequirements,
     injections: Vec<InjectionSpec>,
+    input_schema: Value,
+    decode: fn(Payload<'_>) -> Result<Decoded, PayloadError>,
     input: PhantomData<fn() -> I>,
 }
 
-impl<I: DeserializeOwned + JsonSchema + Send + 'static> FunctionBuilder<I> {
+impl<I: 'static> FunctionBuilder<I> {
     /// What it asks of the machine.
     pub fn resources(mut self, resources: ResourceRequirements) -> Self {
         self.resources = resources;
@@ -177,12 +188,12 @@ impl<I: DeserializeOwned + JsonSchema + Send + 'static> FunctionBuilder<I> {
             name: FunctionName::parse(self.name)?,
             module: self.module,
             resources: self.resources,
-            input_schema: schema_of::<I>(),
+            input_schema: self.input_schema,
             output_schema: O::schema(),
             output_mode: O::MODE,
             injections: self.injections,
         };
-        Ok(Function { spec: Arc::new(spec), decode: decode::<I>, body })
+        Ok(Function { spec: Arc::new(spec), decode: self.decode, body })
     }
 }
 

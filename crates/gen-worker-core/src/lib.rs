@@ -46,7 +46,7 @@ pub use crate::{
     extract::{Call, Extensions, Extract, InjectedModel, ModelArtifacts, ModelNeed, State},
     failure::{Classify, FailureKind, JobFailure, WorkerError},
     function::{FunctionSpec, InjectionSpec, ModelBinding, OutputMode, ResourceRequirements},
-    handler::{Body, Decoded, Function, FunctionBuilder, RawCall},
+    handler::{Body, Decoded, Function, FunctionBuilder, Input, RawCall},
     id::{DeploymentId, FunctionName, IdError, RunId, TenantId, UserId, WorkerId},
     model_ref::{LocalModel, ModelRef, ModelRefError},
     output::{Delta, DeltaStream, IntoOutput, Output, OutputBody, RawOutput, encode_value},
