@@ -12,8 +12,10 @@ use crate::connection::Address;
 macro_rules! vars {
     ($($name:ident = $text:literal, $unit:literal, $default:literal, $doc:literal;)*) => {
         $(const $name: Var = Var::new($text, $unit, $default, $doc);)*
-        /// Every variable of the worker.
-        pub const VARS: &[Var] = &[$($name),*];
+        impl RuntimeConfig {
+            /// The variables read.
+            pub const VARS: &[Var] = &[$($name),*];
+        }
     };
 }
 

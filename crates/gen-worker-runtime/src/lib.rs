@@ -34,7 +34,7 @@ mod wire;
 mod worker;
 
 pub use crate::{
-    config::{FakeGpu, RuntimeConfig, VARS},
+    config::{FakeGpu, RuntimeConfig},
     connection::{Address, AddressError, ConnectionError},
     ports::Ports,
     registry::RegistryError,

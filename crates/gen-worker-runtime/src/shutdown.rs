@@ -3,6 +3,7 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::sync::watch;
+use tracing::info;
 
 /// Where the worker stands. It only ever moves on.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -62,6 +63,18 @@ impl Shutdown {
         *self.drain_for.borrow()
     }
 
+    /// Turns SIGTERM and SIGINT into a drain, and a second one into a cancel. Returns only if signals cannot be heard.
+    pub(crate) async fn heed_signals(&self) {
+        let Ok(mut signals) = Signals::listen() else { return };
+        signals.next().await;
+        info!("asked to leave by a signal; a second one cancels what runs");
+        self.drain();
+        loop {
+            signals.next().await;
+            self.cancel();
+        }
+    }
+
     pub(crate) fn advance(&self, to: Phase) {
         self.phase.send_if_modified(|phase| {
             let moves = *phase < to;
@@ -83,6 +96,43 @@ impl Shutdown {
     pub(crate) async fn changed(&self, seen: Phase) -> Phase {
         let mut phase = self.phase.subscribe();
         phase.wait_for(|phase| *phase > seen).await.map_or(Phase::Flushing, |phase| *phase)
+    }
+}
+
+#[cfg(unix)]
+struct Signals {
+    terminate: tokio::signal::unix::Signal,
+    interrupt: tokio::signal::unix::Signal,
+}
+
+#[cfg(unix)]
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        use tokio::signal::unix::{SignalKind, signal};
+        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+    }
+
+    async fn next(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+#[cfg(not(unix))]
+struct Signals;
+
+#[cfg(not(unix))]
+impl Signals {
+    fn listen() -> std::io::Result<Self> {
+        Ok(Self)
+    }
+
+    async fn next(&mut self) {
+        if tokio::signal::ctrl_c().await.is_err() {
+            std::future::pending::<()>().await;
+        }
     }
 }
 

@@ -1,6 +1,6 @@
 //! The worker: two runtimes, the parts between them, and the way out.
 
-use std::{sync::Arc, time::Duration};
+use std::{convert::Infallible, sync::Arc, time::Duration};
 
 use gen_worker_core::{CancelReason, Extensions, Function};
 use tokio::{
@@ -51,7 +51,14 @@ pub struct WorkerBuilder {
     ports: Ports,
     functions: Vec<Function>,
     extensions: Extensions,
-    shutdown: Shutdown,
+    signals: Signals,
+}
+
+/// Who tells a worker to leave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Signals {
+    Heed,
+    Ignore,
 }
 
 impl WorkerBuilder {
@@ -79,6 +86,12 @@ impl WorkerBuilder {
         self
     }
 
+    /// Leaves on SIGTERM and SIGINT: the first drains, a second cancels. Without this only [`Worker::shutdown`] ends it.
+    pub fn stop_on_signals(mut self) -> Self {
+        self.signals = Signals::Heed;
+        self
+    }
+
     /// The worker.
     ///
     /// # Errors
@@ -95,7 +108,8 @@ impl WorkerBuilder {
             ports: self.ports,
             registry,
             extensions: Arc::new(self.extensions),
-            shutdown: self.shutdown,
+            shutdown: Shutdown::new(),
+            signals: self.signals,
             users,
         })
     }
@@ -111,6 +125,7 @@ pub struct Worker {
     registry: Registry,
     extensions: Arc<Extensions>,
     shutdown: Shutdown,
+    signals: Signals,
     users: Runtime,
 }
 
@@ -122,7 +137,7 @@ impl Worker {
             ports: Ports::default(),
             functions: Vec::new(),
             extensions: Extensions::default(),
-            shutdown: Shutdown::new(),
+            signals: Signals::Ignore,
         }
     }
 
@@ -140,13 +155,26 @@ impl Worker {
     /// It was called from async code.
     pub fn run(self) -> Result<(), WorkerFailure> {
         let control = Builder::new_current_thread().enable_all().build().map_err(WorkerFailure::Threads)?;
-        let Self { config, ports, registry, extensions, shutdown, users } = self;
+        let Self { config, ports, registry, extensions, shutdown, signals, users } = self;
+        let told = shutdown.clone();
         let parts = Parts::assemble(config, ports, registry, extensions, shutdown, users.handle().clone());
-        let ended = control.block_on(parts.run());
+        let ended = control.block_on(async {
+            tokio::select! {
+                ended = parts.run() => ended,
+                never = heed(signals, &told) => match never {},
+            }
+        });
         // Threads that ignore their cancel would be waited for otherwise; what they were doing has been reported.
         users.shutdown_background();
         ended
     }
+}
+
+async fn heed(signals: Signals, shutdown: &Shutdown) -> Infallible {
+    if signals == Signals::Heed {
+        shutdown.heed_signals().await;
+    }
+    std::future::pending().await
 }
 
 /// The parts of a running worker, on the control runtime.
