@@ -83,6 +83,8 @@ fn write(options: &Options, function: &WorkerFunction) -> TokenStream {
     quote! {
         #item
 
+        // The function's error may be any that turns into a `WorkerError`, that one among them.
+        #[allow(clippy::useless_conversion)]
         #[doc(hidden)]
         #visibility fn #hidden() -> #private::Function {
             #(#needs)*

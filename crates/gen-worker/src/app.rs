@@ -1,0 +1,103 @@
+//! What a worker binary does: its verbs and its exit codes.
+
+use std::{error::Error, path::Path, process::ExitCode};
+
+use clap::{Parser, Subcommand};
+use gen_worker_core::{
+    Function,
+    config::{ConfigErrors, Env},
+};
+use gen_worker_runtime::{ConnectionError, Worker, WorkerFailure};
+
+use crate::{
+    assemble::{AssembleError, assemble},
+    config::{WorkerConfig, environment},
+    logging,
+};
+
+/// What ended the process badly, and the code it leaves behind.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum AppError {
+    #[error("the settings have mistakes:\n{0}")]
+    Config(#[from] ConfigErrors),
+    #[error(transparent)]
+    Assemble(#[from] AssembleError),
+    #[error(transparent)]
+    Worker(#[from] WorkerFailure),
+    #[cfg(feature = "dev")]
+    #[error(transparent)]
+    Dev(#[from] crate::dev::DevError),
+}
+
+impl AppError {
+    /// The table in `docs/operations.md`.
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config(_) => 2,
+            Self::Worker(WorkerFailure::Connection(ConnectionError::Protocol { .. })) => 3,
+            Self::Worker(WorkerFailure::Connection(ConnectionError::Exhausted { .. })) => 4,
+            Self::Assemble(AssembleError::Auth(_)) => 5,
+            Self::Assemble(_) | Self::Worker(_) => 1,
+            #[cfg(feature = "dev")]
+            Self::Dev(error) => error.exit_code(),
+        }
+    }
+}
+
+#[derive(Parser)]
+#[command(about = "A gen-worker: takes runs from a scheduler and calls its functions", version)]
+struct Arguments {
+    #[command(subcommand)]
+    verb: Option<Verb>,
+}
+
+#[derive(Subcommand)]
+enum Verb {
+    /// Connect to the scheduler and work until told to leave. The default.
+    Serve,
+    /// Run an orchestrator and this worker in one process, on this machine only.
+    #[cfg(feature = "dev")]
+    Dev(crate::dev::DevArguments),
+}
+
+/// The body of a worker binary's `main`: reads the arguments and serves every linked function.
+pub(crate) fn main(functions: Vec<Function>) -> ExitCode {
+    let done = match Arguments::parse().verb.unwrap_or(Verb::Serve) {
+        Verb::Serve => serve(functions),
+        #[cfg(feature = "dev")]
+        Verb::Dev(arguments) => crate::dev::run(functions, arguments),
+    };
+    match done {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tell(&error);
+            ExitCode::from(error.exit_code())
+        }
+    }
+}
+
+fn serve(functions: Vec<Function>) -> Result<(), AppError> {
+    let env = environment(Path::new("."))?;
+    logging::start(&env, "info");
+    Ok(worker(functions, &env)?.run()?)
+}
+
+/// A worker with these settings that leaves on SIGTERM.
+pub(crate) fn worker(functions: Vec<Function>, env: &Env) -> Result<Worker, AppError> {
+    let config = WorkerConfig::from_env(env)?;
+    let ports = assemble(&config, &functions)?;
+    let names: Vec<&str> = functions.iter().map(|function| function.spec().name.as_str()).collect();
+    tracing::info!(worker_id = %config.runtime.worker_id, functions = names.join(","), "starting");
+    Ok(Worker::builder(config.runtime).functions(functions).ports(ports).stop_on_signals().build()?)
+}
+
+/// The error and its causes in one line each, for a person.
+#[expect(clippy::print_stderr, reason = "the last word of a process is for whoever started it")]
+fn tell(error: &dyn Error) {
+    eprintln!("error: {error}");
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        eprintln!("  because {error}");
+        cause = error.source();
+    }
+}

@@ -1,0 +1,83 @@
+//! The only wiring: settings become the ports of a worker.
+
+use std::{io::IsTerminal, sync::Arc};
+
+use gen_worker_auth::AuthError;
+use gen_worker_core::ports::ModelProvider;
+use gen_worker_hub::Hub;
+#[cfg(feature = "ort")]
+use gen_worker_models_ort::{ModelError, OrtModels};
+use gen_worker_net::{HttpClient, NetError};
+use gen_worker_runtime::Ports;
+use gen_worker_upload::{FileApi, OutputTargets};
+
+use crate::{__private::Function, config::WorkerConfig};
+
+/// Why a worker cannot be put together.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum AssembleError {
+    /// The worker's token was refused before any dial.
+    #[error("the worker's token is refused")]
+    Auth(#[from] AuthError),
+    /// HTTP cannot be set up.
+    #[error("HTTP cannot be set up")]
+    Http(#[from] NetError),
+    /// A function needs a model in memory, and what runs models is missing.
+    #[cfg(feature = "ort")]
+    #[error(transparent)]
+    Models(#[from] ModelError),
+    /// The operating system gave no threads.
+    #[error("cannot start a thread")]
+    Threads(#[from] std::io::Error),
+}
+
+/// Joins the crates into the ports of a worker that serves `functions`. Blocks while the token is verified.
+///
+/// # Errors
+/// The token is refused; or a function needs ONNX Runtime and it cannot be loaded.
+///
+/// # Panics
+/// It was called from async code.
+pub fn assemble(config: &WorkerConfig, functions: &[Function]) -> Result<Ports, AssembleError> {
+    let credential = verified(config)?;
+    let client = HttpClient::new(config.net.clone())?;
+    let hub = gen_worker_hub::HubConfig { show_bars: std::io::stderr().is_terminal(), ..config.hub.clone() };
+    let hub = Arc::new(Hub::new(hub, client.clone()));
+    Ok(Ports {
+        files: Arc::new(FileApi::new(config.upload.clone(), client.clone())),
+        inputs: hub.clone(),
+        outputs: Arc::new(OutputTargets::new(&config.upload, client)),
+        model_source: Some(hub),
+        model_provider: model_provider(config, functions)?,
+        credential: Arc::new(credential),
+    })
+}
+
+/// The keys are fetched with a client and a runtime of their own: pooled connections end with the runtime that made them.
+fn verified(config: &WorkerConfig) -> Result<gen_worker_auth::Credential, AssembleError> {
+    let client = HttpClient::new(config.net.clone())?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    Ok(runtime.block_on(gen_worker_auth::check(config.auth.clone(), &client))?)
+}
+
+/// ONNX Runtime is loaded at start, and only if a function needs it: a worker that cannot run its models must say so before
+/// it takes the first run.
+#[cfg(feature = "ort")]
+fn model_provider(
+    config: &WorkerConfig,
+    functions: &[Function],
+) -> Result<Option<Arc<dyn ModelProvider>>, AssembleError> {
+    use gen_worker_core::ModelNeed;
+
+    let wanted = functions.iter().flat_map(|f| &f.spec().injections).any(|i| i.need == ModelNeed::Resident);
+    if wanted { Ok(Some(Arc::new(OrtModels::new(config.ort.clone())?))) } else { Ok(None) }
+}
+
+#[cfg(not(feature = "ort"))]
+fn model_provider(
+    _config: &WorkerConfig,
+    _functions: &[Function],
+) -> Result<Option<Arc<dyn ModelProvider>>, AssembleError> {
+    Ok(None)
+}

@@ -1,0 +1,171 @@
+//! Where settings come from: `cozy.toml` `[worker]`, over which the process environment goes.
+
+use std::path::Path;
+
+use gen_worker_auth::AuthConfig;
+use gen_worker_core::config::{ConfigErrors, Env, Var};
+use gen_worker_hub::HubConfig;
+#[cfg(feature = "ort")]
+use gen_worker_models_ort::OrtConfig;
+use gen_worker_net::NetConfig;
+use gen_worker_runtime::RuntimeConfig;
+use gen_worker_upload::UploadConfig;
+
+/// Every setting of a worker, one field for each crate's.
+#[derive(Debug, Clone)]
+pub struct WorkerConfig {
+    /// Connection, admission, waits.
+    pub runtime: RuntimeConfig,
+    /// HTTP.
+    pub net: NetConfig,
+    /// The worker's token and whom it believes.
+    pub auth: AuthConfig,
+    /// Models and input files.
+    pub hub: HubConfig,
+    /// Outputs.
+    pub upload: UploadConfig,
+    /// ONNX Runtime.
+    #[cfg(feature = "ort")]
+    pub ort: OrtConfig,
+}
+
+impl WorkerConfig {
+    /// Reads all settings.
+    ///
+    /// # Errors
+    /// Every mistake in them, in one list.
+    pub fn from_env(env: &Env) -> Result<Self, ConfigErrors> {
+        let mut errors = ConfigErrors::default();
+        let config = Self {
+            runtime: RuntimeConfig::from_env(env, &mut errors),
+            net: NetConfig::from_env(env, &mut errors),
+            auth: AuthConfig::from_env(env, &mut errors),
+            hub: HubConfig::from_env(env, &mut errors),
+            upload: UploadConfig::from_env(env, &mut errors),
+            #[cfg(feature = "ort")]
+            ort: OrtConfig::from_env(env, &mut errors),
+        };
+        errors.into_result(config)
+    }
+
+    /// The tables of all variables, by subject.
+    pub fn variables() -> Vec<(&'static str, &'static [Var])> {
+        vec![
+            ("The worker", RuntimeConfig::VARS),
+            ("Credentials", AuthConfig::VARS),
+            ("Models and input files", HubConfig::VARS),
+            ("Outputs", UploadConfig::VARS),
+            ("HTTP", NetConfig::VARS),
+            #[cfg(feature = "dev")]
+            ("The orchestrator of `dev`", gen_worker_orchestrator::OrchestratorConfig::VARS),
+            #[cfg(feature = "ort")]
+            ("ONNX Runtime", gen_worker_models_ort::VARS),
+        ]
+    }
+}
+
+/// The process environment, over the `[worker]` table of `cozy.toml` in `directory`, if there is one. A key of the table is
+/// a variable's name in lower case.
+///
+/// # Errors
+/// `cozy.toml` cannot be read, or its `[worker]` table has a key that is no variable, or a value that is no scalar.
+pub fn environment(directory: &Path) -> Result<Env, ConfigErrors> {
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the process environment")]
+    let mut env: Env = std::env::vars_os()
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect();
+    let mut errors = ConfigErrors::default();
+    match std::fs::read_to_string(directory.join("cozy.toml")) {
+        Ok(text) => merge(&mut env, &text, &mut errors),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
+        Err(error) => errors.push(format!("cozy.toml cannot be read: {error}")),
+    }
+    errors.into_result(env)
+}
+
+fn merge(env: &mut Env, cozy_toml: &str, errors: &mut ConfigErrors) {
+    let table = match cozy_toml.parse::<toml::Table>() {
+        Ok(table) => table,
+        Err(error) => return errors.push(format!("cozy.toml: {error}")),
+    };
+    let Some(worker) = table.get("worker") else { return };
+    let Some(worker) = worker.as_table() else {
+        return errors.push("cozy.toml: `worker` must be a table");
+    };
+    let known: Vec<&Var> = WorkerConfig::variables().into_iter().flat_map(|(_, vars)| vars).collect();
+    for (key, value) in worker {
+        match (known.iter().find(|var| var.name.eq_ignore_ascii_case(key)), scalar(value)) {
+            (Some(var), Some(text)) => env.set_default(var.name, &text),
+            (None, _) => errors.push(format!(
+                "cozy.toml: `[worker] {key}` is no setting: keys are the names of docs/configuration.md in lower case"
+            )),
+            (_, None) => errors.push(format!("cozy.toml: `[worker] {key}` must be a text, a number or a flag")),
+        }
+    }
+}
+
+fn scalar(value: &toml::Value) -> Option<String> {
+    match value {
+        toml::Value::String(text) => Some(text.clone()),
+        toml::Value::Integer(number) => Some(number.to_string()),
+        toml::Value::Float(number) => Some(number.to_string()),
+        toml::Value::Boolean(flag) => Some(flag.to_string()),
+        toml::Value::Datetime(_) | toml::Value::Array(_) | toml::Value::Table(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{collections::BTreeSet, fmt::Write};
+
+    use super::*;
+
+    #[test]
+    fn the_environment_goes_over_cozy_toml() {
+        let mut env = Env::from_iter([("WORKER_ID", "from-env")]);
+        let mut errors = ConfigErrors::default();
+        let text = "[worker]\nworker_id = 'from-file'\nworker_max_concurrency = 3\n[functions]\nx = 1";
+        merge(&mut env, text, &mut errors);
+        assert_eq!((env.get("WORKER_ID"), env.get("WORKER_MAX_CONCURRENCY")), (Some("from-env"), Some("3")));
+        assert_eq!(errors, ConfigErrors::default());
+    }
+
+    #[test]
+    fn every_mistake_is_listed_at_once() {
+        let mut errors = ConfigErrors::default();
+        merge(&mut Env::default(), "[worker]\nworker_idd = 'x'\nworker_id = []", &mut errors);
+        assert_eq!(errors.to_string().lines().count(), 2, "{errors}");
+        let env =
+            Env::from_iter([("RECONNECT_DELAY", "soon"), ("COZY_HUB_URL", "hub"), ("WORKER_URL_ALLOW", "/")]);
+        let errors = WorkerConfig::from_env(&env).unwrap_err();
+        assert_eq!(errors.to_string().lines().count(), 3, "{errors}");
+    }
+
+    /// `docs/configuration.md` as the tables say it. `UPDATE_DOCS=1` writes it.
+    #[test]
+    fn the_configuration_page_is_up_to_date() {
+        let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/configuration.md");
+        let page = page();
+        #[expect(clippy::disallowed_methods, reason = "a switch of this test, no setting")]
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(&path, &page).unwrap();
+        }
+        let current = std::fs::read_to_string(&path).unwrap_or_default();
+        assert!(current == page, "docs/configuration.md is stale: run `cargo xtask docs`");
+    }
+
+    fn page() -> String {
+        let mut page = String::from(include_str!("docs/configuration.md"));
+        let mut seen = BTreeSet::new();
+        for (subject, vars) in WorkerConfig::variables() {
+            write!(page, "\n## {subject}\n\n| variable | unit | default | meaning |\n|---|---|---|---|\n")
+                .unwrap();
+            for var in vars.iter().filter(|var| seen.insert(var.name)) {
+                let default =
+                    if var.default.is_empty() { "–".to_owned() } else { format!("`{}`", var.default) };
+                writeln!(page, "| `{}` | {} | {default} | {} |", var.name, var.unit, var.doc).unwrap();
+            }
+        }
+        page
+    }
+}

@@ -1,0 +1,121 @@
+//! What a person sees of a run: bars on a terminal, lines elsewhere; results on stdout, everything else on stderr.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is what the person asked to see")]
+
+use std::{
+    io::IsTerminal,
+    path::Path,
+    time::{Duration, Instant},
+};
+
+use gen_worker_orchestrator::RunEvent;
+use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
+use serde_json::Value;
+
+/// Lines between which this much time has passed are printed when there is no terminal for a bar.
+const LINE_EVERY: Duration = Duration::from_secs(1);
+
+pub(super) struct Show {
+    terminal: bool,
+    bars: MultiProgress,
+    download: Option<ProgressBar>,
+    run: ProgressBar,
+    last_line: Option<Instant>,
+    timings: Value,
+}
+
+impl Show {
+    pub(super) fn new(function: &str) -> Self {
+        let bars = MultiProgress::new();
+        let run =
+            bars.add(ProgressBar::new(1000).with_style(style("{prefix:>12} [{bar:30}] {percent:>3}% {msg}")));
+        run.set_prefix(function.to_owned());
+        run.tick();
+        let terminal = std::io::stderr().is_terminal();
+        Self { terminal, bars, download: None, run, last_line: None, timings: Value::Null }
+    }
+
+    pub(super) fn event(&mut self, event: &RunEvent) {
+        let Ok(payload) = serde_json::from_slice::<Value>(&event.payload) else { return };
+        match event.event_type.as_str() {
+            "job.progress" => self.progress(&payload),
+            "job.log" => self.line(payload["message"].as_str().unwrap_or_default()),
+            "model.download" => self.download(&payload),
+            "job.timings" => self.timings = payload,
+            "output.delta" => println!("{payload}"),
+            _ => {}
+        }
+    }
+
+    fn progress(&mut self, payload: &Value) {
+        let share = payload["progress"].as_f64().unwrap_or(0.0);
+        let stage = payload["stage"].as_str().unwrap_or_default();
+        self.run.set_position((share * 1000.0) as u64);
+        self.run.set_message(stage.to_owned());
+        self.now_and_then(share >= 1.0, || format!("{:3.0}% {stage}", share * 100.0));
+    }
+
+    fn download(&mut self, payload: &Value) {
+        let (done, total) = (payload["bytes_done"].as_u64().unwrap_or(0), payload["bytes_total"].as_u64());
+        let (bars, run) = (&self.bars, &self.run);
+        let bar = self.download.get_or_insert_with(|| {
+            let look = style("{prefix:>12} [{bar:30}] {bytes}/{total_bytes} {msg}");
+            bars.insert_before(run, ProgressBar::new(0).with_style(look)).with_prefix("model")
+        });
+        let model = payload["model_id"].as_str().unwrap_or_default().to_owned();
+        bar.set_length(total.unwrap_or(done));
+        bar.set_position(done);
+        bar.set_message(model.clone());
+        let state = payload["state"].as_str().unwrap_or_default().replace('_', " ");
+        let ended = state != "downloading";
+        self.now_and_then(ended, || format!("model {model}: {state}, {done} bytes"));
+    }
+
+    /// Without a terminal there are no bars: a line a second says as much.
+    fn now_and_then(&mut self, always: bool, text: impl FnOnce() -> String) {
+        let due = always || self.last_line.is_none_or(|last| last.elapsed() >= LINE_EVERY);
+        if !self.terminal && due {
+            self.last_line = Some(Instant::now());
+            eprintln!("{}", text());
+        }
+    }
+
+    fn line(&self, text: &str) {
+        self.bars.suspend(|| eprintln!("{text}"));
+    }
+
+    /// Leaves the bars where they stand.
+    pub(super) fn clear(&self) {
+        self.download.iter().for_each(ProgressBar::abandon);
+        self.run.abandon();
+    }
+
+    pub(super) fn result(&self, output: &Value) {
+        println!("{output}");
+    }
+
+    pub(super) fn saved(&self, path: &Path) {
+        eprintln!("saved: {}", path.display());
+    }
+
+    /// How long each stage took, in the order in which they happened.
+    pub(super) fn timings(&self) {
+        const STAGES: [(&str, &str); 7] = [
+            ("inputs_ms", "fetch inputs"),
+            ("model_ms", "fetch model"),
+            ("load_ms", "load model"),
+            ("gpu_wait_ms", "wait for GPU"),
+            ("run_ms", "run"),
+            ("store_ms", "store output"),
+            ("total_ms", "in all"),
+        ];
+        for (key, name) in STAGES {
+            if let Some(ms) = self.timings[key].as_f64() {
+                eprintln!("{name:>14} {ms:9.1} ms");
+            }
+        }
+    }
+}
+
+fn style(template: &str) -> ProgressStyle {
+    ProgressStyle::with_template(template).expect("the templates are constant").progress_chars("=> ")
+}
