@@ -8,15 +8,7 @@ pub(crate) fn run() -> Done {
     cargo(&["fmt", "--all", "--check"])?;
     proto::check()?;
     tidy::run()?;
-    cargo(&[
-        "clippy",
-        "--workspace",
-        "--all-targets",
-        "--locked",
-        "--",
-        "-D",
-        "warnings",
-    ])?;
+    cargo(&["clippy", "--workspace", "--all-targets", "--locked", "--", "-D", "warnings"])?;
     each_alone()?;
     deny::run()?;
     test::run()?;

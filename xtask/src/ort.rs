@@ -73,10 +73,7 @@ fn ensure() -> Done<PathBuf> {
 
 fn put_in_place() -> Done<PathBuf> {
     let is_ours = |build: &&Build| build.os == OS && build.arch == ARCH;
-    let build = BUILDS
-        .iter()
-        .find(is_ours)
-        .ok_or(format!("no digest is known for {OS} {ARCH}"))?;
+    let build = BUILDS.iter().find(is_ours).ok_or(format!("no digest is known for {OS} {ARCH}"))?;
     let library = root().join(".ort/lib").join(build.library);
     if fs::read(&library).is_ok_and(|bytes| sha256(&bytes) == build.sha256) {
         println!("ONNX Runtime {VERSION} is already in place");
@@ -96,44 +93,18 @@ fn put_in_place() -> Done<PathBuf> {
 /// Fetches the wheel into `dir` and unpacks it there. Which Python runs pip makes no difference.
 fn download(build: &Build, dir: &Path) -> Done {
     let wanted = format!("onnxruntime=={VERSION}");
-    let mut pip = command(
-        "python3",
-        &[
-            "-m",
-            "pip",
-            "--quiet",
-            "download",
-            "--no-deps",
-            "--only-binary=:all:",
-        ],
-    );
-    pip.args([
-        "--python-version",
-        "3.11",
-        "--implementation",
-        "cp",
-        "--abi",
-        "cp311",
-    ]);
-    pip.args(["--platform", build.platform, "--dest"])
-        .arg(dir)
-        .arg(wanted);
+    let mut pip =
+        command("python3", &["-m", "pip", "--quiet", "download", "--no-deps", "--only-binary=:all:"]);
+    pip.args(["--python-version", "3.11", "--implementation", "cp", "--abi", "cp311"]);
+    pip.args(["--platform", build.platform, "--dest"]).arg(dir).arg(wanted);
     run::run(&mut pip)?;
     let wheel = format!("onnxruntime-{VERSION}-cp311-cp311-{}.whl", build.platform);
-    run::run(
-        command("python3", &["-m", "zipfile", "-e"])
-            .arg(dir.join(wheel))
-            .arg(dir),
-    )
+    run::run(command("python3", &["-m", "zipfile", "-e"]).arg(dir.join(wheel)).arg(dir))
 }
 
 fn check(library: &[u8], expected: &str) -> Done {
     let actual = sha256(library);
-    if actual == expected {
-        Ok(())
-    } else {
-        Err(format!("its digest is {actual}, expected {expected}"))
-    }
+    if actual == expected { Ok(()) } else { Err(format!("its digest is {actual}, expected {expected}")) }
 }
 
 fn sha256(bytes: &[u8]) -> String {

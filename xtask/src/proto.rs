@@ -45,11 +45,7 @@ pub(crate) fn check() -> Done {
 fn take(from: &Path, protos: &Path) -> Done {
     let clashes = clash::between(&pool(protos)?, &pool(from)?);
     if !clashes.is_empty() {
-        return Err(format!(
-            "{} breaks the contract:\n{}",
-            from.display(),
-            clashes.join("\n")
-        ));
+        return Err(format!("{} breaks the contract:\n{}", from.display(), clashes.join("\n")));
     }
     for file in FILES {
         fs::copy(from.join(file), protos.join(file)).doing(format_args!("copying {file}"))?;

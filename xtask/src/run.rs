@@ -40,11 +40,7 @@ pub(crate) fn run(command: &mut Command) -> Done {
     let start = Instant::now();
     let status = command.status().doing(&line)?;
     println!("  {:.1} s", start.elapsed().as_secs_f32());
-    if status.success() {
-        Ok(())
-    } else {
-        Err(format!("{line}: {status}"))
-    }
+    if status.success() { Ok(()) } else { Err(format!("{line}: {status}")) }
 }
 
 /// Runs to the end and returns what it printed.
@@ -54,18 +50,11 @@ pub(crate) fn output(command: &mut Command) -> Done<String> {
     if output.status.success() {
         String::from_utf8(output.stdout).doing(line)
     } else {
-        Err(format!(
-            "{line}: {}\n{}",
-            output.status,
-            String::from_utf8_lossy(&output.stderr).trim()
-        ))
+        Err(format!("{line}: {}\n{}", output.status, String::from_utf8_lossy(&output.stderr).trim()))
     }
 }
 
 fn line_of(command: &Command) -> String {
     let words = [command.get_program()].into_iter().chain(command.get_args());
-    words
-        .map(|word| word.to_string_lossy())
-        .collect::<Vec<_>>()
-        .join(" ")
+    words.map(|word| word.to_string_lossy()).collect::<Vec<_>>().join(" ")
 }

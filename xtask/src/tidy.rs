@@ -13,11 +13,7 @@ pub(crate) fn run() -> Done {
     breaches.extend(edges::tree_breaches()?);
     breaches.extend(manifests::breaches(&workspace)?);
     breaches.extend(modules::breaches()?);
-    if breaches.is_empty() {
-        Ok(())
-    } else {
-        Err(breaches.join("\n"))
-    }
+    if breaches.is_empty() { Ok(()) } else { Err(breaches.join("\n")) }
 }
 
 #[cfg(test)]

@@ -35,9 +35,7 @@ impl Workspace {
 
     /// The crates that are published, unlike tests, examples and chores.
     pub(crate) fn crates(&self) -> impl Iterator<Item = &Package> {
-        self.packages
-            .iter()
-            .filter(|package| package.dir().starts_with("crates"))
+        self.packages.iter().filter(|package| package.dir().starts_with("crates"))
     }
 }
 

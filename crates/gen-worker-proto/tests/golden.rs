@@ -58,11 +58,8 @@ fn registration_with_every_field() {
         disk_models: vec![s("m2")],
         ..Default::default()
     };
-    let registration = WorkerRegistration {
-        resources: Some(resources),
-        is_heartbeat: true,
-        active_runs: vec![],
-    };
+    let registration =
+        WorkerRegistration { resources: Some(resources), is_heartbeat: true, active_runs: vec![] };
     check(
         Msg::WorkerRegistration(registration),
         "0a750a710a017710021803200128053201663201673a026d3140014a01645201705801600c6a016e720172780f8001048a01050a016610\
@@ -88,10 +85,7 @@ fn results() {
         safe_message: s("x"),
         ..Default::default()
     };
-    check(
-        Msg::RunResult(error),
-        "12190a01722204453a20782a09726574727961626c6530013a0178",
-    );
+    check(Msg::RunResult(error), "12190a01722204453a20782a09726574727961626c6530013a0178");
 }
 
 #[test]
@@ -109,14 +103,8 @@ fn worker_event() {
 
 #[test]
 fn spawn_tasks() {
-    let child = TaskExecutionRequest {
-        run_id: s("c"),
-        ..Default::default()
-    };
-    let spawn = SpawnTasksRequest {
-        parent_run_id: s("r"),
-        child_tasks: vec![child],
-    };
+    let child = TaskExecutionRequest { run_id: s("c"), ..Default::default() };
+    let spawn = SpawnTasksRequest { parent_run_id: s("r"), child_tasks: vec![child] };
     check(Msg::SpawnTasks(spawn), "1a080a017212030a0163");
 }
 
@@ -142,37 +130,17 @@ fn run_request() {
 
 #[test]
 fn model_commands_and_results() {
-    check(
-        Msg::LoadModelCmd(LoadModelCommand { model_id: s("m") }),
-        "5a030a016d",
-    );
-    check(
-        Msg::UnloadModelCmd(UnloadModelCommand { model_id: s("m") }),
-        "62030a016d",
-    );
-    let loaded = LoadModelResult {
-        model_id: s("m"),
-        success: true,
-        error_message: s(""),
-    };
+    check(Msg::LoadModelCmd(LoadModelCommand { model_id: s("m") }), "5a030a016d");
+    check(Msg::UnloadModelCmd(UnloadModelCommand { model_id: s("m") }), "62030a016d");
+    let loaded = LoadModelResult { model_id: s("m"), success: true, error_message: s("") };
     check(Msg::LoadModelResult(loaded), "22050a016d1001");
-    let unloaded = UnloadModelResult {
-        model_id: s("m"),
-        success: false,
-        error_message: s("e"),
-    };
+    let unloaded = UnloadModelResult { model_id: s("m"), success: false, error_message: s("e") };
     check(Msg::UnloadModelResult(unloaded), "2a060a016d1a0165");
 }
 
 #[test]
 fn interrupt_run_cmd() {
-    check(
-        Msg::InterruptRunCmd(InterruptTaskCommand {
-            run_id: s("r"),
-            attempt: 0,
-        }),
-        "6a030a0172",
-    );
+    check(Msg::InterruptRunCmd(InterruptTaskCommand { run_id: s("r"), attempt: 0 }), "6a030a0172");
 }
 
 #[test]
@@ -196,19 +164,9 @@ fn realtime() {
         file_base_url: s("b"),
         file_token: s("k"),
     };
-    check(
-        Msg::RealtimeOpenCmd(open),
-        "7a170a01731201661a016d2201742a017530013a016242016b",
-    );
-    let frame = RealtimeFrame {
-        session_id: s("s"),
-        data: "ab".into(),
-        is_text: true,
-    };
+    check(Msg::RealtimeOpenCmd(open), "7a170a01731201661a016d2201742a017530013a016242016b");
+    let frame = RealtimeFrame { session_id: s("s"), data: "ab".into(), is_text: true };
     check(Msg::RealtimeFrame(frame), "8201090a0173120261621801");
-    let close = RealtimeCloseCommand {
-        session_id: s("s"),
-        reason: s("closed"),
-    };
+    let close = RealtimeCloseCommand { session_id: s("s"), reason: s("closed") };
     check(Msg::RealtimeCloseCmd(close), "8a010b0a01731206636c6f736564");
 }

@@ -37,20 +37,9 @@ fn in_message(old: &MessageDescriptor, new: &MessageDescriptor, clashes: &mut Ve
 
 /// All that a reader depends on: type, multiplicity, name, and the oneof it shares.
 fn says(field: &FieldDescriptor) -> String {
-    let oneof = field
-        .containing_oneof()
-        .map(|oneof| format!("oneof {} ", oneof.name()));
-    let repeated = if field.cardinality() == Cardinality::Repeated {
-        "repeated "
-    } else {
-        ""
-    };
-    format!(
-        "{}{repeated}{:?} {}",
-        oneof.unwrap_or_default(),
-        field.kind(),
-        field.name()
-    )
+    let oneof = field.containing_oneof().map(|oneof| format!("oneof {} ", oneof.name()));
+    let repeated = if field.cardinality() == Cardinality::Repeated { "repeated " } else { "" };
+    format!("{}{repeated}{:?} {}", oneof.unwrap_or_default(), field.kind(), field.name())
 }
 
 fn reserves(message: &MessageDescriptor, number: u32) -> bool {
@@ -63,11 +52,8 @@ mod tests {
 
     fn contract(body: &str) -> DescriptorPool {
         let dir = tempfile::tempdir().unwrap();
-        std::fs::write(
-            dir.path().join("p.proto"),
-            format!("syntax = \"proto3\"; package p; {body}"),
-        )
-        .unwrap();
+        std::fs::write(dir.path().join("p.proto"), format!("syntax = \"proto3\"; package p; {body}"))
+            .unwrap();
         let files = protox::compile(["p.proto"], [dir.path()]).unwrap();
         DescriptorPool::from_file_descriptor_set(files).unwrap()
     }

@@ -40,20 +40,14 @@ const EDGES: [(&str, &[&str]); 13] = [
 ];
 
 /// What the facade has only by feature.
-const BY_FEATURE: [&str; 3] = [
-    "gen-worker-models-ort",
-    "gen-worker-orchestrator",
-    "gen-worker-testkit",
-];
+const BY_FEATURE: [&str; 3] = ["gen-worker-models-ort", "gen-worker-orchestrator", "gen-worker-testkit"];
 
 /// What only xtask depends on: code generators.
 const GENERATORS: [&str; 4] = ["prost-build", "protox", "tonic-build", "tonic-prost-build"];
 
 /// What must not be anywhere below a crate, whatever its features.
-const ABSENT: [(&str, &[&str]); 2] = [
-    (CORE, &["ort", "reqwest", "tonic"]),
-    ("gen-worker-runtime", &["ort", "reqwest"]),
-];
+const ABSENT: [(&str, &[&str]); 2] =
+    [(CORE, &["ort", "reqwest", "tonic"]), ("gen-worker-runtime", &["ort", "reqwest"])];
 
 /// Edges that the table does not have.
 pub(super) fn breaches(workspace: &Workspace) -> Vec<String> {
@@ -70,9 +64,7 @@ pub(super) fn breaches(workspace: &Workspace) -> Vec<String> {
             if ours(below) && !allowed.contains(below) {
                 breaches.push(format!("{name} must not depend on {below}"));
             } else if GENERATORS.contains(below) {
-                breaches.push(format!(
-                    "{name} must not generate code with {below}: that is xtask's"
-                ));
+                breaches.push(format!("{name} must not generate code with {below}: that is xtask's"));
             } else if name == "gen-worker" && BY_FEATURE.contains(below) && !to.optional {
                 breaches.push(format!("{name} must have {below} by feature only"));
             }
@@ -83,26 +75,14 @@ pub(super) fn breaches(workspace: &Workspace) -> Vec<String> {
 
 /// The dependencies of those who use the package.
 fn shipped(package: &Package) -> impl Iterator<Item = &Dependency> {
-    package
-        .dependencies
-        .iter()
-        .filter(|dependency| dependency.kind.as_deref() != Some("dev"))
+    package.dependencies.iter().filter(|dependency| dependency.kind.as_deref() != Some("dev"))
 }
 
 /// Crates that lie below a crate that must not have them, at any depth.
 pub(super) fn tree_breaches() -> Done<Vec<String>> {
     let mut breaches = Vec::new();
     for (name, absent) in ABSENT {
-        let args = [
-            "tree",
-            "-p",
-            name,
-            "--edges",
-            "normal",
-            "--all-features",
-            "--prefix",
-            "none",
-        ];
+        let args = ["tree", "-p", name, "--edges", "normal", "--all-features", "--prefix", "none"];
         let tree = output(&mut command("cargo", &args))?;
         breaches
             .extend(found_in(&tree, absent).map(|below| format!("{name} must not have {below} below it")));
@@ -121,29 +101,18 @@ mod tests {
     use super::*;
 
     fn dependency(name: &str, kind: Option<&str>) -> Dependency {
-        Dependency {
-            name: name.to_owned(),
-            kind: kind.map(str::to_owned),
-            optional: false,
-        }
+        Dependency { name: name.to_owned(), kind: kind.map(str::to_owned), optional: false }
     }
 
     fn package(name: &str, dependencies: Vec<Dependency>) -> Package {
         let manifest_path = format!("crates/{name}/Cargo.toml").into();
-        Package {
-            name: name.to_owned(),
-            manifest_path,
-            dependencies,
-        }
+        Package { name: name.to_owned(), manifest_path, dependencies }
     }
 
     #[track_caller]
     fn check(of: &str, to: Dependency, expected: &[&str]) {
-        let packages = vec![
-            package(of, vec![to]),
-            package(NET, vec![]),
-            package("gen-worker-testkit", vec![]),
-        ];
+        let packages =
+            vec![package(of, vec![to]), package(NET, vec![]), package("gen-worker-testkit", vec![])];
         assert_eq!(breaches(&Workspace { packages }), expected);
     }
 
@@ -183,22 +152,12 @@ mod tests {
     fn the_facade_has_the_testkit_by_feature() {
         let sentence = "gen-worker must have gen-worker-testkit by feature only";
         check("gen-worker", dependency("gen-worker-testkit", None), &[sentence]);
-        check(
-            "gen-worker",
-            Dependency {
-                optional: true,
-                ..dependency("gen-worker-testkit", None)
-            },
-            &[],
-        );
+        check("gen-worker", Dependency { optional: true, ..dependency("gen-worker-testkit", None) }, &[]);
     }
 
     #[test]
     fn a_tree_is_searched_by_whole_names() {
         let tree = "gen-worker-core v0.1.0 (/src)\nort-sys v2.0.0\nreqwest v0.13.5\n";
-        assert_eq!(
-            found_in(tree, &["ort", "reqwest"]).collect::<Vec<_>>(),
-            ["reqwest"]
-        );
+        assert_eq!(found_in(tree, &["ort", "reqwest"]).collect::<Vec<_>>(), ["reqwest"]);
     }
 }

@@ -16,11 +16,7 @@ const UNLINTED: &str = "gen-worker-proto";
 /// What the members of the workspace say for themselves and should not. Examples stand for projects of others.
 pub(super) fn breaches(workspace: &Workspace) -> Done<Vec<String>> {
     let mut breaches = Vec::new();
-    for package in workspace
-        .packages
-        .iter()
-        .filter(|package| !package.dir().starts_with("examples"))
-    {
+    for package in workspace.packages.iter().filter(|package| !package.dir().starts_with("examples")) {
         let manifest = read(package)?;
         breaches.extend(in_manifest(&package.name, &manifest));
     }
@@ -52,24 +48,15 @@ fn in_manifest(name: &str, manifest: &Table) -> Vec<String> {
 }
 
 fn inherits(value: Option<&Value>) -> bool {
-    value
-        .and_then(|value| value.get("workspace"))
-        .and_then(Value::as_bool)
-        == Some(true)
+    value.and_then(|value| value.get("workspace")).and_then(Value::as_bool) == Some(true)
 }
 
 /// All dependencies of all kinds, those of `[target.….dependencies]` included.
 fn dependencies(manifest: &Table) -> impl Iterator<Item = (&String, &Value)> {
-    let targets = manifest
-        .get("target")
-        .and_then(Value::as_table)
-        .into_iter()
-        .flatten();
+    let targets = manifest.get("target").and_then(Value::as_table).into_iter().flatten();
     let tables = targets.filter_map(|(_, target)| target.as_table());
-    let sections = [manifest]
-        .into_iter()
-        .chain(tables)
-        .flat_map(|table| DEPENDENCIES.map(|kind| table.get(kind)));
+    let sections =
+        [manifest].into_iter().chain(tables).flat_map(|table| DEPENDENCIES.map(|kind| table.get(kind)));
     sections.flatten().filter_map(Value::as_table).flatten()
 }
 
@@ -100,10 +87,7 @@ mod tests {
     fn what_is_not_inherited_is_named() {
         check(
             &UNIFORM.replace("edition.workspace = true", "edition = \"2024\""),
-            &[
-                "a must say `edition.workspace = true`",
-                "a must say `[lints] workspace = true`",
-            ],
+            &["a must say `edition.workspace = true`", "a must say `[lints] workspace = true`"],
         );
     }
 

@@ -15,10 +15,7 @@ pub(super) fn breaches() -> Done<Vec<String>> {
         }
     }
     silent.sort();
-    Ok(silent
-        .iter()
-        .map(|file| format!("{} must begin with `//!`", shown(file)))
-        .collect())
+    Ok(silent.iter().map(|file| format!("{} must begin with `//!`", shown(file))).collect())
 }
 
 fn shown(file: &Path) -> String {
@@ -43,9 +40,7 @@ fn collect(dir: &Path, silent: &mut Vec<PathBuf>) -> Done {
 
 fn entries(dir: &Path) -> Done<Vec<PathBuf>> {
     let entries = fs::read_dir(dir).doing(dir.display())?;
-    entries
-        .map(|entry| Ok(entry.doing(dir.display())?.path()))
-        .collect()
+    entries.map(|entry| Ok(entry.doing(dir.display())?.path())).collect()
 }
 
 #[cfg(test)]
