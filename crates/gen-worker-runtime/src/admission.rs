@@ -12,6 +12,8 @@ use gen_worker_core::{
     ByteLimit, CancelReason, Cancellation, FailureKind, FunctionName, FunctionSpec, JobFailure, RunId,
 };
 
+use crate::shutdown::{Phase, Shutdown};
+
 /// How long a cancel for an unknown run is remembered, so that a dispatch that it overtook ends `canceled`.
 const TOMBSTONE: Duration = Duration::from_secs(60);
 
@@ -55,7 +57,6 @@ struct Active {
 /// The state behind the permits: which runs hold one. Pure: nothing here waits or reads a clock.
 pub(crate) struct Book {
     limits: Limits,
-    draining: bool,
     next_permit: u64,
     active: HashMap<u64, (RunId, Active)>,
     by_run: HashMap<RunId, u64>,
@@ -67,7 +68,6 @@ impl Book {
     pub(crate) fn new(limits: Limits) -> Self {
         Self {
             limits,
-            draining: false,
             next_permit: 0,
             active: HashMap::new(),
             by_run: HashMap::new(),
@@ -77,7 +77,7 @@ impl Book {
     }
 
     /// Decides, in the order of the contract (§3.2). A higher attempt of a run that is running supersedes it.
-    fn judge(&mut self, run: &Applicant<'_>, now: Instant) -> Result<(), Refusal> {
+    fn judge(&mut self, run: &Applicant<'_>, phase: Phase, now: Instant) -> Result<(), Refusal> {
         let failed = |failure| Err(Refusal::Failed(failure));
         let Some(spec) = run.spec else {
             return failed(unknown_function(run.function));
@@ -85,7 +85,7 @@ impl Book {
         if !self.limits.max_input.admits(run.payload_bytes as u64) {
             return failed(input_too_large(run.payload_bytes, self.limits.max_input));
         }
-        if self.draining {
+        if phase >= Phase::Draining {
             return failed(busy("Worker is draining; refusing new tasks".to_owned()));
         }
         if self.take_tombstone(run, now) {
@@ -181,17 +181,20 @@ fn busy(error_message: String) -> JobFailure {
 
 /// Hands out permits. Clones share the book.
 #[derive(Clone)]
-pub(crate) struct Admission(Arc<Mutex<Book>>);
+pub(crate) struct Admission {
+    book: Arc<Mutex<Book>>,
+    shutdown: Shutdown,
+}
 
 impl Admission {
-    pub(crate) fn new(limits: Limits) -> Self {
-        Self(Arc::new(Mutex::new(Book::new(limits))))
+    pub(crate) fn new(limits: Limits, shutdown: Shutdown) -> Self {
+        Self { book: Arc::new(Mutex::new(Book::new(limits))), shutdown }
     }
 
     /// Decides about a run, and takes a permit if it may start.
     pub(crate) fn admit(&self, run: &Applicant<'_>, cancellation: &Cancellation) -> Result<Permit, Refusal> {
         let mut book = self.book();
-        book.judge(run, Instant::now())?;
+        book.judge(run, self.shutdown.phase(), Instant::now())?;
         let id = book.enter(run, cancellation.clone());
         Ok(Permit { admission: self.clone(), id })
     }
@@ -201,11 +204,6 @@ impl Admission {
         self.book().interrupt(run_id, attempt, Instant::now());
     }
 
-    /// Admits nothing from here on.
-    pub(crate) fn drain(&self) {
-        self.book().draining = true;
-    }
-
     /// Tells every run to stop.
     pub(crate) fn cancel_all(&self, reason: CancelReason) {
         for (_, active) in self.book().active.values() {
@@ -213,8 +211,9 @@ impl Admission {
         }
     }
 
-    pub(crate) fn is_draining(&self) -> bool {
-        self.book().draining
+    /// Whether a run that comes now could be admitted.
+    pub(crate) fn is_open(&self) -> bool {
+        self.shutdown.phase() < Phase::Draining
     }
 
     /// The runs that were admitted and not yet answered.
@@ -224,7 +223,7 @@ impl Admission {
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -70,7 +70,7 @@ impl Reporter {
     fn resources(&self) -> v1::WorkerResources {
         let (config, host) = (&self.config, self.host.facts());
         let (gpu, models) = (&host.gpu, self.ports.model_provider.as_ref());
-        let ready = if self.admission.is_draining() { Vec::new() } else { self.functions.clone() };
+        let ready = if self.admission.is_open() { self.functions.clone() } else { Vec::new() };
         v1::WorkerResources {
             worker_id: config.worker_id.to_string(),
             cpu_cores: host.cpu_cores as i32,

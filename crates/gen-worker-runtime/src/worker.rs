@@ -199,7 +199,7 @@ impl Parts {
         let (observing, tracker) = (CancellationToken::new(), TaskTracker::new());
         let host = Host::observe(config.fake_gpu.as_ref(), observing.clone());
         let limits = Limits { max_input: config.max_input, max_concurrency: config.max_concurrency };
-        let admission = Admission::new(limits);
+        let admission = Admission::new(limits, shutdown.clone());
         let outbox = Arc::new(Outbox::new(config.event_buffer));
         let places = host.facts().gpu.count.max(1) * config.gpu_concurrency.get();
         let reporter = Reporter::new(config.clone(), &registry, admission.clone(), host, ports.clone());
@@ -257,7 +257,6 @@ impl Parts {
 /// From the first signal until everything that ran has ended or was given up.
 async fn leave(config: &RuntimeConfig, admission: &Admission, tracker: &TaskTracker, shutdown: &Shutdown) {
     shutdown.reached(Phase::Draining).await;
-    admission.drain();
     tracker.close();
     let bound = shutdown.bound().unwrap_or(config.drain_timeout);
     info!(runs = admission.active().len(), bound_ms = bound.as_millis() as u64, "draining");

@@ -17,13 +17,15 @@ fn function(name: &'static str, max_concurrency: Option<u32>) -> Function {
 
 struct Desk {
     admission: Admission,
+    shutdown: Shutdown,
     functions: Vec<Function>,
 }
 
 fn desk(max_concurrency: u32, functions: Vec<Function>) -> Desk {
     let limits =
         Limits { max_input: ByteLimit::Max(ByteSize(10)), max_concurrency: NonZeroU32::new(max_concurrency) };
-    Desk { admission: Admission::new(limits), functions }
+    let shutdown = Shutdown::new();
+    Desk { admission: Admission::new(limits, shutdown.clone()), shutdown, functions }
 }
 
 impl Desk {
@@ -74,7 +76,7 @@ fn refusals_come_in_the_contracts_order_and_words() {
     );
     let _g = desk.ask("2", 0, "g").unwrap();
     expect(desk.ask("3", 0, "f"), "retryable", "worker busy", "Worker concurrency limit reached (2).");
-    desk.admission.drain();
+    desk.shutdown.drain();
     let draining = "Worker is draining; refusing new tasks";
     expect(desk.ask("3", 0, "f"), "retryable", "worker busy", draining);
 }
@@ -82,7 +84,7 @@ fn refusals_come_in_the_contracts_order_and_words() {
 #[test]
 fn no_run_starts_after_drain_begins() {
     let desk = desk(0, vec![function("f", None)]);
-    desk.admission.drain();
+    desk.shutdown.drain();
     assert!(desk.ask("r", 0, "f").is_err());
 }
 
@@ -130,7 +132,7 @@ fn a_tombstone_lasts_a_minute() {
         payload_bytes: 0,
     };
     book.interrupt(&run_id, 0, now);
-    assert!(matches!(book.judge(&run, now + TOMBSTONE), Ok(())));
+    assert!(matches!(book.judge(&run, Phase::Running, now + TOMBSTONE), Ok(())));
     book.interrupt(&run_id, 0, now);
-    assert!(matches!(book.judge(&run, now + TOMBSTONE / 2), Err(Refusal::Failed(_))));
+    assert!(matches!(book.judge(&run, Phase::Running, now + TOMBSTONE / 2), Err(Refusal::Failed(_))));
 }

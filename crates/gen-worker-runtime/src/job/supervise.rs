@@ -17,6 +17,7 @@ use super::{Job, invoke::died, timings::Timings};
 use crate::{admission::Permit, outbox::Outbox, wire::outbound};
 
 type Work = JoinHandle<Result<Bytes, JobFailure>>;
+type Ended = Result<Result<Bytes, JobFailure>, JoinError>;
 
 /// Watches one run from outside it.
 pub(super) struct Supervisor {
@@ -43,32 +44,29 @@ impl Supervisor {
     }
 
     pub(super) async fn watch(self, mut work: Work) {
-        let outcome = tokio::select! {
-            ended = &mut work => Some(self.ended(ended)),
+        let ended = tokio::select! {
+            ended = &mut work => Some(ended),
             reason = told_to_stop(&self.cancellation, self.facts.deadline) => {
                 self.cancellation.cancel(reason);
-                self.stop(&mut work).await;
-                canceled(self.cancellation.reason().unwrap_or(reason)).map(Err)
+                self.stop(&mut work).await
             }
         };
-        match outcome {
+        let ended = ended.map(|ended| ended.unwrap_or_else(|error| Err(died(&error))));
+        match outcome(self.cancellation.reason(), ended) {
             Some(outcome) => self.report(outcome),
             None => info!("superseded by a newer attempt: not reported"),
         }
         self.permit.answered();
     }
 
-    /// The pipeline ended by itself. If it was told to stop in the same moment, what it returned does not count.
-    fn ended(&self, ended: Result<Result<Bytes, JobFailure>, JoinError>) -> Result<Bytes, JobFailure> {
-        ended.unwrap_or_else(|error| Err(died(&error)))
-    }
-
     /// Gives the run its grace, then stops waiting for it. Async code is dropped; a thread goes on, and keeps its permit.
-    async fn stop(&self, work: &mut Work) {
-        if timeout(self.grace, &mut *work).await.is_err() {
+    async fn stop(&self, work: &mut Work) -> Option<Ended> {
+        let ended = timeout(self.grace, &mut *work).await.ok();
+        if ended.is_none() {
             warn!(grace_ms = self.grace.as_millis() as u64, "the run did not stop when it was told to");
             work.abort();
         }
+        ended
     }
 
     /// Says everything about the run, its result last.
@@ -105,12 +103,42 @@ async fn told_to_stop(cancellation: &Cancellation, deadline: Option<Deadline>) -
     }
 }
 
-/// What a run that was told to stop is reported as; `None`: not at all.
-fn canceled(reason: CancelReason) -> Option<JobFailure> {
-    match reason {
-        CancelReason::Deadline => Some(JobFailure::new(FailureKind::Timeout, "deadline exceeded")),
-        CancelReason::Drain => Some(JobFailure::new(FailureKind::Retryable, "worker is shutting down")),
-        CancelReason::Superseded => None,
-        _ => Some(JobFailure::new(FailureKind::Canceled, "canceled")),
+/// What a run is reported as, from why it was told to stop, if it was, and how it ended, if it did; `None`: not at all.
+fn outcome(
+    told: Option<CancelReason>,
+    ended: Option<Result<Bytes, JobFailure>>,
+) -> Option<Result<Bytes, JobFailure>> {
+    let failed = |kind, text| Some(Err(JobFailure::new(kind, text)));
+    match (told, ended) {
+        (None, ended) => ended,
+        (Some(CancelReason::Superseded), _) => None,
+        // A worker that leaves takes what is finished with it.
+        (Some(CancelReason::Drain), Some(Ok(output))) => Some(Ok(output)),
+        (Some(CancelReason::Drain), _) => failed(FailureKind::Retryable, "worker is shutting down"),
+        (Some(CancelReason::Deadline), _) => failed(FailureKind::Timeout, "deadline exceeded"),
+        (Some(_), _) => failed(FailureKind::Canceled, "canceled"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How a run is reported that was told to stop for this reason, and then succeeded, failed, or went on.
+    fn reported(told: CancelReason) -> [&'static str; 3] {
+        let failure = || JobFailure::new(FailureKind::Validation, "");
+        [Some(Ok(Bytes::new())), Some(Err(failure())), None].map(|ended| match outcome(Some(told), ended) {
+            None => "nothing",
+            Some(Ok(_)) => "success",
+            Some(Err(failure)) => failure.kind.as_str(),
+        })
+    }
+
+    #[test]
+    fn the_reason_decides_whatever_the_run_did() {
+        assert_eq!(reported(CancelReason::User), ["canceled"; 3]);
+        assert_eq!(reported(CancelReason::Deadline), ["timeout"; 3]);
+        assert_eq!(reported(CancelReason::Drain), ["success", "retryable", "retryable"]);
+        assert_eq!(reported(CancelReason::Superseded), ["nothing"; 3]);
     }
 }
