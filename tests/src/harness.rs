@@ -1,1 +1,206 @@
-//! Tests of the whole worker against scripted peers on loopback.
+//! One real worker process against scripted peers on loopback.
+//!
+//! [`WorkerProcess`] starts a binary with exactly the environment that a test gives it, keeps everything it logs, and ends
+//! it when dropped. Peers come from the testkit.
+
+use std::{
+    collections::BTreeMap,
+    path::{Path, PathBuf},
+    process::{ExitStatus, Stdio},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
+
+use gen_worker_testkit::FakeScheduler;
+use serde::{Serialize, de::DeserializeOwned};
+use tempfile::TempDir;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncRead, BufReader},
+    process::{Child, Command},
+    task::JoinHandle,
+    time::timeout,
+};
+
+/// Longest wait for a process to end.
+const END: Duration = Duration::from_secs(30);
+
+/// Where a worker's environment is put together.
+pub struct WorkerSettings {
+    binary: PathBuf,
+    arguments: Vec<String>,
+    env: BTreeMap<String, String>,
+    directory: TempDir,
+}
+
+impl WorkerSettings {
+    /// A worker of this binary that dials `scheduler`, with short waits and folders of its own.
+    pub fn new(binary: impl Into<PathBuf>, scheduler: &FakeScheduler) -> Self {
+        Self::anywhere(binary).set("SCHEDULER_ADDR", scheduler.addr().to_string())
+    }
+
+    /// A worker that is not told where to dial.
+    pub fn anywhere(binary: impl Into<PathBuf>) -> Self {
+        let directory = tempfile::tempdir().expect("a temporary folder");
+        let folder = |name: &str| directory.path().join(name).to_string_lossy().into_owned();
+        let env = BTreeMap::from([
+            ("RECONNECT_DELAY".to_owned(), "0.05".to_owned()),
+            ("RECONNECT_JITTER_SECONDS".to_owned(), "0".to_owned()),
+            ("RUST_LOG".to_owned(), "debug,h2=info,hyper=info,tower=info".to_owned()),
+            ("WORKER_CANCEL_GRACE_SECONDS".to_owned(), "0.3".to_owned()),
+            ("WORKER_MODEL_CACHE_DIR".to_owned(), folder("models")),
+            ("WORKER_RUN_DIR".to_owned(), folder("runs")),
+            ("ORT_DYLIB_PATH".to_owned(), ort_library()),
+        ]);
+        Self { binary: binary.into(), arguments: Vec::new(), env, directory }
+    }
+
+    /// Sets a variable.
+    #[must_use]
+    pub fn set(mut self, name: &str, value: impl Into<String>) -> Self {
+        self.env.insert(name.to_owned(), value.into());
+        self
+    }
+
+    /// Adds an argument.
+    #[must_use]
+    pub fn argument(mut self, argument: impl Into<String>) -> Self {
+        self.arguments.push(argument.into());
+        self
+    }
+
+    /// The worker's own folder; it is its working directory.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Starts the process.
+    ///
+    /// # Panics
+    /// It cannot be started.
+    pub fn start(self) -> WorkerProcess {
+        let mut child = Command::new(&self.binary)
+            .args(&self.arguments)
+            .env_clear()
+            .envs(&self.env)
+            .current_dir(self.directory.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .expect("the worker starts");
+        let out = Output::follow(child.stdout.take().expect("stdout is piped"));
+        let log = Output::follow(child.stderr.take().expect("stderr is piped"));
+        WorkerProcess { child, out, log, directory: self.directory }
+    }
+}
+
+/// A running worker. Dropping it kills it.
+pub struct WorkerProcess {
+    child: Child,
+    out: Output,
+    log: Output,
+    directory: TempDir,
+}
+
+impl WorkerProcess {
+    /// The worker's own folder.
+    pub fn directory(&self) -> &Path {
+        self.directory.path()
+    }
+
+    /// Everything on stderr so far.
+    pub fn log(&self) -> String {
+        self.log.text()
+    }
+
+    /// Everything on stdout so far.
+    pub fn out(&self) -> String {
+        self.out.text()
+    }
+
+    /// Sends SIGTERM.
+    ///
+    /// # Panics
+    /// The process has ended.
+    pub async fn terminate(&self) {
+        let id = self.child.id().expect("the worker is running").to_string();
+        let sent = Command::new("kill").args(["-TERM", &id]).status().await.expect("kill is there");
+        assert!(sent.success());
+    }
+
+    /// Waits for the end of the process.
+    ///
+    /// # Panics
+    /// It does not end within 30 s.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let status = match timeout(END, self.child.wait()).await {
+            Ok(status) => status.expect("its status can be read"),
+            Err(_) => panic!("the worker did not end; it logged\n{}", self.log()),
+        };
+        self.out.finish().await;
+        self.log.finish().await;
+        status
+    }
+}
+
+/// What a process writes, kept as it comes.
+struct Output {
+    text: Arc<Mutex<String>>,
+    reader: Option<JoinHandle<()>>,
+}
+
+impl Output {
+    fn follow(stream: impl AsyncRead + Send + Unpin + 'static) -> Self {
+        let text = Arc::<Mutex<String>>::default();
+        let kept = text.clone();
+        let read = async move {
+            let mut lines = BufReader::new(stream).lines();
+            while let Ok(Some(line)) = lines.next_line().await {
+                let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
+                kept.push_str(&line);
+                kept.push('\n');
+            }
+        };
+        Self { text, reader: Some(tokio::runtime::Handle::current().spawn(read)) }
+    }
+
+    fn text(&self) -> String {
+        self.text.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    async fn finish(&mut self) {
+        if let Some(reader) = self.reader.take() {
+            reader.await.expect("reading does not panic");
+        }
+    }
+}
+
+/// ONNX Runtime, as `cargo xtask test` says where it is, else where `cargo xtask ort` puts it.
+fn ort_library() -> String {
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "where the test run found ONNX Runtime, no setting of ours"
+    )]
+    let told = std::env::var("ORT_DYLIB_PATH").ok();
+    told.unwrap_or_else(|| {
+        let name = if cfg!(target_os = "macos") { "libonnxruntime.dylib" } else { "libonnxruntime.so" };
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../.ort/lib/").to_owned() + name
+    })
+}
+
+/// A value as a payload.
+///
+/// # Panics
+/// It has no MessagePack form.
+pub fn pack(value: &impl Serialize) -> Vec<u8> {
+    rmp_serde::to_vec_named(value).expect("it has a MessagePack form")
+}
+
+/// A result's output as a value.
+///
+/// # Panics
+/// It is something else.
+pub fn unpack<T: DeserializeOwned>(output: &[u8]) -> T {
+    rmp_serde::from_slice(output).expect("the output has this type")
+}

@@ -1,1 +1,28 @@
-//! The whole worker, from outside.
+//! The whole worker, from outside: real processes, real gRPC and HTTP on loopback.
+
+mod cancel;
+mod drain;
+mod job;
+mod reconnect;
+mod registration;
+mod seed;
+mod start;
+
+use gen_worker_testkit::{FakeScheduler, WorkerStream};
+use gen_worker_tests::{WorkerProcess, WorkerSettings};
+
+/// The conformance worker.
+const CONFORMANCE: &str = env!("CARGO_BIN_EXE_conformance-under-test");
+
+/// The conformance worker with these settings, connected and registered.
+async fn worker(settings: &[(&str, &str)]) -> (FakeScheduler, WorkerProcess, WorkerStream) {
+    let scheduler = FakeScheduler::start().await;
+    let mut worker = WorkerSettings::new(CONFORMANCE, &scheduler);
+    for (name, value) in settings {
+        worker = worker.set(name, *value);
+    }
+    let process = worker.start();
+    let mut stream = scheduler.accept().await;
+    stream.next_registration().await;
+    (scheduler, process, stream)
+}

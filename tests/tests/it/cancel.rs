@@ -1,0 +1,120 @@
+//! Cancels and deadlines, heeded or not.
+
+use gen_worker_proto::scheduler::{self as v1, worker_scheduler_message::Msg};
+use gen_worker_testkit::WorkerStream;
+use gen_worker_tests::pack;
+use serde_json::{Value, json};
+
+use super::worker;
+
+fn interrupt(run_id: &str) -> Msg {
+    Msg::InterruptRunCmd(v1::InterruptTaskCommand { run_id: run_id.into(), ..Default::default() })
+}
+
+fn with_deadline(function: &str, payload: &Value, timeout_ms: i64) -> Msg {
+    Msg::RunRequest(v1::TaskExecutionRequest {
+        run_id: "r".into(),
+        function_name: function.into(),
+        input_payload: pack(payload).into(),
+        timeout_ms,
+        ..Default::default()
+    })
+}
+
+async fn ends_as(stream: &mut WorkerStream, kind: &str, retryable: bool) {
+    let result = stream.next_result().await;
+    assert_eq!((result.error_type.as_str(), result.retryable), (kind, retryable));
+}
+
+#[tokio::test]
+async fn cancel_reaches_or_is_reported() {
+    let (_scheduler, _worker, mut stream) = worker(&[]).await;
+    for heed_cancel in [true, false] {
+        stream.run("r", "sleep", json!({"ms": 3_600_000, "heed_cancel": heed_cancel})).await;
+        stream.send(interrupt("r")).await;
+        ends_as(&mut stream, "canceled", false).await;
+    }
+}
+
+#[tokio::test]
+async fn a_deadline_is_enforced_even_if_ignored() {
+    let (_scheduler, _worker, mut stream) = worker(&[]).await;
+    for heed_cancel in [true, false] {
+        let payload = json!({"ms": 3_600_000, "heed_cancel": heed_cancel});
+        stream.send(with_deadline("sleep", &payload, 50)).await;
+        ends_as(&mut stream, "timeout", true).await;
+    }
+}
+
+#[tokio::test]
+async fn a_zombie_keeps_its_permit() {
+    let (_scheduler, _worker, mut stream) = worker(&[("WORKER_MAX_CONCURRENCY", "1")]).await;
+    stream.send(with_deadline("spin", &json!({"ms": 2_000}), 50)).await;
+    ends_as(&mut stream, "timeout", true).await;
+    stream.run("next", "echo", json!({"text": ""})).await;
+    let busy = stream.next_result().await;
+    assert_eq!(busy.error_message, "Worker concurrency limit reached (1).");
+    // It takes runs again once the thread has come to its end, and not before.
+    let mut refusals = 1;
+    loop {
+        stream.run("next", "echo", json!({"text": ""})).await;
+        if stream.next_result().await.success {
+            break;
+        }
+        refusals += 1;
+    }
+    assert!(refusals > 1);
+}
+
+#[tokio::test]
+async fn an_async_function_that_is_left_behind_gives_its_permit_back() {
+    let (_scheduler, _worker, mut stream) = worker(&[("WORKER_MAX_CONCURRENCY", "1")]).await;
+    let payload = json!({"ms": 3_600_000, "heed_cancel": false});
+    stream.send(with_deadline("sleep", &payload, 50)).await;
+    ends_as(&mut stream, "timeout", true).await;
+    loop {
+        stream.run("next", "echo", json!({"text": ""})).await;
+        if stream.next_result().await.success {
+            break;
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_cancel_that_overtakes_its_run_ends_it() {
+    let (_scheduler, _worker, mut stream) = worker(&[]).await;
+    stream.send(interrupt("late")).await;
+    stream.run("late", "echo", json!({"text": ""})).await;
+    ends_as(&mut stream, "canceled", false).await;
+}
+
+#[tokio::test]
+async fn an_incremental_run_that_is_canceled_ends_its_output() {
+    let (_scheduler, _worker, mut stream) = worker(&[]).await;
+    stream.run("r", "count", json!({"n": 4_000_000, "delay_ms": 1})).await;
+    stream.wait_for("a delta", |m| matches!(m, Msg::WorkerEvent(_)).then_some(())).await;
+    stream.send(interrupt("r")).await;
+    ends_as(&mut stream, "canceled", false).await;
+    let errors = stream.events("r").into_iter().filter(|event| event.event_type == "output.error").count();
+    assert_eq!(errors, 1);
+}
+
+#[tokio::test]
+async fn a_higher_attempt_takes_the_place_of_a_lower_one_silently() {
+    let (_scheduler, _worker, mut stream) = worker(&[]).await;
+    let attempt = |attempt, ms: u64| {
+        Msg::RunRequest(v1::TaskExecutionRequest {
+            run_id: "r".into(),
+            function_name: "sleep".into(),
+            input_payload: pack(&json!({"ms": ms})).into(),
+            attempt,
+            ..Default::default()
+        })
+    };
+    stream.send(attempt(1, 3_600_000)).await;
+    stream.send(attempt(2, 1)).await;
+    let result = stream.next_result().await;
+    assert!(result.success && result.attempt == 2);
+    stream.run("after", "echo", json!({"text": ""})).await;
+    assert_eq!(stream.next_result().await.run_id, "after");
+}
