@@ -1,6 +1,6 @@
 //! The worker itself: it dials a scheduler, takes runs, calls functions, and reports exactly one result for each.
 //!
-//! [`Worker::run`] blocks the control thread: [`connection`] holds the stream, `dispatch` sends each command on,
+//! [`Worker::run`] blocks the control thread: `connection` holds the stream, `dispatch` sends each command on,
 //! `admission` hands out permits, `job` is the pipeline of one run, `outbox` keeps what must be said. What the worker
 //! needs of the outside are [`Ports`]; this crate knows neither HTTP nor any inference engine.
 //!
