@@ -2,11 +2,14 @@
 
 mod cancel;
 mod drain;
+mod files;
 mod job;
+mod models;
 mod reconnect;
 mod registration;
 mod seed;
 mod start;
+mod upscale;
 
 use gen_worker_testkit::{FakeScheduler, WorkerStream};
 use gen_worker_tests::{WorkerProcess, WorkerSettings};
