@@ -30,7 +30,7 @@ use crate::{
     progress::Reporter,
     resolve::{Origin, resolve},
     source::{direct::Remote, local},
-    store::{Entry, Store},
+    store::{Entry, Store, known_as},
 };
 
 /// Makes models and input files present. Dropping it ends the downloads under way; they are resumed by the next.
@@ -46,7 +46,7 @@ struct Shared {
     store: Store,
     flights: Flights,
     slots: Semaphore,
-    /// As written when asked for.
+    /// As the scheduler knows them.
     on_disk: Mutex<BTreeSet<String>>,
     bars: Option<MultiProgress>,
 }
@@ -162,9 +162,9 @@ impl Shared {
     fn note(&self, model: &ModelRef, present: bool) {
         let mut on_disk = self.on_disk.lock().unwrap_or_else(PoisonError::into_inner);
         if present {
-            on_disk.insert(model.as_str().to_owned());
+            on_disk.insert(known_as(model).to_owned());
         } else {
-            on_disk.remove(model.as_str());
+            on_disk.remove(known_as(model));
         }
     }
 }

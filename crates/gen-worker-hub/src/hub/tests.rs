@@ -204,12 +204,19 @@ async fn until(mut holds: impl FnMut() -> bool) {
 }
 
 #[tokio::test]
-async fn a_url_gets_no_token_and_is_judged() {
+async fn a_url_gets_no_token_is_judged_and_named_without_its_signature() {
     let bench = Bench::new(&[]).await;
     let url = bench.server.url("/a/cat.onnx?sig=hunter2");
     let local = bench.ensure(&url).await.unwrap();
     assert_eq!(read(&local, "cat.onnx"), content());
     assert_eq!(bench.server.seen("authorization"), [""]);
+    let name = bench.server.url("/a/cat.onnx");
+    let events = bench.events.payloads("model.download");
+    assert!(events.iter().all(|event| event["model_id"] == name), "{events:?}");
+    assert_eq!(
+        [bench.hub.on_disk(), hub(bench.cache.path(), &bench.server).on_disk()],
+        [[name.clone()], [name]]
+    );
 
     let strict = Hub::new(config(&bench.cache.path().join("other"), &bench.server), client(&[]));
     let failure = strict.ensure(&model(&url), bench.events.clone()).await.unwrap_err();
