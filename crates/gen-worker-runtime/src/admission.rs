@@ -52,6 +52,15 @@ struct Active {
     attempt: i64,
     function: FunctionName,
     cancellation: Cancellation,
+    /// It was reported, and does not stop.
+    zombie: bool,
+}
+
+/// Work that was told to stop, was reported, and goes on: it keeps its place.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Zombies {
+    pub all: u32,
+    pub by_function: HashMap<FunctionName, u32>,
 }
 
 /// The state behind the permits: which runs hold one. Pure: nothing here waits or reads a clock.
@@ -125,7 +134,8 @@ impl Book {
         self.next_permit += 1;
         *self.by_function.entry(run.function.clone()).or_default() += 1;
         self.by_run.insert(run.run_id.clone(), permit);
-        let active = Active { attempt: run.attempt, function: run.function.clone(), cancellation };
+        let (attempt, function) = (run.attempt, run.function.clone());
+        let active = Active { attempt, function, cancellation, zombie: false };
         self.active.insert(permit, (run.run_id.clone(), active));
         permit
     }
@@ -137,6 +147,15 @@ impl Book {
         {
             self.by_run.remove(run_id);
         }
+    }
+
+    fn zombies(&self) -> Zombies {
+        let mut zombies = Zombies::default();
+        for (_, active) in self.active.values().filter(|(_, active)| active.zombie) {
+            zombies.all += 1;
+            *zombies.by_function.entry(active.function.clone()).or_default() += 1;
+        }
+        zombies
     }
 
     fn leave(&mut self, permit: u64) {
@@ -222,6 +241,16 @@ impl Admission {
         book.by_run.iter().map(|(run_id, permit)| (run_id.clone(), book.active[permit].1.attempt)).collect()
     }
 
+    /// Starts the worker's drain.
+    pub(crate) fn close(&self) {
+        self.shutdown.drain();
+    }
+
+    /// The work that does not stop.
+    pub(crate) fn zombies(&self) -> Zombies {
+        self.book().zombies()
+    }
+
     fn book(&self) -> MutexGuard<'_, Book> {
         self.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -238,6 +267,17 @@ impl Permit {
     /// The run was answered.
     pub(crate) fn answered(&self) {
         self.admission.book().answered(self.id);
+    }
+}
+
+impl Permit {
+    /// The run was reported and does not stop. Returns how many such there are.
+    pub(crate) fn abandoned(&self) -> u32 {
+        let mut book = self.admission.book();
+        if let Some((_, active)) = book.active.get_mut(&self.id) {
+            active.zombie = true;
+        }
+        book.zombies().all
     }
 }
 

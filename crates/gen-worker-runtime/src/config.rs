@@ -46,6 +46,10 @@ vars! {
         "How long runs may go on after SIGTERM; 0 means that they are canceled at once.";
     CANCEL_GRACE = "WORKER_CANCEL_GRACE_SECONDS", "seconds", "5",
         "How long a run may go on after it was told to stop, before the worker reports it without waiting any longer.";
+    MAX_ZOMBIES = "WORKER_MAX_ZOMBIES", "count", "8",
+        "Blocking functions that may go on after they were told to stop and reported; with one more the worker drains and ends with exit code 7. 0 means that the first ends it.";
+    LEGACY_ERRORS = "WORKER_LEGACY_ERRORS", "flag", "false",
+        "Send `error_message` as the JSON object that the first schedulers read, `{\"message\": …, \"retryable\": …}`.";
     RESULT_RETENTION = "WORKER_RESULT_RETENTION_SECONDS", "seconds", "60",
         "How long a result is kept after it was written to a healthy stream of a scheduler that does not acknowledge.";
     EVENT_BUFFER = "WORKER_EVENT_BUFFER", "count", "1024",
@@ -113,6 +117,10 @@ pub struct RuntimeConfig {
     pub drain_timeout: Duration,
     /// How long a run may go on after it was told to stop.
     pub cancel_grace: Duration,
+    /// Blocking functions that may go on after they were told to stop and reported.
+    pub max_zombies: u32,
+    /// Whether `error_message` is the JSON object that the first schedulers read.
+    pub legacy_errors: bool,
     /// How long an unacknowledged result is kept after it was written.
     pub result_retention: Duration,
     /// Events kept while they cannot be sent.
@@ -161,6 +169,8 @@ impl RuntimeConfig {
             heartbeat: Duration::from_secs(10),
             drain_timeout: read.seconds(&DRAIN_TIMEOUT),
             cancel_grace: read.seconds(&CANCEL_GRACE),
+            max_zombies: read.number(&MAX_ZOMBIES),
+            legacy_errors: read.flag(&LEGACY_ERRORS),
             result_retention: read.seconds(&RESULT_RETENTION),
             event_buffer: read.number::<usize>(&EVENT_BUFFER).max(1),
             max_delta: read.byte_limit(&MAX_DELTA),

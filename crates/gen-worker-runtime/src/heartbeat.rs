@@ -67,17 +67,35 @@ impl Reporter {
         outbound::registration(self.resources(), self.admission.active(), is_heartbeat)
     }
 
+    /// What may be sent here: work that does not stop takes from it. A limit of 0 would mean "unlimited" on the wire, so what
+    /// has no place left is not listed at all.
+    fn capacity(&self) -> Capacity {
+        let zombies = self.admission.zombies();
+        let left = |limit: i32, taken: u32| limit.saturating_sub(taken as i32);
+        let max_concurrency = self.config.max_concurrency.map(|limit| left(limit.get() as i32, zombies.all));
+        let mut function_concurrency = self.function_concurrency.clone();
+        for (function, taken) in &zombies.by_function {
+            if let Some(limit) = function_concurrency.get_mut(function.as_str()) {
+                *limit = left(*limit, *taken);
+            }
+        }
+        let is_open = self.admission.is_open() && max_concurrency != Some(0);
+        let has_place = |name: &&String| is_open && function_concurrency.get(*name) != Some(&0);
+        let ready = self.functions.iter().filter(has_place).cloned().collect();
+        Capacity { ready, max_concurrency: max_concurrency.unwrap_or(0), function_concurrency }
+    }
+
     fn resources(&self) -> v1::WorkerResources {
         let (config, host) = (&self.config, self.host.facts());
         let (gpu, models) = (&host.gpu, self.ports.model_provider.as_ref());
-        let ready = if self.admission.is_open() { self.functions.clone() } else { Vec::new() };
+        let capacity = self.capacity();
         v1::WorkerResources {
             worker_id: config.worker_id.to_string(),
             cpu_cores: host.cpu_cores as i32,
             memory_bytes: host.memory_bytes as i64,
             gpu_count: gpu.count as i32,
             gpu_memory_bytes: gpu.memory_bytes as i64,
-            available_functions: ready,
+            available_functions: capacity.ready,
             vram_models: models.map(|models| models.resident()).unwrap_or_default(),
             supports_model_loading: models.is_some(),
             deployment_id: config.deployment_id.as_ref().map(ToString::to_string).unwrap_or_default(),
@@ -87,8 +105,8 @@ impl Reporter {
             gpu_name: gpu.name.clone(),
             gpu_driver: gpu.driver.clone(),
             gpu_memory_free_bytes: gpu.memory_free_bytes as i64,
-            max_concurrency: config.max_concurrency.map_or(0, |limit| limit.get() as i32),
-            function_concurrency: self.function_concurrency.clone(),
+            max_concurrency: capacity.max_concurrency,
+            function_concurrency: capacity.function_concurrency,
             cuda_version: config.cuda_version.clone().unwrap_or_else(|| gpu.cuda_version.clone()),
             torch_version: config.torch_version.clone().unwrap_or_default(),
             function_schemas: self.schemas.clone(),
@@ -100,4 +118,11 @@ impl Reporter {
             loading_functions: Vec::new(),
         }
     }
+}
+
+/// What may be sent to this worker now.
+struct Capacity {
+    ready: Vec<String>,
+    max_concurrency: i32,
+    function_concurrency: HashMap<String, i32>,
 }

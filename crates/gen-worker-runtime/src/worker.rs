@@ -42,6 +42,12 @@ pub enum WorkerFailure {
     /// Dialling again cannot help.
     #[error(transparent)]
     Connection(#[from] ConnectionError),
+    /// More than `WORKER_MAX_ZOMBIES` functions go on after they were told to stop.
+    #[error("{count} functions do not stop when they are told to: only the end of the process ends them")]
+    Zombies {
+        /// How many.
+        count: u32,
+    },
 }
 
 /// A worker in the making.
@@ -250,7 +256,11 @@ impl Parts {
             }
         };
         observing.cancel();
-        Ok(ended?)
+        ended?;
+        match admission.zombies().all {
+            count if count > config.max_zombies => Err(WorkerFailure::Zombies { count }),
+            _ => Ok(()),
+        }
     }
 }
 
@@ -267,8 +277,8 @@ async fn leave(config: &RuntimeConfig, admission: &Admission, tracker: &TaskTrac
     }
     shutdown.advance(Phase::Canceling);
     admission.cancel_all(CancelReason::Drain);
-    // Supervisors give up after the grace; the rest is for model commands, which nothing else bounds.
-    if timeout(config.cancel_grace + Duration::from_secs(1), tracker.wait()).await.is_err() {
+    // A supervisor gives up after a grace, and counts what is left behind after another; model commands nothing else bounds.
+    if timeout(config.cancel_grace * 2 + Duration::from_secs(1), tracker.wait()).await.is_err() {
         warn!("some work did not end in time");
     }
     shutdown.advance(Phase::Flushing);

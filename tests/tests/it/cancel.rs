@@ -118,3 +118,33 @@ async fn a_higher_attempt_takes_the_place_of_a_lower_one_silently() {
     stream.run("after", "echo", json!({"text": ""})).await;
     assert_eq!(stream.next_result().await.run_id, "after");
 }
+
+#[tokio::test]
+async fn too_many_functions_that_do_not_stop_end_the_worker() {
+    let (_scheduler, mut worker, mut stream) = worker(&[("WORKER_MAX_ZOMBIES", "1")]).await;
+    for run_id in ["one", "two"] {
+        stream.run(run_id, "spin", json!({"ms": 20_000})).await;
+        stream.send(interrupt(run_id)).await;
+        ends_as(&mut stream, "canceled", false).await;
+    }
+    stream.ended().await.unwrap();
+    stream.end_ok();
+    assert_eq!(worker.ended().await.code(), Some(7), "{}", worker.log());
+}
+
+#[tokio::test]
+async fn capacity_that_is_lost_is_not_advertised() {
+    let (scheduler, _worker, mut stream) = worker(&[("WORKER_MAX_CONCURRENCY", "2")]).await;
+    stream.run("zombie", "spin", json!({"ms": 20_000})).await;
+    stream.send(interrupt("zombie")).await;
+    ends_as(&mut stream, "canceled", false).await;
+    // It counts as one that does not stop once a second grace has passed, which the next registrations show.
+    loop {
+        stream.drop_connection();
+        stream = scheduler.accept().await;
+        let resources = stream.next_registration().await.resources.unwrap();
+        if resources.max_concurrency == 1 {
+            break;
+        }
+    }
+}

@@ -261,3 +261,22 @@ async fn a_realtime_session_nobody_serves_is_closed() {
         stream.wait_for("a close", |m| if let Msg::RealtimeCloseCmd(c) = m { Some(c) } else { None }).await;
     assert_eq!((close.session_id.as_str(), close.reason.as_str()), ("s", "unknown_function"));
 }
+
+#[tokio::test]
+async fn the_first_schedulers_read_errors_as_json() {
+    let (_scheduler, _worker, mut stream) = worker(&[("WORKER_LEGACY_ERRORS", "1")]).await;
+    let result = result_of(&mut stream, "fail", json!({"kind": "validation", "message": "say \"x\""})).await;
+    let expected = r#"{"message": "ValidationError: say \"x\"", "retryable": false}"#;
+    assert_eq!((result.error_message.as_str(), result.error_type.as_str()), (expected, "validation"));
+    let result = result_of(&mut stream, "fail", json!({"kind": "canceled", "message": ""})).await;
+    assert_eq!(result.error_message, r#"{"message": "Task was canceled during execution", "retryable": false}"#);
+}
+
+#[tokio::test]
+async fn a_panic_is_one_line_with_where_it_happened() {
+    let (_scheduler, worker, mut stream) = worker(&[]).await;
+    result_of(&mut stream, "fail", json!({"kind": "panic", "message": "at the disco"})).await;
+    let log = worker.log();
+    let line = log.lines().find(|line| line.contains("at the disco")).unwrap_or_else(|| panic!("no line in\n{log}"));
+    assert!(line.contains("runs.rs") && line.contains("\"run_id\":\"r\""), "{line}");
+}

@@ -7,7 +7,9 @@ mod job;
 mod models;
 mod reconnect;
 mod registration;
+mod secrets;
 mod seed;
+mod soak;
 mod start;
 mod upscale;
 

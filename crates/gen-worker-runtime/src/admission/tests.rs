@@ -95,7 +95,9 @@ fn a_zombie_keeps_its_permit() {
     permit.answered();
     assert!(desk.admission.active().is_empty());
     assert!(desk.ask("s", 0, "f").is_err());
+    assert_eq!((permit.abandoned(), desk.admission.zombies().by_function.len()), (1, 1));
     drop(permit);
+    assert_eq!(desk.admission.zombies(), Zombies::default());
     assert!(desk.ask("s", 0, "f").is_ok());
 }
 

@@ -1,6 +1,6 @@
 //! Exactly one outcome for each run, whatever its pipeline does.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use gen_worker_core::{
@@ -11,10 +11,10 @@ use tokio::{
     task::{JoinError, JoinHandle},
     time::{sleep_until, timeout},
 };
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
-use super::{Job, invoke::died, timings::Timings};
-use crate::{admission::Permit, outbox::Outbox, wire::outbound};
+use super::{Job, Workshop, invoke::died, timings::Timings};
+use crate::{admission::Permit, wire::outbound};
 
 type Work = JoinHandle<Result<Bytes, JobFailure>>;
 type Ended = Result<Result<Bytes, JobFailure>, JoinError>;
@@ -25,8 +25,7 @@ pub(super) struct Supervisor {
     output_mode: OutputMode,
     cancellation: Cancellation,
     permit: Arc<Permit>,
-    outbox: Arc<Outbox>,
-    grace: Duration,
+    shop: Arc<Workshop>,
     timings: Timings,
 }
 
@@ -37,8 +36,7 @@ impl Supervisor {
             output_mode: job.function.spec().output_mode,
             cancellation,
             permit: job.permit.clone(),
-            outbox: job.shop.outbox.clone(),
-            grace: job.shop.config.cancel_grace,
+            shop: job.shop.clone(),
             timings: job.timings.clone(),
         }
     }
@@ -51,22 +49,43 @@ impl Supervisor {
                 self.stop(&mut work).await
             }
         };
+        let left_behind = ended.is_none();
         let ended = ended.map(|ended| ended.unwrap_or_else(|error| Err(died(&error))));
         match outcome(self.cancellation.reason(), ended) {
             Some(outcome) => self.report(outcome),
             None => info!("superseded by a newer attempt: not reported"),
         }
         self.permit.answered();
+        if left_behind {
+            self.bury(&mut work).await;
+        }
     }
 
     /// Gives the run its grace, then stops waiting for it. Async code is dropped; a thread goes on, and keeps its permit.
     async fn stop(&self, work: &mut Work) -> Option<Ended> {
-        let ended = timeout(self.grace, &mut *work).await.ok();
+        let grace = self.shop.config.cancel_grace;
+        let ended = timeout(grace, &mut *work).await.ok();
         if ended.is_none() {
-            warn!(grace_ms = self.grace.as_millis() as u64, "the run did not stop when it was told to");
+            warn!(grace_ms = grace.as_millis() as u64, "the run did not stop when it was told to");
             work.abort();
         }
         ended
+    }
+
+    /// Async code is gone a moment after its abort. A thread goes on and keeps its permit; with too many such the worker
+    /// leaves, because only the end of the process ends them.
+    async fn bury(&self, work: &mut Work) {
+        let config = &self.shop.config;
+        let gone = timeout(config.cancel_grace, work).await.is_ok();
+        if gone && Arc::strong_count(&self.permit) == 1 {
+            return;
+        }
+        let zombies = self.permit.abandoned();
+        warn!(zombies, "a function does not stop: it keeps its place");
+        if zombies > config.max_zombies {
+            error!(zombies, max = config.max_zombies, "too many functions do not stop: the worker leaves");
+            self.shop.admission.close();
+        }
     }
 
     /// Says everything about the run, its result last.
@@ -79,13 +98,16 @@ impl Supervisor {
                 warn!(elapsed_ms, stages, kind = failure.kind.as_str(), error = failure.chain(), "failed");
                 if self.output_mode == OutputMode::Incremental {
                     let error = Event::output_error(failure.kind.as_str(), &failure.safe_message);
-                    self.outbox.emit_last(error.about(run_id));
+                    self.shop.outbox.emit_last(error.about(run_id));
                 }
             }
         }
-        self.outbox.emit(self.timings.event().about(run_id));
-        let message = outbound::result(run_id, self.facts.attempt, &outcome);
-        self.outbox.result((run_id.clone(), self.facts.attempt), message);
+        self.shop.outbox.emit(self.timings.event().about(run_id));
+        let mut message = outbound::result(run_id, self.facts.attempt, &outcome);
+        if let (true, Err(failure)) = (self.shop.config.legacy_errors, &outcome) {
+            message = outbound::with_legacy_error(message, failure);
+        }
+        self.shop.outbox.result((run_id.clone(), self.facts.attempt), message);
     }
 }
 

@@ -1,7 +1,7 @@
 //! Outcomes, events and registrations → messages.
 
 use bytes::Bytes;
-use gen_worker_core::{Event, FunctionSpec, JobFailure, OutputMode, RunId};
+use gen_worker_core::{Event, FailureKind, FunctionSpec, JobFailure, OutputMode, RunId};
 
 use super::v1::{self, worker_scheduler_message::Msg};
 
@@ -26,6 +26,23 @@ pub(crate) fn result(
         }
     }
     message(Msg::RunResult(result))
+}
+
+/// The same result with the `error_message` of the first schedulers: a JSON object, separated as Python does (contract §3.5).
+pub(crate) fn with_legacy_error(
+    mut message: v1::WorkerSchedulerMessage,
+    failure: &JobFailure,
+) -> v1::WorkerSchedulerMessage {
+    if let Some(Msg::RunResult(result)) = &mut message.msg {
+        let text = match failure.kind {
+            FailureKind::Canceled => "Task was canceled during execution".to_owned(),
+            _ => failure.error_message(),
+        };
+        let text = serde_json::Value::from(text);
+        result.error_message =
+            format!(r#"{{"message": {text}, "retryable": {}}}"#, failure.kind.is_retryable());
+    }
+    message
 }
 
 /// An event about a run or the worker.

@@ -1,0 +1,110 @@
+//! Thousands of runs over a stream that keeps breaking: none is lost, none is executed twice.
+
+use std::{
+    collections::{BTreeMap, BTreeSet, VecDeque},
+    sync::{Arc, Mutex},
+    time::Duration,
+};
+
+use gen_worker::{Call, Env, Function, Worker, WorkerConfig, WorkerError};
+use gen_worker_proto::scheduler::{self as v1, worker_scheduler_message::Msg};
+use gen_worker_testkit::{FakeScheduler, WorkerStream};
+use tokio::time::{Instant, timeout_at};
+
+const RUNS: usize = 5_000;
+const IN_FLIGHT: usize = 200;
+const STREAM_LIVES: Duration = Duration::from_millis(300);
+
+/// How often each run was executed.
+type Executions = Arc<Mutex<BTreeMap<String, u32>>>;
+
+fn nap(executions: Executions) -> Function {
+    Function::builder::<serde_json::Value>("nap", "tests")
+        .asynchronous(move |call: Call<serde_json::Value>| {
+            let executions = executions.clone();
+            async move {
+                *executions.lock().unwrap().entry(call.context.run_id().to_owned()).or_default() += 1;
+                let ms = call.input["ms"].as_u64().unwrap_or(0);
+                tokio::time::sleep(Duration::from_millis(ms)).await;
+                Ok::<_, WorkerError>(ms)
+            }
+        })
+        .unwrap()
+}
+
+/// A scheduler that acknowledges, and on every new stream sends again what it has no result of.
+struct Schedule {
+    waiting: VecDeque<String>,
+    sent: BTreeSet<String>,
+    results: BTreeMap<String, u32>,
+}
+
+impl Schedule {
+    fn request(run_id: &str) -> Msg {
+        let ms = run_id.bytes().map(u64::from).sum::<u64>() % 50;
+        Msg::RunRequest(v1::TaskExecutionRequest {
+            run_id: run_id.to_owned(),
+            function_name: "nap".to_owned(),
+            input_payload: gen_worker_tests::pack(&serde_json::json!({"ms": ms})).into(),
+            attempt: 1,
+            ..Default::default()
+        })
+    }
+
+    /// One stream, for as long as it lives or until everything has a result.
+    async fn serve(&mut self, stream: &mut WorkerStream) {
+        let end = Instant::now() + STREAM_LIVES;
+        stream.next_registration().await;
+        for run_id in &self.sent {
+            stream.send(Self::request(run_id)).await;
+        }
+        while self.results.len() < RUNS {
+            while self.sent.len() < IN_FLIGHT
+                && let Some(run_id) = self.waiting.pop_front()
+            {
+                stream.send(Self::request(&run_id)).await;
+                self.sent.insert(run_id);
+            }
+            let Ok(result) = timeout_at(end, stream.next_result()).await else { return };
+            assert!(result.success && result.attempt == 1, "{result:?}");
+            stream.ack(&result).await;
+            self.sent.remove(&result.run_id);
+            *self.results.entry(result.run_id).or_default() += 1;
+        }
+    }
+}
+
+#[tokio::test]
+async fn no_result_is_lost_and_no_run_executed_twice_while_the_stream_keeps_breaking() {
+    let scheduler = FakeScheduler::start().await;
+    let env = Env::from_iter([
+        ("SCHEDULER_ADDR", scheduler.addr().to_string().as_str()),
+        ("RECONNECT_DELAY", "0.02"),
+        ("RECONNECT_MAX_DELAY", "0.05"),
+        ("RECONNECT_JITTER_SECONDS", "0.02"),
+    ]);
+    let config = WorkerConfig::from_env(&env).unwrap();
+    let executions = Executions::default();
+    let worker = Worker::builder(config.runtime).function(nap(executions.clone())).build().unwrap();
+    let shutdown = worker.shutdown();
+    let working = std::thread::spawn(move || worker.run());
+    let waiting = (0..RUNS).map(|n| format!("run-{n}")).collect();
+    let mut schedule = Schedule { waiting, sent: BTreeSet::new(), results: BTreeMap::new() };
+    let mut streams = 0;
+    while schedule.results.len() < RUNS {
+        let mut stream = scheduler.accept().await;
+        streams += 1;
+        schedule.serve(&mut stream).await;
+        if schedule.results.len() < RUNS {
+            stream.drop_connection();
+        } else {
+            shutdown.drain();
+            stream.ended().await.unwrap();
+        }
+    }
+    tokio::task::spawn_blocking(|| working.join().unwrap().unwrap()).await.unwrap();
+    let executions = executions.lock().unwrap();
+    assert!(streams > 1, "the stream never broke");
+    assert_eq!(executions.len(), RUNS);
+    assert!(executions.values().all(|times| *times == 1), "executed twice after {streams} streams");
+}
