@@ -5,22 +5,35 @@ use std::{
     time::SystemTime,
 };
 
-use gen_worker_core::{Secret, ports::CredentialSource};
+use async_trait::async_trait;
+use gen_worker_core::{Classify, FailureKind, JobFailure, Secret, ports::CredentialSource};
 use gen_worker_net::HttpClient;
-use tracing::debug;
+use tokio::sync::Mutex;
+use tracing::{debug, info, warn};
 
 use crate::{
     cache::KeyCache,
     config::AuthConfig,
     error::AuthError,
-    verify::{self, Policy},
+    file::TokenFile,
+    verify::{self, Claims, LEEWAY, Policy},
 };
 
 /// The token for the next dial. One lives as long as the worker; what renews the token and what dials share it.
 #[derive(Debug)]
 pub struct Credential {
-    token: RwLock<Option<Secret<String>>>,
+    held: RwLock<Option<Held>>,
     verifier: Option<Verifier>,
+    /// Where newer tokens appear. Locked while a token is put in place of another, so that the last one to come is kept.
+    file: Mutex<Option<TokenFile>>,
+}
+
+/// A token that has passed its check, if there is one.
+#[derive(Debug, Clone)]
+struct Held {
+    token: Secret<String>,
+    /// `None`: never, or not known.
+    expires_at: Option<SystemTime>,
 }
 
 #[derive(Debug)]
@@ -29,183 +42,124 @@ struct Verifier {
     policy: Policy,
 }
 
-/// Makes the worker's credential. When both a token and the URL of the scheduler's keys are set, the token is verified.
+/// Makes the worker's credential. When both a token and the URL of the scheduler's keys are set, the token is verified. A
+/// token of `WORKER_JWT_FILE` that is refused may be followed by a good one: the credential is made, and holds none.
 ///
 /// # Errors
-/// The token is refused, or the keys cannot be had.
+/// The token is refused, or the keys cannot be had; or `WORKER_JWT_FILE` cannot be read.
 pub async fn check(config: AuthConfig, client: &HttpClient) -> Result<Credential, AuthError> {
     let policy = Policy { issuer: config.issuer, audience: config.audience };
     let verifier = config
         .jwks_url
         .map(|url| Verifier { keys: KeyCache::new(client.clone(), url, config.jwks_ttl), policy });
-    let credential = Credential { token: RwLock::new(None), verifier };
-    if let Some(token) = config.token {
-        credential.renew(token).await?;
+    let file = config.token_file.filter(|_| config.token.is_none()).map(TokenFile::new);
+    let credential = Credential { held: RwLock::new(None), verifier, file: Mutex::new(file) };
+    match config.token {
+        Some(token) => credential.adopt(token).await?,
+        None => match credential.read_again().await {
+            Err(error) if !matches!(error, AuthError::File { .. }) => {
+                warn!(error = reason(error), "the token of WORKER_JWT_FILE is refused: waiting for another");
+            }
+            read => read?,
+        },
     }
     Ok(credential)
 }
 
 impl Credential {
-    /// Puts a token in place of the one held, verified first when the URL of the scheduler's keys is set.
-    ///
-    /// # Errors
-    /// The token is refused, or the keys cannot be had; the token held stays.
-    ///
-    /// # Cancel safety
-    /// Dropping the future leaves the token held.
-    pub async fn renew(&self, token: Secret<String>) -> Result<(), AuthError> {
-        if let Some(verifier) = &self.verifier {
-            verifier.verify(token.expose()).await?;
+    /// Takes the file's token if the file has changed since one was taken from it.
+    async fn read_again(&self) -> Result<(), AuthError> {
+        let mut file = self.file.lock().await;
+        let Some(file) = file.as_mut() else { return Ok(()) };
+        if let Some((token, version)) = file.read_if_changed().await? {
+            self.adopt(token).await?;
+            file.taken(version);
+            info!("the token of WORKER_JWT_FILE is taken");
         }
-        *self.token.write().unwrap_or_else(PoisonError::into_inner) = Some(token);
         Ok(())
+    }
+
+    /// Puts a token in place of the one held, once it has passed its check.
+    async fn adopt(&self, token: Secret<String>) -> Result<(), AuthError> {
+        let claims = match &self.verifier {
+            Some(verifier) => verifier.verify(token.expose()).await?,
+            None => verify::unverified(token.expose()),
+        };
+        let held = Held { token, expires_at: claims.expires_at };
+        *self.held.write().unwrap_or_else(PoisonError::into_inner) = Some(held);
+        Ok(())
+    }
+
+    fn held(&self) -> Option<Held> {
+        self.held.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
 
+#[async_trait]
 impl CredentialSource for Credential {
     fn bearer(&self) -> Option<Secret<String>> {
-        self.token.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.held().map(|held| held.token)
+    }
+
+    fn usable(&self, at: SystemTime) -> bool {
+        let held = self.held.read().unwrap_or_else(PoisonError::into_inner);
+        self.verifier.is_none() || !held.as_ref().is_some_and(|held| held.has_expired(at))
+    }
+
+    async fn renew(&self) -> Result<(), JobFailure> {
+        let read = self.read_again().await;
+        match (self.held(), read) {
+            (None, Err(refused)) => return Err(refused.into()),
+            (Some(_), Err(refused)) => {
+                warn!(error = reason(refused), "no newer token: the worker keeps the one it has");
+            }
+            (_, Ok(())) => {}
+        }
+        if self.held().is_some_and(|held| held.has_expired(SystemTime::now())) {
+            warn!("the worker's token says that it has expired");
+        }
+        Ok(())
+    }
+
+    async fn refresh(&self, token: Secret<String>) -> Result<(), JobFailure> {
+        let _one_at_a_time = self.file.lock().await;
+        Ok(self.adopt(token).await?)
+    }
+}
+
+impl Held {
+    fn has_expired(&self, at: SystemTime) -> bool {
+        self.expires_at.and_then(|end| end.checked_add(LEEWAY)).is_some_and(|end| at >= end)
     }
 }
 
 impl Verifier {
-    async fn verify(&self, token: &str) -> Result<(), AuthError> {
+    async fn verify(&self, token: &str) -> Result<Claims, AuthError> {
         let keys = self.keys.keys_for(&verify::key_id(token)?).await?;
         let claims = verify::verify(token, &keys, &self.policy, SystemTime::now())?;
         debug!(expires_at = ?claims.expires_at, "token verified");
-        Ok(())
+        Ok(claims)
     }
+}
+
+/// Nothing in an [`AuthError`] is secret, so whoever asked may read it.
+impl Classify for AuthError {
+    fn kind(&self) -> FailureKind {
+        match self {
+            Self::NoKeySet { .. } | Self::File { .. } => FailureKind::Retryable,
+            _ => FailureKind::Auth,
+        }
+    }
+
+    fn safe_message(&self) -> String {
+        self.to_string()
+    }
+}
+
+/// The error and its causes in one line.
+fn reason(error: AuthError) -> String {
+    JobFailure::from(error).chain()
 }
 
 #[cfg(test)]
-mod tests {
-    use std::{
-        sync::atomic::{AtomicU32, Ordering},
-        time::Duration,
-    };
-
-    use axum::{Router, extract::State, http::StatusCode, routing::get};
-    use gen_worker_core::config::{ConfigErrors, Env};
-    use gen_worker_net::NetConfig;
-    use serde_json::json;
-    use tokio::{net::TcpListener, task::JoinSet};
-    use url::Url;
-
-    use super::*;
-    use crate::fixture::{ONE, OTHER, key_set};
-
-    /// Publishes one document, which may change, and counts who asks.
-    struct Publisher {
-        url: Url,
-        document: RwLock<(StatusCode, String)>,
-        asked: AtomicU32,
-    }
-
-    async fn publish(status: StatusCode, document: String) -> (&'static Publisher, JoinSet<()>) {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let url = format!("http://{}/keys", listener.local_addr().unwrap());
-        let publisher: &Publisher = Box::leak(Box::new(Publisher {
-            url: url.parse().unwrap(),
-            document: RwLock::new((status, document)),
-            asked: AtomicU32::new(0),
-        }));
-        let app = Router::new().route("/keys", get(answer)).with_state(publisher);
-        let mut server = JoinSet::new();
-        server.spawn(async { axum::serve(listener, app).await.unwrap() });
-        (publisher, server)
-    }
-
-    async fn answer(State(publisher): State<&'static Publisher>) -> (StatusCode, String) {
-        publisher.asked.fetch_add(1, Ordering::Relaxed);
-        publisher.document.read().unwrap().clone()
-    }
-
-    fn config(token: &str, jwks_url: Option<&Url>) -> AuthConfig {
-        AuthConfig {
-            token: Some(token.into()),
-            jwks_url: jwks_url.cloned(),
-            jwks_ttl: Duration::from_secs(300),
-            issuer: None,
-            audience: None,
-        }
-    }
-
-    fn client() -> HttpClient {
-        HttpClient::new(NetConfig::from_env(&Env::default(), &mut ConfigErrors::default())).unwrap()
-    }
-
-    #[tokio::test]
-    async fn a_verified_token_is_the_bearer() {
-        let (publisher, _server) = publish(StatusCode::OK, key_set([&*ONE]).to_string()).await;
-        let token = ONE.token(&json!({}));
-        let credential = check(config(&token, Some(&publisher.url)), &client()).await.unwrap();
-        assert_eq!(credential.bearer(), Some(token.as_str().into()));
-    }
-
-    #[tokio::test]
-    async fn a_refused_token_is_in_no_text() {
-        let (publisher, _server) = publish(StatusCode::OK, key_set([&*ONE]).to_string()).await;
-        let token = ONE.token(&json!({"exp": 1}));
-        let config = config(&token, Some(&publisher.url));
-        let shown = format!("{config:?}");
-        let error = check(config, &client()).await.unwrap_err();
-        assert!(matches!(error, AuthError::Expired));
-        for part in token.split('.') {
-            assert!(!format!("{shown} {error:?} {error}").contains(part));
-        }
-    }
-
-    #[tokio::test]
-    async fn without_keys_no_token_is_believed() {
-        let token = ONE.token(&json!({}));
-        for (status, document) in [
-            (StatusCode::INTERNAL_SERVER_ERROR, key_set([&*ONE]).to_string()),
-            (StatusCode::OK, "<html>".to_owned()),
-            (StatusCode::OK, format!("{}{}", key_set([&*ONE]), " ".repeat(1 << 20))),
-        ] {
-            let (publisher, _server) = publish(status, document).await;
-            let refused = check(config(&token, Some(&publisher.url)), &client()).await;
-            assert!(matches!(refused, Err(AuthError::NoKeySet { .. })), "{refused:?}");
-        }
-        let nobody = "http://127.0.0.1:1/keys".parse().unwrap();
-        let refused = check(config(&token, Some(&nobody)), &client()).await;
-        assert!(matches!(refused, Err(AuthError::NoKeySet { .. })), "{refused:?}");
-    }
-
-    #[tokio::test]
-    async fn without_a_key_url_any_token_is_taken() {
-        let credential = check(config("opaque", None), &client()).await.unwrap();
-        assert_eq!(credential.bearer(), Some("opaque".into()));
-        credential.renew("next".into()).await.unwrap();
-        assert_eq!(credential.bearer(), Some("next".into()));
-        assert!(!format!("{credential:?}").contains("next"));
-    }
-
-    #[tokio::test]
-    async fn a_new_key_is_found_after_a_while() {
-        let (publisher, _server) = publish(StatusCode::OK, key_set([&*ONE]).to_string()).await;
-        let (old, new) = (ONE.token(&json!({})), OTHER.token(&json!({})));
-        let credential = check(config(&old, Some(&publisher.url)), &client()).await.unwrap();
-        publisher.document.write().unwrap().1 = key_set([&*OTHER]).to_string();
-
-        let refused = credential.renew(new.as_str().into()).await;
-        assert!(matches!(refused, Err(AuthError::UnknownKey)), "{refused:?}");
-        assert_eq!(credential.bearer(), Some(old.as_str().into()));
-
-        tokio::time::pause();
-        tokio::time::advance(Duration::from_secs(11)).await;
-        tokio::time::resume();
-        credential.renew(new.as_str().into()).await.unwrap();
-        assert_eq!(credential.bearer(), Some(new.as_str().into()));
-        assert_eq!(publisher.asked.load(Ordering::Relaxed), 2);
-    }
-
-    #[tokio::test]
-    async fn callers_share_one_fetch() {
-        let (publisher, _server) = publish(StatusCode::OK, key_set([&*ONE]).to_string()).await;
-        let cache = KeyCache::new(client(), publisher.url.clone(), Duration::ZERO);
-        let (one, two) = tokio::join!(cache.keys_for("one"), cache.keys_for("one"));
-        assert!(one.unwrap().get("one").is_some() && two.unwrap().get("one").is_some());
-        assert_eq!(publisher.asked.load(Ordering::Relaxed), 1);
-    }
-}
+mod tests;

@@ -37,4 +37,11 @@ pub enum AuthError {
         #[source]
         source: NetError,
     },
+    /// The file that `WORKER_JWT_FILE` names holds no token.
+    #[error("no token can be read from the file that WORKER_JWT_FILE names")]
+    File {
+        /// Why not.
+        #[source]
+        source: std::io::Error,
+    },
 }

@@ -1,7 +1,8 @@
 //! Who a worker is and whom it believes.
 //!
-//! [`AuthConfig`] holds the worker's token and where the scheduler's keys are published. [`check`] verifies the token at
-//! start, and gives the [`Credential`] from which each dial takes its bearer. Verifying is a pure function of the token,
+//! [`AuthConfig`] holds the worker's token, or the file it lies in, and where the scheduler's keys are published. [`check`]
+//! verifies the token at start, and gives the [`Credential`] from which each dial takes its bearer; a token that the file
+//! or the scheduler brings later is verified in the same way before it takes the place of the one held. Verifying is a pure function of the token,
 //! the keys, the policy and the time; around it lies a cache of the published keys. Whatever cannot be verified is
 //! refused.
 //!
@@ -18,6 +19,7 @@ mod cache;
 mod config;
 mod credential;
 mod error;
+mod file;
 #[cfg(test)]
 mod fixture;
 mod jwks;

@@ -1,6 +1,6 @@
 //! What the runtime needs of the outside world. Other crates implement these; the facade joins them.
 
-use std::{any::Any, path::Path, sync::Arc};
+use std::{any::Any, path::Path, sync::Arc, time::SystemTime};
 
 use async_trait::async_trait;
 use serde::Serialize;
@@ -132,7 +132,34 @@ pub trait OutputTarget: Send + Sync {
 }
 
 /// Holds the worker's own credential for the scheduler.
+#[async_trait]
 pub trait CredentialSource: Send + Sync {
     /// The bearer token for the next dial; `None`: dial without one.
     fn bearer(&self) -> Option<Secret<String>>;
+
+    /// Whether runs may be taken at that time: not once a verified token has expired. Never waits.
+    fn usable(&self, _at: SystemTime) -> bool {
+        true
+    }
+
+    /// Looks for a newer token where the worker's token comes from. Called before each dial, after the scheduler refused
+    /// the token, and when it is about to expire. A newer token that is refused leaves the one held.
+    ///
+    /// # Errors
+    /// There is no token to dial with: one is needed, and none has passed its check.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the token held.
+    async fn renew(&self) -> Result<(), JobFailure> {
+        Ok(())
+    }
+
+    /// Takes a token that the scheduler sent, for the next dial.
+    ///
+    /// # Errors
+    /// It is refused; the one held stays.
+    ///
+    /// # Cancel safety
+    /// Dropping the future leaves the token held.
+    async fn refresh(&self, token: Secret<String>) -> Result<(), JobFailure>;
 }

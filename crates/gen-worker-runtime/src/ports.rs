@@ -82,8 +82,13 @@ impl OutputStore for Nothing {
     }
 }
 
+#[async_trait]
 impl CredentialSource for Nothing {
     fn bearer(&self) -> Option<Secret<String>> {
         None
+    }
+
+    async fn refresh(&self, _token: Secret<String>) -> Result<(), JobFailure> {
+        Err(NotGiven { what: "a place for tokens" }.into())
     }
 }

@@ -1,0 +1,137 @@
+//! The file that a token lies in, read again when it changes.
+
+use std::{
+    fs::{self, File, Metadata},
+    io::{self, Read},
+    path::{Path, PathBuf},
+    sync::Arc,
+    time::SystemTime,
+};
+
+use gen_worker_core::Secret;
+use tokio::task::spawn_blocking;
+
+use crate::error::AuthError;
+
+/// Largest token; header blocks hold no more either.
+const MAX_BYTES: u64 = 64 << 10;
+
+/// What of a file changes when it is written or replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Version {
+    modified: Option<SystemTime>,
+    length: u64,
+    inode: u64,
+}
+
+#[derive(Debug)]
+pub(crate) struct TokenFile {
+    path: Arc<PathBuf>,
+    taken: Option<Version>,
+}
+
+impl TokenFile {
+    pub(crate) fn new(path: PathBuf) -> Self {
+        Self { path: Arc::new(path), taken: None }
+    }
+
+    /// The token, unless the file is as it was when one was taken from it.
+    pub(crate) async fn read_if_changed(&self) -> Result<Option<(Secret<String>, Version)>, AuthError> {
+        let (path, taken) = (self.path.clone(), self.taken);
+        let read = spawn_blocking(move || read(&path, taken)).await;
+        read.unwrap_or_else(|stopped| Err(io::Error::other(stopped)))
+            .map_err(|source| AuthError::File { source })
+    }
+
+    /// The token of this version is in use: it need not be read again.
+    pub(crate) fn taken(&mut self, version: Version) {
+        self.taken = Some(version);
+    }
+}
+
+/// The version is taken first: a file that changes meanwhile looks changed the next time.
+fn read(path: &Path, taken: Option<Version>) -> io::Result<Option<(Secret<String>, Version)>> {
+    let metadata = fs::metadata(path)?;
+    if !metadata.is_file() {
+        return Err(invalid("it is no regular file"));
+    }
+    let version = Version::of(&metadata);
+    if taken == Some(version) {
+        return Ok(None);
+    }
+    let mut text = String::new();
+    File::open(path)?.take(MAX_BYTES + 1).read_to_string(&mut text)?;
+    let text = Secret::new(text);
+    match text.expose().trim() {
+        "" => Err(invalid("it is empty")),
+        _ if text.expose().len() as u64 > MAX_BYTES => Err(invalid("it is larger than a token can be")),
+        token => Ok(Some((token.into(), version))),
+    }
+}
+
+fn invalid(what: &'static str) -> io::Error {
+    io::Error::new(io::ErrorKind::InvalidData, what)
+}
+
+impl Version {
+    fn of(metadata: &Metadata) -> Self {
+        Self { modified: metadata.modified().ok(), length: metadata.len(), inode: inode(metadata) }
+    }
+}
+
+#[cfg(unix)]
+fn inode(metadata: &Metadata) -> u64 {
+    std::os::unix::fs::MetadataExt::ino(metadata)
+}
+
+#[cfg(not(unix))]
+fn inode(_metadata: &Metadata) -> u64 {
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn token(read: io::Result<Option<(Secret<String>, Version)>>) -> Option<String> {
+        read.unwrap().map(|(token, _)| token.expose().clone())
+    }
+
+    #[test]
+    fn a_file_is_read_until_its_token_is_taken_and_when_it_changes() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("token");
+        fs::write(&path, " one\n").unwrap();
+        let (_, version) = read(&path, None).unwrap().unwrap();
+        assert_eq!(token(read(&path, None)).as_deref(), Some("one"));
+        assert_eq!(token(read(&path, Some(version))), None);
+        fs::write(&path, "longer").unwrap();
+        assert_eq!(token(read(&path, Some(version))).as_deref(), Some("longer"));
+    }
+
+    #[test]
+    fn a_file_put_in_its_place_is_a_change_also_at_the_same_size_and_time() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, next) = (directory.path().join("token"), directory.path().join("next"));
+        fs::write(&path, "one").unwrap();
+        fs::write(&next, "two").unwrap();
+        let (_, version) = read(&path, None).unwrap().unwrap();
+        let modified = fs::metadata(&path).unwrap().modified().unwrap();
+        File::options().write(true).open(&next).unwrap().set_modified(modified).unwrap();
+        fs::rename(&next, &path).unwrap();
+        assert_eq!(token(read(&path, Some(version))).as_deref(), Some("two"));
+    }
+
+    #[test]
+    fn what_holds_no_token_is_an_error() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("token");
+        let problem = |path: &Path| read(path, None).unwrap_err().to_string();
+        assert!(problem(&path).contains("No such file"));
+        assert_eq!(problem(directory.path()), "it is no regular file");
+        fs::write(&path, " \n").unwrap();
+        assert_eq!(problem(&path), "it is empty");
+        fs::write(&path, "x".repeat((64 << 10) + 1)).unwrap();
+        assert_eq!(problem(&path), "it is larger than a token can be");
+    }
+}
