@@ -35,6 +35,8 @@ mod assemble;
 mod config;
 #[cfg(feature = "dev")]
 mod dev;
+#[cfg(doctest)]
+mod doctests;
 mod logging;
 
 pub use gen_worker_core::{
