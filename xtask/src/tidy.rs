@@ -1,8 +1,10 @@
 //! `tidy`: the rules of the repository that no compiler knows.
 
 mod edges;
+mod guarantees;
 mod manifests;
 mod modules;
+mod pages;
 
 use crate::run::Done;
 use crate::workspace::Workspace;
@@ -13,6 +15,8 @@ pub(crate) fn run() -> Done {
     breaches.extend(edges::tree_breaches()?);
     breaches.extend(manifests::breaches(&workspace)?);
     breaches.extend(modules::breaches()?);
+    breaches.extend(pages::breaches(&workspace)?);
+    breaches.extend(guarantees::breaches()?);
     if breaches.is_empty() { Ok(()) } else { Err(breaches.join("\n")) }
 }
 

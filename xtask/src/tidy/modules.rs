@@ -18,7 +18,8 @@ pub(super) fn breaches() -> Done<Vec<String>> {
     Ok(silent.iter().map(|file| format!("{} must begin with `//!`", shown(file))).collect())
 }
 
-fn shown(file: &Path) -> String {
+/// A file as a breach names it.
+pub(super) fn shown(file: &Path) -> String {
     file.strip_prefix(root()).unwrap_or(file).display().to_string()
 }
 
@@ -38,7 +39,8 @@ fn collect(dir: &Path, silent: &mut Vec<PathBuf>) -> Done {
     Ok(())
 }
 
-fn entries(dir: &Path) -> Done<Vec<PathBuf>> {
+/// What lies in a folder.
+pub(super) fn entries(dir: &Path) -> Done<Vec<PathBuf>> {
     let entries = fs::read_dir(dir).doing(dir.display())?;
     entries.map(|entry| Ok(entry.doing(dir.display())?.path())).collect()
 }
