@@ -2,7 +2,7 @@
 
 use std::{error::Error, fmt};
 
-use crate::redact::redact;
+use crate::redact::{hide_secrets, redact};
 
 /// The closed set of ways in which a run ends badly; the word on the wire is `error_type`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -47,7 +47,7 @@ impl FailureKind {
     }
 
     /// The original worker's exception class, which `error_message` starts with.
-    const fn class(self) -> &'static str {
+    pub const fn class(self) -> &'static str {
         match self {
             Self::Canceled => "CanceledError",
             Self::Validation => "ValidationError",
@@ -225,7 +225,7 @@ impl WorkerError {
     }
 
     fn into_source(self) -> UserError {
-        UserError { text: self.text, source: self.source }
+        UserError { text: hide_secrets(&self.text).into_owned(), source: self.source }
     }
 }
 
@@ -296,5 +296,7 @@ mod tests {
         let failure = JobFailure::from(fails().unwrap_err());
         assert_eq!(failure.error_message(), "InternalError: internal error");
         assert!(failure.chain().contains("disk 7"), "{}", failure.chain());
+        let failure = JobFailure::from(WorkerError::internal("GET https://h/x?sig=1 from /tmp/x failed"));
+        assert!(failure.chain().ends_with("GET <url> from /tmp/x failed"), "{}", failure.chain());
     }
 }

@@ -88,6 +88,14 @@ impl ModelRef {
         &self.written
     }
 
+    /// The reference as it may be shown: as it was written, but for a URL's query, which may carry a signature.
+    pub fn known_as(&self) -> &str {
+        match &self.source {
+            Source::Url(_) => self.written.split(['?', '#']).next().unwrap_or_default(),
+            Source::Hub { .. } | Source::File(_) => &self.written,
+        }
+    }
+
     /// The one spelling that all spellings of this reference share.
     pub fn canonical(&self) -> &str {
         &self.canonical
@@ -270,5 +278,6 @@ mod tests {
     fn a_signature_is_not_shown() {
         let model = ModelRef::parse("https://h/m.onnx?sig=abc").unwrap();
         assert_eq!(format!("{model} {model:?}"), "https://h/m.onnx https://h/m.onnx");
+        assert_eq!(model.known_as(), "https://h/m.onnx");
     }
 }

@@ -16,6 +16,7 @@ use serde::{
 use crate::{
     asset::{AssetSlot, collect_assets},
     failure::{Classify, FailureKind},
+    redact::redact,
 };
 
 /// Why a payload is not what the function takes.
@@ -97,7 +98,8 @@ impl<'a> Payload<'a> {
         let (_, value) = self.fields.remove(at);
         self.fields.retain(|(key, _)| !is_key(key, field));
         let json = serde_json::Value::deserialize(Strict(&value)).map_err(|e| PayloadError::Field {
-            message: e.to_string(),
+            // Serde quotes the value that does not fit.
+            message: redact(&e.to_string()),
             path: format!(" - at `$.{field}`"),
         })?;
         Ok(Some(json.to_string()))
@@ -115,7 +117,7 @@ impl<'a> Payload<'a> {
                 "." => String::new(),
                 path => format!(" - at `$.{path}`"),
             },
-            message: error.into_inner().to_string(),
+            message: redact(&error.into_inner().to_string()),
         })?;
         Ok((decoded, assets))
     }

@@ -7,22 +7,35 @@ use regex::Regex;
 /// Longest text kept, in characters: the original worker's bound (contract §5).
 const MAX_CHARS: usize = 500;
 
-/// What is replaced by what, in order: bearer tokens and URLs go before the paths they contain.
-static RULES: LazyLock<[(Regex, &str); 5]> = LazyLock::new(|| {
-    [
+type Rule = (Regex, &'static str);
+
+fn rules<const N: usize>(rules: [(&str, &'static str); N]) -> [Rule; N] {
+    rules.map(|(pattern, replacement)| {
+        (Regex::new(pattern).expect("the patterns are constant and tested"), replacement)
+    })
+}
+
+/// Credentials, and URLs, whose query may sign them. They go before the paths that they contain.
+static SECRETS: LazyLock<[Rule; 3]> = LazyLock::new(|| {
+    rules([
         (r"(?i)\bbearer\s+[\w.~+/=-]+", "Bearer <redacted>"),
         (r"(?i)\b[a-z][a-z0-9+.-]*://[^\s\x22'<>]+", "<url>"),
         (
             r"(?i)\b((?:[\w-]*(?:token|secret|password|passwd|api[_-]?key|signature|credential)[\w-]*|sig)\s*[=:]\s*)[^\s&,;\x22']+",
             "$1<redacted>",
         ),
-        (r"(?i)\b[a-z]:\\[^\s\x22'<>|]*|\\\\[\w.$-]+\\[^\s\x22'<>|]*", "<path>"),
-        (r"(^|[^\w/.)\]}<])(?:~|\.{1,2})?/[\w.@~+-]+(?:/[\w.@~+-]*)*", "$1<path>"),
-    ]
-    .map(|(pattern, replacement)| (Regex::new(pattern).expect("the patterns are constant and tested"), replacement))
+    ])
 });
 
-/// The text without bearer tokens, `token=` values, URLs and file paths, trimmed and cut to 500 characters.
+/// Places on this machine.
+static PATHS: LazyLock<[Rule; 2]> = LazyLock::new(|| {
+    rules([
+        (r"(?i)\b[a-z]:\\[^\s\x22'<>|]*|\\\\[\w.$-]+\\[^\s\x22'<>|]*", "<path>"),
+        (r"(^|[^\w/.)\]}<])(?:~|\.{1,2})?/[\w.@~+-]+(?:/[\w.@~+-]*)*", "$1<path>"),
+    ])
+});
+
+/// The text without bearer tokens, `token=` values, URLs and file paths, trimmed and cut to 500 characters: for callers.
 ///
 /// ```
 /// use gen_worker_core::redact;
@@ -31,16 +44,26 @@ static RULES: LazyLock<[(Regex, &str); 5]> = LazyLock::new(|| {
 /// assert_eq!(redact("use a ratio of 1/2"), "use a ratio of 1/2");
 /// ```
 pub fn redact(text: &str) -> String {
-    let mut redacted = Cow::Borrowed(text.trim());
-    for (pattern, replacement) in RULES.iter() {
-        if let Cow::Owned(replaced) = pattern.replace_all(&redacted, *replacement) {
-            redacted = Cow::Owned(replaced);
-        }
-    }
+    let redacted = replace(text.trim(), SECRETS.iter().chain(PATHS.iter()));
     match redacted.char_indices().nth(MAX_CHARS) {
         Some((end, _)) => redacted[..end].to_owned(),
         None => redacted.into_owned(),
     }
+}
+
+/// The text without bearer tokens, `token=` values and URLs: for the worker's own log, where paths help.
+pub(crate) fn hide_secrets(text: &str) -> Cow<'_, str> {
+    replace(text, SECRETS.iter())
+}
+
+fn replace<'t, 'r>(text: &'t str, rules: impl Iterator<Item = &'r Rule>) -> Cow<'t, str> {
+    let mut redacted = Cow::Borrowed(text);
+    for (pattern, replacement) in rules {
+        if let Cow::Owned(replaced) = pattern.replace_all(&redacted, *replacement) {
+            redacted = Cow::Owned(replaced);
+        }
+    }
+    redacted
 }
 
 #[cfg(test)]

@@ -12,7 +12,6 @@ use tokio::{sync::watch, time::timeout};
 use crate::{
     error::{HubError, SharedError},
     progress::Progress,
-    store::known_as,
 };
 
 /// Least time between two events about one download: at most four a second.
@@ -52,7 +51,7 @@ pub(crate) async fn follow(
     model: &ModelRef,
     events: &dyn EventSink,
 ) -> Result<LocalModel, SharedError> {
-    let say = |state, done, total| events.emit(Event::model_download(known_as(model), state, done, total));
+    let say = |state, done, total| events.emit(Event::model_download(model.known_as(), state, done, total));
     loop {
         let progress = flight.borrow_and_update().clone();
         let transferred = progress.bytes.unwrap_or_default();

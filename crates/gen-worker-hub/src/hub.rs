@@ -30,7 +30,7 @@ use crate::{
     progress::Reporter,
     resolve::{Origin, resolve},
     source::{direct::Remote, local},
-    store::{Entry, Store, known_as},
+    store::{Entry, Store},
 };
 
 /// Makes models and input files present. Dropping it ends the downloads under way; they are resumed by the next.
@@ -162,9 +162,9 @@ impl Shared {
     fn note(&self, model: &ModelRef, present: bool) {
         let mut on_disk = self.on_disk.lock().unwrap_or_else(PoisonError::into_inner);
         if present {
-            on_disk.insert(known_as(model).to_owned());
+            on_disk.insert(model.known_as().to_owned());
         } else {
-            on_disk.remove(known_as(model));
+            on_disk.remove(model.known_as());
         }
     }
 }

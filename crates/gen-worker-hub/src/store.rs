@@ -102,7 +102,7 @@ impl Entry {
     pub(crate) fn publish(&self, model: &ModelRef, file: &StoredFile) -> io::Result<LocalModel> {
         let name = file.path.file_name().unwrap_or_default().to_string_lossy();
         let marker = Marker {
-            written: known_as(model).to_owned(),
+            written: model.known_as().to_owned(),
             canonical: model.canonical().to_owned(),
             files: vec![MarkedFile {
                 path: name.into_owned(),
@@ -133,15 +133,6 @@ impl Entry {
             size_bytes: files.clone().map(|file| file.size_bytes).sum(),
             files: files.map(|file| (file.path.clone(), self.home.join(&file.path))).collect(),
         }
-    }
-}
-
-/// The name by which the scheduler knows a model: as written, without a URL's query, which may carry a signature.
-pub(crate) fn known_as(model: &ModelRef) -> &str {
-    let written = model.as_str();
-    match model.url() {
-        Some(_) => written.split(['?', '#']).next().unwrap_or_default(),
-        None => written,
     }
 }
 

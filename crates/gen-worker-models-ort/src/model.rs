@@ -34,7 +34,7 @@ impl OrtModel {
 
     /// The reference it came from.
     pub fn model_id(&self) -> &str {
-        self.0.local.model.as_str()
+        self.0.local.model.known_as()
     }
 
     /// What it takes, in the graph's order.

@@ -115,6 +115,7 @@ impl Peers {
         peers.elsewhere.put("/api/v1/file/cat.png", "cat");
         peers.elsewhere.fault_always("/acme/refused.onnx", Fault::Status(401));
         peers.site.put("/cat.png", "cat");
+        peers.site.put("/m.onnx", FIXTURE);
         peers.site.fault_always("/away", Fault::Status(503));
         peers.site.fault_always("/refused", Fault::Status(403));
         peers.run_files.fault_always("/put/away", Fault::Status(500));
@@ -165,16 +166,17 @@ impl Peers {
     fn inputs(&self) -> Vec<Call> {
         let refused = bad_urls().into_iter().chain(["/away", "/refused", "/unknown"].map(|p| self.signed(p)));
         let file = |succeeds| move |url| ("digest", json!({"file": {"ref": url}}), succeeds);
-        refused.map(file(false)).chain([self.signed("/cat.png")].map(file(true))).collect()
+        let no_asset = ("digest", json!({"file": self.signed("/cat.png")}), false);
+        refused.map(file(false)).chain([self.signed("/cat.png")].map(file(true))).chain([no_asset]).collect()
     }
 
     fn models(&self) -> Vec<Call> {
-        let [nowhere, private, _] = bad_urls();
         let [away, no_model] = ["/away", "/cat.png"].map(|path| self.signed(path));
         let model = |succeeds| move |m: String| ("infer", json!({"model_ref": m, "values": [1.0]}), succeeds);
         let at_hub = ["acme/refused.onnx", "acme/unknown.onnx"].map(str::to_owned);
-        let refused = at_hub.into_iter().chain([nowhere, private, away, no_model]);
-        refused.map(model(false)).chain(["acme/m.onnx".to_owned()].map(model(true))).collect()
+        let refused = at_hub.into_iter().chain(bad_urls()).chain([away, no_model]);
+        let found = ["acme/m.onnx".to_owned(), self.signed("/m.onnx")];
+        refused.map(model(false)).chain(found.map(model(true))).collect()
     }
 
     fn uploads(&self) -> Vec<Call> {

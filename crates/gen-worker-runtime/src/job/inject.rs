@@ -9,6 +9,7 @@ use std::{
 use gen_worker_core::{
     FunctionSpec, InjectedModel, InjectionSpec, JobFailure, ModelBinding, ModelNeed, ModelRef, Payload,
     ports::{EventSink, OutputTarget},
+    redact,
 };
 
 use super::{
@@ -40,14 +41,15 @@ impl ModelTable {
         };
         let mapped = config.as_ref().and_then(|config| config.ids_by_key.get(&key));
         let id = mapped.unwrap_or(&key);
-        let model = ModelRef::parse(id).map_err(|e| refusal(format!("model `{id}`: {e}")))?;
+        let model = ModelRef::parse(id).map_err(|e| refusal(format!("model `{}`: {e}", redact(id))))?;
         if mapped.is_none() && model.file().is_some() && matches!(injection.binding, ModelBinding::Payload(_))
         {
             return Err(refusal(format!("model `{id}`: a payload cannot name a file of the worker")));
         }
         match &config {
             Some(config) if !allows(config, &model) => Err(refusal(format!(
-                "model_id not allowed for deployment: '{id}' (injection param {})",
+                "model_id not allowed for deployment: '{}' (injection param {})",
+                model.known_as(),
                 injection.param
             ))),
             _ => Ok(model),
