@@ -5,11 +5,12 @@ use std::{
     collections::{HashMap, VecDeque},
     num::NonZeroU32,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
+    time::{Duration, Instant, SystemTime},
 };
 
 use gen_worker_core::{
     ByteLimit, CancelReason, Cancellation, FailureKind, FunctionName, FunctionSpec, JobFailure, RunId,
+    ports::CredentialSource,
 };
 
 use crate::shutdown::{Phase, Shutdown};
@@ -85,8 +86,9 @@ impl Book {
         }
     }
 
-    /// Decides, in the order of the contract (§3.2). A higher attempt of a run that is running supersedes it.
-    fn judge(&mut self, run: &Applicant<'_>, phase: Phase, now: Instant) -> Result<(), Refusal> {
+    /// Decides, in the order of the contract (§3.2); `closed` says why no run is taken at all. A higher attempt of a run that
+    /// is running supersedes it.
+    fn judge(&mut self, run: &Applicant<'_>, closed: Option<&str>, now: Instant) -> Result<(), Refusal> {
         let failed = |failure| Err(Refusal::Failed(failure));
         let Some(spec) = run.spec else {
             return failed(unknown_function(run.function));
@@ -94,8 +96,8 @@ impl Book {
         if !self.limits.max_input.admits(run.payload_bytes as u64) {
             return failed(input_too_large(run.payload_bytes, self.limits.max_input));
         }
-        if phase >= Phase::Draining {
-            return failed(busy("Worker is draining; refusing new tasks".to_owned()));
+        if let Some(why) = closed {
+            return failed(busy(why.to_owned()));
         }
         if self.take_tombstone(run, now) {
             return failed(JobFailure::new(FailureKind::Canceled, "canceled"));
@@ -202,18 +204,19 @@ fn busy(error_message: String) -> JobFailure {
 #[derive(Clone)]
 pub(crate) struct Admission {
     book: Arc<Mutex<Book>>,
+    credential: Arc<dyn CredentialSource>,
     shutdown: Shutdown,
 }
 
 impl Admission {
-    pub(crate) fn new(limits: Limits, shutdown: Shutdown) -> Self {
-        Self { book: Arc::new(Mutex::new(Book::new(limits))), shutdown }
+    pub(crate) fn new(limits: Limits, credential: Arc<dyn CredentialSource>, shutdown: Shutdown) -> Self {
+        Self { book: Arc::new(Mutex::new(Book::new(limits))), credential, shutdown }
     }
 
     /// Decides about a run, and takes a permit if it may start.
     pub(crate) fn admit(&self, run: &Applicant<'_>, cancellation: &Cancellation) -> Result<Permit, Refusal> {
         let mut book = self.book();
-        book.judge(run, self.shutdown.phase(), Instant::now())?;
+        book.judge(run, self.closed(), Instant::now())?;
         let id = book.enter(run, cancellation.clone());
         Ok(Permit { admission: self.clone(), id })
     }
@@ -232,7 +235,15 @@ impl Admission {
 
     /// Whether a run that comes now could be admitted.
     pub(crate) fn is_open(&self) -> bool {
-        self.shutdown.phase() < Phase::Draining
+        self.closed().is_none()
+    }
+
+    /// Why no run is admitted now.
+    fn closed(&self) -> Option<&'static str> {
+        if self.shutdown.phase() >= Phase::Draining {
+            return Some("Worker is draining; refusing new tasks");
+        }
+        (!self.credential.usable(SystemTime::now())).then_some("The worker's credential has expired.")
     }
 
     /// The runs that were admitted and not yet answered.

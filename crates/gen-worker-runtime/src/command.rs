@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use gen_worker_core::{FunctionName, RunId, RunScope, UserId};
+use gen_worker_core::{FunctionName, RunId, RunScope, Secret, UserId};
 
 /// One request to run a function.
 #[derive(Debug)]
@@ -61,6 +61,8 @@ pub(crate) enum Command {
     OpenRealtime {
         session_id: String,
     },
+    /// The worker's own token, for the next dial.
+    RefreshToken(Secret<String>),
     /// Not for this worker, or not known to it.
     Ignore {
         what: &'static str,

@@ -11,6 +11,7 @@ use tracing::{debug, info, warn};
 use crate::{
     admission::{Applicant, Refusal},
     command::{Command, RunRequest},
+    credential::Keeper,
     job::Jobs,
     model_control::ModelControl,
     shutdown::Shutdown,
@@ -21,14 +22,15 @@ use crate::{
 pub(crate) struct Dispatcher {
     jobs: Jobs,
     models: ModelControl,
+    credential: Keeper,
     shutdown: Shutdown,
     /// The extensions that the scheduler announced last.
     spoken: Mutex<HashSet<String>>,
 }
 
 impl Dispatcher {
-    pub(crate) fn new(jobs: Jobs, models: ModelControl, shutdown: Shutdown) -> Self {
-        Self { jobs, models, shutdown, spoken: Mutex::default() }
+    pub(crate) fn new(jobs: Jobs, models: ModelControl, credential: Keeper, shutdown: Shutdown) -> Self {
+        Self { jobs, models, credential, shutdown, spoken: Mutex::default() }
     }
 
     pub(crate) fn handle(&self, command: Command) {
@@ -54,6 +56,7 @@ impl Dispatcher {
                 // No handler for realtime sessions can be registered, so each asks for one that is not known.
                 self.jobs.outbox().answer(outbound::realtime_closed(session_id, "unknown_function"));
             }
+            Command::RefreshToken(token) => self.credential.refresh(token),
             Command::Ignore { what } => debug!(what, "ignored"),
         }
     }

@@ -18,8 +18,8 @@ use crate::{
 };
 
 /// The extensions this worker speaks.
-const FEATURES: [&str; 6] =
-    ["result-ack", "run-accepted", "attempt", "active-runs", "drain", "loading-functions"];
+const FEATURES: [&str; 7] =
+    ["result-ack", "run-accepted", "attempt", "active-runs", "drain", "token-refresh", "loading-functions"];
 
 /// Everything a report is made from. Making one takes no lock that work holds, and asks no driver.
 pub(crate) struct Reporter {

@@ -21,10 +21,12 @@ mod admission;
 mod command;
 mod config;
 mod connection;
+mod credential;
 mod dispatch;
 mod heartbeat;
 mod host;
 mod job;
+mod journal;
 mod model_control;
 mod outbox;
 mod ports;
@@ -36,6 +38,7 @@ mod worker;
 pub use crate::{
     config::{FakeGpu, RuntimeConfig},
     connection::{Address, AddressError, ConnectionError},
+    journal::JournalError,
     ports::Ports,
     registry::RegistryError,
     shutdown::{Phase, Shutdown},

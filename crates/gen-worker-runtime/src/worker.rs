@@ -15,6 +15,7 @@ use crate::{
     admission::{Admission, Limits},
     config::RuntimeConfig,
     connection::{Connection, ConnectionError, Link},
+    credential::Keeper,
     dispatch::Dispatcher,
     heartbeat::Reporter,
     host::Host,
@@ -187,6 +188,7 @@ async fn heed(signals: Signals, shutdown: &Shutdown) -> Infallible {
 struct Parts {
     config: Arc<RuntimeConfig>,
     connection: Connection,
+    keeper: Keeper,
     admission: Admission,
     tracker: TaskTracker,
     shutdown: Shutdown,
@@ -205,7 +207,7 @@ impl Parts {
         let (observing, tracker) = (CancellationToken::new(), TaskTracker::new());
         let host = Host::observe(config.fake_gpu.as_ref(), observing.clone());
         let limits = Limits { max_input: config.max_input, max_concurrency: config.max_concurrency };
-        let admission = Admission::new(limits, shutdown.clone());
+        let admission = Admission::new(limits, ports.credential.clone(), shutdown.clone());
         let outbox = Arc::new(Outbox::new(config.event_buffer));
         let places = host.facts().gpu.count.max(1) * config.gpu_concurrency.get();
         let reporter = Reporter::new(config.clone(), &registry, admission.clone(), host, ports.clone());
@@ -216,6 +218,7 @@ impl Parts {
             tracker: tracker.clone(),
         };
         let credential = ports.credential.clone();
+        let keeper = Keeper::new(credential.clone());
         let jobs = Jobs::new(Workshop {
             config: config.clone(),
             registry,
@@ -229,11 +232,12 @@ impl Parts {
             users,
             tracker: tracker.clone(),
         });
-        let dispatcher = Arc::new(Dispatcher::new(jobs, models, shutdown.clone()));
+        let dispatcher = Arc::new(Dispatcher::new(jobs, models, keeper.clone(), shutdown.clone()));
         let link =
             Link { outbox, reporter: Arc::new(reporter), dispatcher, credential, shutdown: shutdown.clone() };
         Self {
             connection: Connection::new(config.clone(), link),
+            keeper,
             config,
             admission,
             tracker,
@@ -243,11 +247,12 @@ impl Parts {
     }
 
     async fn run(self) -> Result<(), WorkerFailure> {
-        let Self { config, connection, admission, tracker, shutdown, observing } = self;
+        let Self { config, connection, keeper, admission, tracker, shutdown, observing } = self;
         let connection = connection.run();
         tokio::pin!(connection);
         let ended = tokio::select! {
             ended = &mut connection => ended,
+            never = keeper.keep() => match never {},
             () = leave(&config, &admission, &tracker, &shutdown) => {
                 timeout(FLUSH, connection).await.unwrap_or_else(|_| {
                     warn!(waited_ms = FLUSH.as_millis() as u64, "left with something unsaid: no scheduler took it");

@@ -3,6 +3,7 @@
 use gen_worker_core::{ByteSize, Call, Function, ResourceRequirements, WorkerError};
 
 use super::*;
+use crate::ports::Ports;
 
 fn function(name: &'static str, max_concurrency: Option<u32>) -> Function {
     let resources = ResourceRequirements {
@@ -24,8 +25,8 @@ struct Desk {
 fn desk(max_concurrency: u32, functions: Vec<Function>) -> Desk {
     let limits =
         Limits { max_input: ByteLimit::Max(ByteSize(10)), max_concurrency: NonZeroU32::new(max_concurrency) };
-    let shutdown = Shutdown::new();
-    Desk { admission: Admission::new(limits, shutdown.clone()), shutdown, functions }
+    let (credential, shutdown) = (Ports::default().credential, Shutdown::new());
+    Desk { admission: Admission::new(limits, credential, shutdown.clone()), shutdown, functions }
 }
 
 impl Desk {
@@ -134,7 +135,37 @@ fn a_tombstone_lasts_a_minute() {
         payload_bytes: 0,
     };
     book.interrupt(&run_id, 0, now);
-    assert!(matches!(book.judge(&run, Phase::Running, now + TOMBSTONE), Ok(())));
+    assert!(matches!(book.judge(&run, None, now + TOMBSTONE), Ok(())));
     book.interrupt(&run_id, 0, now);
-    assert!(matches!(book.judge(&run, Phase::Running, now + TOMBSTONE / 2), Err(Refusal::Failed(_))));
+    assert!(matches!(book.judge(&run, None, now + TOMBSTONE / 2), Err(Refusal::Failed(_))));
+}
+
+/// A credential that has expired.
+struct Expired;
+
+#[async_trait::async_trait]
+impl CredentialSource for Expired {
+    fn bearer(&self) -> Option<gen_worker_core::Secret<String>> {
+        None
+    }
+
+    fn usable(&self, _at: SystemTime) -> bool {
+        false
+    }
+
+    async fn refresh(&self, _token: gen_worker_core::Secret<String>) -> Result<(), JobFailure> {
+        Ok(())
+    }
+}
+
+#[test]
+fn no_run_starts_without_a_usable_credential() {
+    let mut desk = desk(0, vec![function("f", None)]);
+    assert!(desk.admission.is_open());
+    let limits = Limits { max_input: ByteLimit::Unlimited, max_concurrency: None };
+    desk.admission = Admission::new(limits, Arc::new(Expired), desk.shutdown.clone());
+    let expired = ("retryable", "worker busy".to_owned(), "The worker's credential has expired.".to_owned());
+    assert_eq!(refusal(desk.ask("r", 0, "f")), expired);
+    assert!(!desk.admission.is_open());
+    assert_eq!(refusal(desk.ask("r", 0, "no")).0, "internal");
 }

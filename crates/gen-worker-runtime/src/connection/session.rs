@@ -80,6 +80,9 @@ impl<'a> Session<'a> {
 
     /// Dials and holds the stream to its end; also says whether it was ever connected.
     pub(super) async fn run(mut self) -> (bool, Ended) {
+        if let Err(refused) = self.link.credential.renew().await {
+            return (false, Ended::Lost { cause: format!("no token to dial with: {}", refused.chain()) });
+        }
         let ended = match self.dial().await {
             Ok(channel) => self.hold(channel).await,
             Err(error) => Ended::Lost { cause: format!("cannot connect: {}", innermost(&error)) },

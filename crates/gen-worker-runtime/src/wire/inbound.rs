@@ -40,7 +40,11 @@ pub(crate) fn command(message: v1::WorkerSchedulerMessage, default_tenant: Optio
         Msg::RealtimeFrame(_) | Msg::RealtimeCloseCmd(_) => {
             Command::Ignore { what: "a frame of a realtime session that is not open" }
         }
-        Msg::TokenRefresh(_) => Command::Ignore { what: "a token refresh that was not announced" },
+        Msg::TokenRefresh(refresh) if refresh.token.trim().is_empty() => {
+            Command::Ignore { what: "a token refresh without a token" }
+        }
+        // When it expires, the token says itself.
+        Msg::TokenRefresh(refresh) => Command::RefreshToken(Secret::new(refresh.token)),
         Msg::WorkerEvent(_) => Command::Ignore { what: "an event" },
         Msg::WorkerRegistration(_)
         | Msg::RunResult(_)
@@ -125,5 +129,17 @@ mod tests {
         assert!(matches!(command(request("", "t"), None), Command::Ignore { .. }));
         assert!(matches!(command(request("r", "a\nb"), None), Command::RefuseRun { .. }));
         assert!(matches!(command(v1::WorkerSchedulerMessage { msg: None }, None), Command::Ignore { .. }));
+    }
+
+    #[test]
+    fn a_token_is_shown_by_no_command() {
+        let refresh = |token: &str| {
+            let refresh = v1::TokenRefresh { token: token.into(), expires_at_unix_ms: 1 };
+            command(v1::WorkerSchedulerMessage { msg: Some(Msg::TokenRefresh(refresh)) }, None)
+        };
+        let command = refresh("hunter2");
+        assert!(matches!(&command, Command::RefreshToken(token) if token.expose() == "hunter2"));
+        assert!(!format!("{command:?}").contains("hunter2"));
+        assert!(matches!(refresh(" "), Command::Ignore { .. }));
     }
 }
