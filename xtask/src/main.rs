@@ -1,6 +1,7 @@
 //! Chores of the repository: `cargo xtask <name>`. CI runs the same words.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a chore talks to the person at the terminal")]
 
+mod bench;
 mod ci;
 mod demo;
 mod deny;
@@ -32,6 +33,8 @@ enum Chore {
     Docs,
     /// Enlarges a picture: an orchestrator and the upscale worker in one process
     Demo,
+    /// Measures the worker against a raw echo
+    Bench(bench::Args),
     /// Runs all tests, with ONNX Runtime in place
     Test,
     /// Runs all that must pass, fastest first
@@ -46,6 +49,7 @@ fn main() -> ExitCode {
         Chore::Ort => ort::run(),
         Chore::Docs => docs::run(),
         Chore::Demo => demo::run(),
+        Chore::Bench(args) => bench::measure(&args),
         Chore::Test => test::run(),
         Chore::Ci => ci::run(),
     };

@@ -1,0 +1,49 @@
+//! The worker under test: functions that do nothing, wait, and talk.
+
+// The macros expand to paths under `::gen_worker`.
+extern crate gen_worker_bare as gen_worker;
+
+use std::time::Duration;
+
+use gen_worker::{ActionContext, WorkerError, worker_function};
+use schemars::JsonSchema;
+use serde::{Deserialize, Serialize};
+
+#[derive(Deserialize, Serialize, JsonSchema)]
+struct Text {
+    text: String,
+}
+
+#[worker_function]
+async fn echo(_ctx: ActionContext, input: Text) -> Result<Text, WorkerError> {
+    Ok(input)
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct Sleep {
+    ms: u64,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Done {}
+
+#[worker_function]
+async fn sleep(_ctx: ActionContext, input: Sleep) -> Result<Done, WorkerError> {
+    tokio::time::sleep(Duration::from_millis(input.ms)).await;
+    Ok(Done {})
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct Flood {
+    events: u32,
+}
+
+#[worker_function]
+fn flood(ctx: ActionContext, input: Flood) -> Result<Done, WorkerError> {
+    for event in 1..=input.events {
+        ctx.progress(f64::from(event) / f64::from(input.events), "flood");
+    }
+    Ok(Done {})
+}
+
+gen_worker::main!();
