@@ -78,6 +78,8 @@ pub enum OutputMode {
     Raw,
     /// A stream of deltas.
     Incremental,
+    /// Frames, while frames come in: a handler of realtime sessions.
+    Realtime,
 }
 
 /// A function as it is registered.
@@ -100,6 +102,11 @@ pub struct FunctionSpec {
 }
 
 impl FunctionSpec {
+    /// Whether it serves realtime sessions, and no runs.
+    pub fn is_realtime(&self) -> bool {
+        self.output_mode == OutputMode::Realtime
+    }
+
     /// The injections as the wire carries them.
     pub fn injection_json(&self) -> Value {
         self.injections

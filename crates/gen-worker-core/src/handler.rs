@@ -4,7 +4,7 @@ use std::{any::Any, collections::HashMap, fmt, future::Future, marker::PhantomDa
 
 use futures_util::future::BoxFuture;
 use schemars::JsonSchema;
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, IgnoredAny};
 use serde_json::Value;
 
 use crate::{
@@ -12,10 +12,11 @@ use crate::{
     context::ActionContext,
     extract::{Call, Extensions, Extract, InjectedModel},
     failure::WorkerError,
-    function::{FunctionSpec, InjectionSpec, ModelBinding, ResourceRequirements},
+    function::{FunctionSpec, InjectionSpec, ModelBinding, OutputMode, ResourceRequirements},
     id::{FunctionName, IdError},
     output::{IntoOutput, Output},
     payload::{Payload, PayloadError},
+    realtime::RealtimeSocket,
     schema::schema_of,
 };
 
@@ -96,6 +97,35 @@ impl Function {
             injections: Vec::new(),
             input_schema: schema_of::<I>(),
             decode: decode::<I>,
+            mode: None,
+            input: PhantomData,
+        }
+    }
+
+    /// Starts a handler of realtime sessions: in the place of a payload it takes the session's socket.
+    ///
+    /// ```
+    /// use gen_worker_core::{Call, Function, RealtimeSocket, WorkerError};
+    ///
+    /// let mirror = Function::realtime("mirror", module_path!())
+    ///     .asynchronous(|call: Call<RealtimeSocket>| async move {
+    ///         while let Some(frame) = call.input.recv().await {
+    ///             call.input.send(frame).await;
+    ///         }
+    ///         Ok::<_, WorkerError>(())
+    ///     })
+    ///     .unwrap();
+    /// assert!(mirror.spec().is_realtime());
+    /// ```
+    pub fn realtime(name: &'static str, module: &'static str) -> FunctionBuilder<RealtimeSocket> {
+        FunctionBuilder {
+            name,
+            module,
+            resources: Default::default(),
+            injections: Vec::new(),
+            input_schema: Value::Null,
+            decode: decode::<IgnoredAny>,
+            mode: Some(OutputMode::Realtime),
             input: PhantomData,
         }
     }
@@ -134,6 +164,8 @@ pub struct FunctionBuilder<I> {
     injections: Vec<InjectionSpec>,
     input_schema: Value,
     decode: fn(Payload<'_>) -> Result<Decoded, PayloadError>,
+    /// `None`: as the body's output says.
+    mode: Option<OutputMode>,
     input: PhantomData<fn() -> I>,
 }
 
@@ -190,7 +222,7 @@ impl<I: 'static> FunctionBuilder<I> {
             resources: self.resources,
             input_schema: self.input_schema,
             output_schema: O::schema(),
-            output_mode: O::MODE,
+            output_mode: self.mode.unwrap_or(O::MODE),
             injections: self.injections,
         };
         Ok(Function { spec: Arc::new(spec), decode: self.decode, body })

@@ -29,6 +29,7 @@ mod model_ref;
 mod output;
 mod payload;
 pub mod ports;
+mod realtime;
 mod redact;
 mod schema;
 mod secret;
@@ -51,6 +52,7 @@ pub use crate::{
     model_ref::{LocalModel, ModelRef, ModelRefError},
     output::{Delta, DeltaStream, IntoOutput, Output, OutputBody, RawOutput, encode_value},
     payload::{Payload, PayloadError},
+    realtime::{Frame, Outgoing, RealtimePeer, RealtimeSocket},
     redact::redact,
     schema::schema_of,
     secret::Secret,
