@@ -8,23 +8,24 @@ use syn::{
 };
 
 use crate::{
-    model::{Binding, Extractor, Returns, WorkerFunction},
+    model::{Binding, Extractor, Kind, Returns, WorkerFunction},
     options::{Options, check_name},
     parse,
 };
 
-/// Expands `#[worker_function(…)]`. The function itself is always written out, so that a mistake in the attribute does
+/// Expands `#[worker_function(…)]` and `#[worker_websocket(…)]`. The function itself is always written out, so that a mistake in the attribute does
 /// not bring further errors wherever the function is used.
-pub(crate) fn worker_function(attribute: TokenStream, item: TokenStream) -> TokenStream {
+pub(crate) fn attribute(kind: Kind, attribute: TokenStream, item: TokenStream) -> TokenStream {
     let item = match syn::parse2::<ItemFn>(item.clone()) {
         Ok(item) => item,
         Err(error) => {
-            let error = Error::new(error.span(), "`#[worker_function]` stands on a free `fn` with a body");
+            let error =
+                Error::new(error.span(), format!("`{}` stands on a free `fn` with a body", kind.attribute()));
             let error = error.into_compile_error();
             return quote!(#item #error);
         }
     };
-    match understand(attribute, item.clone()) {
+    match understand(kind, attribute, item.clone()) {
         Ok((options, function)) => write(&options, &function),
         Err(error) => {
             let item = parse::without_model_attributes(item);
@@ -50,8 +51,8 @@ pub(crate) fn function(path: TokenStream) -> TokenStream {
     }
 }
 
-fn understand(attribute: TokenStream, item: ItemFn) -> syn::Result<(Options, WorkerFunction)> {
-    match (syn::parse2(attribute), parse::worker_function(item)) {
+fn understand(kind: Kind, attribute: TokenStream, item: ItemFn) -> syn::Result<(Options, WorkerFunction)> {
+    match (syn::parse2(attribute), parse::item(kind, item)) {
         (Ok(options), Ok(function)) => Ok((options, function)),
         (Err(mut first), Err(second)) => {
             first.combine(second);
@@ -80,6 +81,10 @@ fn write(options: &Options, function: &WorkerFunction) -> TokenStream {
     let models = function.extractors.iter().filter_map(model);
     let needs = function.extractors.iter().map(need);
     let body = body(function);
+    let builder = match function.kind {
+        Kind::Function => quote!(builder::<#payload>),
+        Kind::Websocket => quote!(realtime),
+    };
     quote! {
         #item
 
@@ -88,7 +93,7 @@ fn write(options: &Options, function: &WorkerFunction) -> TokenStream {
         #[doc(hidden)]
         #visibility fn #hidden() -> #private::Function {
             #(#needs)*
-            #private::Function::builder::<#payload>(#wire_name, ::core::module_path!())
+            #private::Function::#builder(#wire_name, ::core::module_path!())
                 .resources(#resources)
                 #(#models)*
                 #body
@@ -163,7 +168,7 @@ fn need(extractor: &Extractor) -> TokenStream {
 
 fn body(function: &WorkerFunction) -> TokenStream {
     let private = private();
-    let WorkerFunction { item, payload, extractors, returns } = function;
+    let WorkerFunction { item, payload, extractors, returns, .. } = function;
     // Names that user code cannot see, whatever macro wrote it.
     let call = Ident::new("call", Span::mixed_site());
     let variables: Vec<_> =

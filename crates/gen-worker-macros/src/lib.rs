@@ -1,6 +1,6 @@
-//! The attribute that makes a function a worker function, and the macro that names one.
+//! The attributes that make a function a worker function or a realtime handler, and the macro that names one.
 //!
-//! [`macro@worker_function`] is what a tenant writes: the attribute is read (`options`), the signature and its
+//! [`macro@worker_function`] and [`macro@worker_websocket`] are what a tenant writes: the attribute is read (`options`), the signature and its
 //! `#[model(…)]` (`parse`, `binding`) are understood or refused with a span and a hint, and what was understood (`model`)
 //! is written out again (`expand`) as calls of the facade's hidden module and nothing else. [`function!`] is for those who
 //! register functions themselves.
@@ -12,6 +12,8 @@ mod options;
 mod parse;
 
 use proc_macro::TokenStream;
+
+use crate::model::Kind;
 
 /// Makes a free function a function of the worker: typed, with a schema, and registered when the binary is linked.
 ///
@@ -65,7 +67,29 @@ use proc_macro::TokenStream;
 /// | `recommended_vram_gb` | number, GiB | device memory with which it runs well |
 #[proc_macro_attribute]
 pub fn worker_function(attribute: TokenStream, item: TokenStream) -> TokenStream {
-    expand::worker_function(attribute.into(), item.into()).into()
+    expand::attribute(Kind::Function, attribute.into(), item.into()).into()
+}
+
+/// Makes a free `async fn` the handler of realtime sessions, registered when the binary is linked.
+///
+/// ```ignore
+/// use gen_worker::{ActionContext, RealtimeSocket, WorkerError, worker_websocket};
+///
+/// #[worker_websocket(max_concurrency = 8)]
+/// async fn mirror(_ctx: ActionContext, socket: RealtimeSocket) -> Result<(), WorkerError> {
+///     while let Some(frame) = socket.recv().await {
+///         socket.send(frame).await;
+///     }
+///     Ok(())
+/// }
+/// ```
+///
+/// It takes the context, the session's socket, and extractors as [`macro@worker_function`] does; its models are
+/// `#[model(deployment = "key")]`. It returns `Result<(), E>`: the session ends when it returns. The keys are those of
+/// [`macro@worker_function`], and names are unique across both.
+#[proc_macro_attribute]
+pub fn worker_websocket(attribute: TokenStream, item: TokenStream) -> TokenStream {
+    expand::attribute(Kind::Websocket, attribute.into(), item.into()).into()
 }
 
 /// The function of that path as a value, for a worker that is put together by hand.

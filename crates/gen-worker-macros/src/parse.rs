@@ -9,7 +9,7 @@ use syn::{
 
 use crate::{
     binding::{binding, is_model},
-    model::{Extractor, Returns, WorkerFunction},
+    model::{Binding, Extractor, Kind, Returns, WorkerFunction},
 };
 
 const CONTEXT: &str = "the first parameter is the context: `ctx: ActionContext`";
@@ -18,18 +18,89 @@ const PAYLOAD: &str = "the second parameter is the payload: `input: T`, where `T
 const RETURNS: &str = "a worker function returns `Result<T, WorkerError>`, or deltas as \
     `impl Stream<Item = Result<T, WorkerError>>`, also in a `Result`";
 
-/// Understands a function.
+const SOCKET: &str = "the second parameter is the session's socket: `socket: RealtimeSocket`";
+const SESSION: &str =
+    "a realtime handler returns `Result<(), WorkerError>`: what it has to say goes through its socket";
+
+/// Understands a function of that kind.
 ///
 /// # Errors
 /// Every mistake in its signature.
-pub(crate) fn worker_function(item: ItemFn) -> Result<WorkerFunction> {
+pub(crate) fn item(kind: Kind, item: ItemFn) -> Result<WorkerFunction> {
+    match kind {
+        Kind::Function => worker_function(item),
+        Kind::Websocket => worker_websocket(item),
+    }
+}
+
+fn worker_websocket(item: ItemFn) -> Result<WorkerFunction> {
+    let mut mistakes = Mistakes::default();
+    mistakes.keep(qualifiers(&item.sig));
+    mistakes.keep(session(&item.sig));
+    let parameters = mistakes.keep(session_parameters(&item.sig));
+    mistakes.into_result()?;
+    let (payload, extractors) = parameters.expect("what is not there was a mistake");
+    let (kind, returns) = (Kind::Websocket, Returns::Value);
+    Ok(WorkerFunction { kind, item: without_model_attributes(item), payload, extractors, returns })
+}
+
+/// A realtime handler is async and returns nothing.
+fn session(signature: &Signature) -> Result<()> {
+    if signature.asyncness.is_none() {
+        let hint = "a realtime handler waits for frames: make it an `async fn`";
+        return Err(Error::new_spanned(signature.fn_token, hint));
+    }
+    let ReturnType::Type(_, ty) = &signature.output else {
+        return Err(Error::new(signature.ident.span(), SESSION));
+    };
+    match ok_type(ty) {
+        Some(Type::Tuple(nothing)) if nothing.elems.is_empty() => Ok(()),
+        _ => Err(Error::new_spanned(ty, SESSION)),
+    }
+}
+
+/// The `T` of a `Result<T, …>`.
+fn ok_type(ty: &Type) -> Option<&Type> {
+    let Type::Path(path) = ty else {
+        return None;
+    };
+    let last = path.path.segments.last().filter(|last| last.ident == "Result")?;
+    match &last.arguments {
+        PathArguments::AngleBracketed(arguments) => match arguments.args.first()? {
+            GenericArgument::Type(ok) => Some(ok),
+            _ => None,
+        },
+        _ => None,
+    }
+}
+
+fn session_parameters(signature: &Signature) -> Result<(Type, Vec<Extractor>)> {
+    let (socket, extractors) = parameters(signature, SOCKET)?;
+    if last_segment(&socket).is_none_or(|name| name != "RealtimeSocket") {
+        return Err(Error::new_spanned(socket, SOCKET));
+    }
+    match extractors.iter().find(|extractor| matches!(extractor.binding, Some(Binding::Payload(_)))) {
+        None => Ok((socket, extractors)),
+        Some(extractor) => Err(Error::new_spanned(
+            &extractor.ty,
+            "a realtime session has no payload that could name this model: write `#[model(deployment = \"key\")]`",
+        )),
+    }
+}
+
+/// Understands a function that takes a payload.
+///
+/// # Errors
+/// Every mistake in its signature.
+fn worker_function(item: ItemFn) -> Result<WorkerFunction> {
     let mut mistakes = Mistakes::default();
     mistakes.keep(qualifiers(&item.sig));
     let returns = mistakes.keep(returns(&item.sig));
-    let parameters = mistakes.keep(parameters(&item.sig));
+    let parameters = mistakes.keep(parameters(&item.sig, PAYLOAD));
     mistakes.into_result()?;
     let (payload, extractors) = parameters.expect("what is not there was a mistake");
     Ok(WorkerFunction {
+        kind: Kind::Function,
         item: without_model_attributes(item),
         payload,
         extractors,
@@ -98,14 +169,15 @@ fn qualifiers(signature: &Signature) -> Result<()> {
     mistakes.into_result()
 }
 
-fn parameters(signature: &Signature) -> Result<(Type, Vec<Extractor>)> {
+/// `second` says what the parameter after the context is.
+fn parameters(signature: &Signature, second: &str) -> Result<(Type, Vec<Extractor>)> {
     let typed = signature.inputs.iter().map(typed).collect::<Result<Vec<_>>>()?;
     let mut rest = typed.into_iter();
     let context = rest.next().ok_or_else(|| Error::new(signature.ident.span(), CONTEXT))?;
     check_context(context)?;
-    let payload = rest.next().ok_or_else(|| Error::new(signature.ident.span(), PAYLOAD))?;
+    let payload = rest.next().ok_or_else(|| Error::new(signature.ident.span(), second))?;
     if payload.attrs.iter().any(is_model) {
-        return Err(Error::new_spanned(payload, format!("{PAYLOAD}; models come after it")));
+        return Err(Error::new_spanned(payload, format!("{second}; models come after it")));
     }
     owned(&payload.ty)?;
     let mut mistakes = Mistakes::default();

@@ -40,12 +40,12 @@ mod doctests;
 mod logging;
 
 pub use gen_worker_core::{
-    ActionContext, Asset, AssetRef, Call, CancelReason, DeltaStream, Extract, Function, FunctionBuilder,
-    FunctionSpec, Input, IntoOutput, LogLevel, ModelArtifacts, ModelBinding, ModelRef, OutputBody, RawOutput,
-    ResourceRequirements, State, WorkerError,
+    ActionContext, Asset, AssetRef, Call, CancelReason, DeltaStream, Extract, Frame, Function, FunctionBuilder,
+    FunctionSpec, Input, IntoOutput, LogLevel, ModelArtifacts, ModelBinding, ModelRef, Outgoing, OutputBody,
+    RawOutput, RealtimePeer, RealtimeSocket, ResourceRequirements, State, WorkerError,
     config::{ConfigErrors, Env},
 };
-pub use gen_worker_macros::{function, worker_function};
+pub use gen_worker_macros::{function, worker_function, worker_websocket};
 #[cfg(feature = "ort")]
 pub use gen_worker_models_ort::{self as ort, OrtModel};
 pub use gen_worker_runtime::{Ports, RuntimeConfig, Shutdown, Worker, WorkerBuilder, WorkerFailure};
