@@ -17,8 +17,8 @@ use crate::{__private::Function, config::WorkerConfig};
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum AssembleError {
-    /// The worker's token was refused before any dial.
-    #[error("the worker's token is refused")]
+    /// The worker's token was refused before any dial, or there is none in its file.
+    #[error("the worker has no token that it may use")]
     Auth(#[from] AuthError),
     /// HTTP cannot be set up.
     #[error("HTTP cannot be set up")]

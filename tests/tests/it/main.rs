@@ -1,6 +1,7 @@
 //! The whole worker, from outside: real processes, real gRPC and HTTP on loopback.
 
 mod cancel;
+mod credentials;
 mod drain;
 mod files;
 mod job;
