@@ -52,6 +52,8 @@ vars! {
         "Send `error_message` as the JSON object that the first schedulers read, `{\"message\": …, \"retryable\": …}`.";
     RESULT_RETENTION = "WORKER_RESULT_RETENTION_SECONDS", "seconds", "60",
         "How long a result is kept after it was written to a healthy stream of a scheduler that does not acknowledge.";
+    STATE_DIR = "WORKER_STATE_DIR", "path", "",
+        "Where results are written before they are sent, so that they survive the process; one worker at a time. Unset, they are in memory only.";
     EVENT_BUFFER = "WORKER_EVENT_BUFFER", "count", "1024",
         "Events kept while the scheduler is slow or away; beyond it the oldest progress and logs are dropped and counted.";
     MAX_DELTA = "WORKER_MAX_OUTPUT_DELTA_BYTES", "bytes", "65536",
@@ -123,6 +125,8 @@ pub struct RuntimeConfig {
     pub legacy_errors: bool,
     /// How long an unacknowledged result is kept after it was written.
     pub result_retention: Duration,
+    /// Where results are kept so that they survive the process; `None`: in memory only.
+    pub state_dir: Option<PathBuf>,
     /// Events kept while they cannot be sent.
     pub event_buffer: usize,
     /// Largest item of an incremental output.
@@ -172,6 +176,7 @@ impl RuntimeConfig {
             max_zombies: read.number(&MAX_ZOMBIES),
             legacy_errors: read.flag(&LEGACY_ERRORS),
             result_retention: read.seconds(&RESULT_RETENTION),
+            state_dir: read.path(&STATE_DIR),
             event_buffer: read.number::<usize>(&EVENT_BUFFER).max(1),
             max_delta: read.byte_limit(&MAX_DELTA),
             max_delta_events: NonZeroU32::new(read.number(&MAX_DELTA_EVENTS)),

@@ -79,7 +79,7 @@ impl Connection {
                 },
                 Next::Wait => self.wait(&cause).await?,
             }
-            if self.link.shutdown.phase() >= Phase::Flushing && !self.link.outbox.has_next() {
+            if self.link.shutdown.phase() >= Phase::Flushing && self.link.outbox.is_said() {
                 return Ok(());
             }
         }

@@ -97,6 +97,11 @@ impl Dispatcher {
         self.jobs.outbox().result((run_id.clone(), attempt), message);
     }
 
+    /// Whether the scheduler says when it has a result for good.
+    pub(crate) fn acknowledges(&self) -> bool {
+        self.spoken().contains("result-ack")
+    }
+
     fn accepted(&self, run_id: &RunId, attempt: i64) {
         if self.spoken().contains("run-accepted") {
             self.jobs.outbox().answer(outbound::accepted(run_id, attempt));

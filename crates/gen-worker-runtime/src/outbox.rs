@@ -1,15 +1,21 @@
 //! What must be said to the scheduler, whichever stream is up: results kept until delivered, events bounded.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
-    sync::{Mutex, MutexGuard, PoisonError},
+    collections::{BTreeMap, BTreeSet, HashMap, VecDeque},
+    io,
+    path::Path,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
 
 use gen_worker_core::{Event, EventClass, RunId, ports::EventSink};
 use tokio::sync::Notify;
+use tracing::info;
 
-use crate::wire::{Message, outbound};
+use crate::{
+    journal::{Journal, JournalError},
+    wire::{Message, outbound},
+};
 
 /// A run and its attempt: what a result answers and an acknowledgement names.
 pub(crate) type Key = (RunId, i64);
@@ -33,6 +39,8 @@ pub(crate) struct Queue {
     answers: VecDeque<Message>,
     results: BTreeMap<u64, Held>,
     waiting: VecDeque<u64>,
+    /// Results that are not in the journal yet.
+    held_back: BTreeSet<u64>,
     by_key: HashMap<Key, u64>,
     next_result: u64,
     events: VecDeque<Queued>,
@@ -46,6 +54,7 @@ impl Queue {
             answers: VecDeque::new(),
             results: BTreeMap::new(),
             waiting: VecDeque::new(),
+            held_back: BTreeSet::new(),
             by_key: HashMap::new(),
             next_result: 0,
             events: VecDeque::new(),
@@ -55,12 +64,31 @@ impl Queue {
 
     /// Takes a result, in place of an undelivered one of the same attempt.
     pub(crate) fn push_result(&mut self, key: Key, message: Message) {
+        let id = self.hold(key, message);
+        self.waiting.push_back(id);
+    }
+
+    /// Takes a result that may not be sent before it is released.
+    pub(crate) fn hold_back(&mut self, key: Key, message: Message) -> u64 {
+        let id = self.hold(key, message);
+        self.held_back.insert(id);
+        id
+    }
+
+    fn hold(&mut self, key: Key, message: Message) -> u64 {
         self.forget(&key);
         let id = self.next_result;
         self.next_result += 1;
         self.by_key.insert(key.clone(), id);
         self.results.insert(id, Held { key, message, written: None });
-        self.waiting.push_back(id);
+        id
+    }
+
+    /// Lets a result that was held back be sent, unless another took its place.
+    pub(crate) fn release(&mut self, id: u64) {
+        if self.held_back.remove(&id) {
+            self.waiting.push_back(id);
+        }
     }
 
     /// Takes an event. When there is no room, the oldest that may be dropped goes, if need be this one.
@@ -111,18 +139,26 @@ impl Queue {
         !(self.answers.is_empty() && self.waiting.is_empty() && self.events.is_empty())
     }
 
+    /// Nothing is there to send, nor will be by itself.
+    pub(crate) fn is_said(&self) -> bool {
+        !self.has_next() && self.held_back.is_empty()
+    }
+
     /// A new stream: everything still held is sent again, oldest first.
     pub(crate) fn restart(&mut self) {
-        self.waiting = self.results.keys().copied().collect();
+        self.waiting = self.results.keys().filter(|id| !self.held_back.contains(id)).copied().collect();
         self.results.values_mut().for_each(|held| held.written = None);
     }
 
-    /// The result of this attempt is delivered.
-    pub(crate) fn forget(&mut self, key: &Key) {
-        if let Some(id) = self.by_key.remove(key) {
-            self.results.remove(&id);
-            self.waiting.retain(|waiting| *waiting != id);
-        }
+    /// The result of this attempt is delivered. Says whether it was held.
+    pub(crate) fn forget(&mut self, key: &Key) -> bool {
+        let Some(id) = self.by_key.remove(key) else {
+            return false;
+        };
+        self.results.remove(&id);
+        self.held_back.remove(&id);
+        self.waiting.retain(|waiting| *waiting != id);
+        true
     }
 
     /// Sends the result of this attempt again, if it is still held.
@@ -130,18 +166,22 @@ impl Queue {
         let Some(id) = self.by_key.get(key) else {
             return false;
         };
-        if !self.waiting.contains(id) {
+        if !self.waiting.contains(id) && !self.held_back.contains(id) {
             self.waiting.push_back(*id);
         }
         true
     }
 
-    /// Forgets results that were written to this stream at least `retention` ago, all of which it was healthy.
-    pub(crate) fn expire(&mut self, now: Instant, retention: Duration) {
+    /// Forgets results that were written to this stream at least `retention` ago, all of which it was healthy, and says
+    /// which.
+    pub(crate) fn expire(&mut self, now: Instant, retention: Duration) -> Vec<Key> {
         let is_old = |held: &Held| held.written.is_some_and(|at| now.duration_since(at) >= retention);
         let old: Vec<Key> =
             self.results.values().filter(|held| is_old(held)).map(|held| held.key.clone()).collect();
-        old.iter().for_each(|key| self.forget(key));
+        old.iter().for_each(|key| {
+            self.forget(key);
+        });
+        old
     }
 
     fn has_room(&self) -> bool {
@@ -152,6 +192,7 @@ impl Queue {
 /// The queue, shared by jobs that fill it and the stream that empties it. Outlives every stream.
 pub(crate) struct Outbox {
     queue: Mutex<Queue>,
+    journal: Option<Journal>,
     /// Something can be sent.
     filled: Notify,
     /// An event was sent.
@@ -159,13 +200,54 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    pub(crate) fn new(event_capacity: usize) -> Self {
-        Self { queue: Mutex::new(Queue::new(event_capacity)), filled: Notify::new(), emptied: Notify::new() }
+    /// One whose results are kept in this directory, or end with the process.
+    ///
+    /// # Errors
+    /// The directory cannot be used, or the operating system gives no thread.
+    pub(crate) fn open(event_capacity: usize, directory: Option<&Path>) -> Result<Arc<Self>, JournalError> {
+        match directory {
+            Some(directory) => Self::journaled(event_capacity, directory),
+            None => Ok(Arc::new(Self::new(event_capacity))),
+        }
     }
 
-    /// Takes a run's result.
+    fn new(event_capacity: usize) -> Self {
+        Self::with(Queue::new(event_capacity), None)
+    }
+
+    fn with(queue: Queue, journal: Option<Journal>) -> Self {
+        Self { queue: Mutex::new(queue), journal, filled: Notify::new(), emptied: Notify::new() }
+    }
+
+    /// Starts with what an earlier process did not deliver.
+    fn journaled(event_capacity: usize, directory: &Path) -> Result<Arc<Self>, JournalError> {
+        let (journal, writer) = Journal::open(directory)?;
+        let mut queue = Queue::new(event_capacity);
+        writer.undelivered().into_iter().for_each(|(key, message)| queue.push_result(key, message));
+        info!(directory = %directory.display(), undelivered = queue.results.len(), "results are kept in a journal");
+        let outbox = Arc::new(Self::with(queue, Some(journal)));
+        let released = Arc::downgrade(&outbox);
+        let release = move |ids: &[u64]| {
+            if let Some(outbox) = released.upgrade() {
+                outbox.change(|queue| ids.iter().for_each(|id| queue.release(*id)));
+            }
+        };
+        let unusable = |source: io::Error| JournalError::Unusable { directory: directory.to_owned(), source };
+        writer.start(release).map_err(unusable)?;
+        Ok(outbox)
+    }
+
+    /// Takes a run's result. Where there is a journal, it is sent once it is there.
     pub(crate) fn result(&self, key: Key, message: Message) {
-        self.change(|queue| queue.push_result(key, message));
+        self.change(|queue| match &self.journal {
+            None => queue.push_result(key, message),
+            Some(journal) => {
+                let id = queue.hold_back(key.clone(), message.clone());
+                if !journal.keep(id, key, message) {
+                    queue.release(id);
+                }
+            }
+        });
     }
 
     /// Takes an answer to a command.
@@ -196,7 +278,10 @@ impl Outbox {
     }
 
     pub(crate) fn acknowledge(&self, key: &Key) {
-        self.queue().forget(key);
+        let mut queue = self.queue();
+        if queue.forget(key) {
+            self.drop_from_journal([key.clone()]);
+        }
     }
 
     pub(crate) fn restart(&self) {
@@ -204,7 +289,23 @@ impl Outbox {
     }
 
     pub(crate) fn expire(&self, retention: Duration) {
-        self.queue().expire(Instant::now(), retention);
+        let mut queue = self.queue();
+        let expired = queue.expire(Instant::now(), retention);
+        self.drop_from_journal(expired);
+    }
+
+    /// Called with the queue locked, so that the journal hears of a result's end before it hears of its successor.
+    fn drop_from_journal(&self, keys: impl IntoIterator<Item = Key>) {
+        if let Some(journal) = &self.journal {
+            keys.into_iter().for_each(|key| journal.forget(key));
+        }
+    }
+
+    /// Ends the journal: what is taken from now on ends with the process.
+    pub(crate) fn close(&self) {
+        if let Some(journal) = &self.journal {
+            journal.close();
+        }
     }
 
     pub(crate) fn next(&self) -> Option<Message> {
@@ -218,6 +319,11 @@ impl Outbox {
 
     pub(crate) fn has_next(&self) -> bool {
         self.queue().has_next()
+    }
+
+    /// Nothing is there to send, nor will be by itself.
+    pub(crate) fn is_said(&self) -> bool {
+        self.queue().is_said()
     }
 
     /// How many events were dropped since the last call.

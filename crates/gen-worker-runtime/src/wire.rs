@@ -1,6 +1,7 @@
 //! The only place that names wire types.
 
 pub(crate) mod inbound;
+pub(crate) mod kept;
 pub(crate) mod outbound;
 
 pub(crate) use gen_worker_proto::scheduler::{

@@ -20,6 +20,7 @@ use crate::{
     heartbeat::Reporter,
     host::Host,
     job::{Jobs, ModelTable, Workshop},
+    journal::JournalError,
     model_control::ModelControl,
     outbox::Outbox,
     ports::Ports,
@@ -40,6 +41,9 @@ pub enum WorkerFailure {
     /// The operating system gave no threads.
     #[error("cannot start the worker's threads")]
     Threads(#[source] std::io::Error),
+    /// `WORKER_STATE_DIR` cannot be used.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
     /// Dialling again cannot help.
     #[error(transparent)]
     Connection(#[from] ConnectionError),
@@ -156,7 +160,7 @@ impl Worker {
     /// Works until told to leave. Blocks the calling thread, which becomes the control thread.
     ///
     /// # Errors
-    /// Dialling again cannot help.
+    /// `WORKER_STATE_DIR` cannot be used, or dialling again cannot help.
     ///
     /// # Panics
     /// It was called from async code.
@@ -164,7 +168,16 @@ impl Worker {
         let control = Builder::new_current_thread().enable_all().build().map_err(WorkerFailure::Threads)?;
         let Self { config, ports, registry, extensions, shutdown, signals, users } = self;
         let told = shutdown.clone();
-        let parts = Parts::assemble(config, ports, registry, extensions, shutdown, users.handle().clone());
+        let outbox = Outbox::open(config.event_buffer, config.state_dir.as_deref())?;
+        let parts = Parts::assemble(
+            config,
+            ports,
+            registry,
+            extensions,
+            shutdown,
+            users.handle().clone(),
+            outbox.clone(),
+        );
         let ended = control.block_on(async {
             tokio::select! {
                 ended = parts.run() => ended,
@@ -173,6 +186,7 @@ impl Worker {
         });
         // Threads that ignore their cancel would be waited for otherwise; what they were doing has been reported.
         users.shutdown_background();
+        outbox.close();
         ended
     }
 }
@@ -203,12 +217,12 @@ impl Parts {
         extensions: Arc<Extensions>,
         shutdown: Shutdown,
         users: Handle,
+        outbox: Arc<Outbox>,
     ) -> Self {
         let (observing, tracker) = (CancellationToken::new(), TaskTracker::new());
         let host = Host::observe(config.fake_gpu.as_ref(), observing.clone());
         let limits = Limits { max_input: config.max_input, max_concurrency: config.max_concurrency };
         let admission = Admission::new(limits, ports.credential.clone(), shutdown.clone());
-        let outbox = Arc::new(Outbox::new(config.event_buffer));
         let places = host.facts().gpu.count.max(1) * config.gpu_concurrency.get();
         let reporter = Reporter::new(config.clone(), &registry, admission.clone(), host, ports.clone());
         let models = ModelControl {

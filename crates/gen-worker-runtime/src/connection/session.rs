@@ -18,6 +18,7 @@ use tracing::{debug, info, warn};
 
 use super::address::Address;
 use crate::{
+    command::Command,
     config::RuntimeConfig,
     dispatch::Dispatcher,
     heartbeat::Reporter,
@@ -151,7 +152,7 @@ impl<'a> Session<'a> {
         let mut drain_seen = self.link.shutdown.phase();
         loop {
             let sendable = heartbeat_due || self.link.outbox.has_next();
-            if !sendable && self.link.shutdown.phase() >= Phase::Flushing {
+            if !sendable && self.link.shutdown.phase() >= Phase::Flushing && self.link.outbox.is_said() {
                 return self.leave(say, call, heard).await;
             }
             tokio::select! {
@@ -189,6 +190,14 @@ impl<'a> Session<'a> {
         self.link.dispatcher.handle(inbound::command(message, self.config.tenant_id.as_ref()));
     }
 
+    /// What a worker that has said everything still hears: more to do could not be answered.
+    fn hear_last(&self, message: Message) {
+        let command = inbound::command(message, self.config.tenant_id.as_ref());
+        if let Command::Acknowledge { .. } = command {
+            self.link.dispatcher.handle(command);
+        }
+    }
+
     fn connected(&mut self) {
         if !std::mem::replace(&mut self.connected, true) {
             info!(address = %self.address, "connected");
@@ -215,11 +224,19 @@ impl<'a> Session<'a> {
             if heard.is_none() {
                 heard = Some(call.await?.into_inner());
             }
-            while next(&mut heard).await?.is_some() {}
+            while let Some(message) = next(&mut heard).await? {
+                self.hear_last(message);
+            }
             Ok::<_, Status>(())
         };
         match timeout(GOODBYE, read_out).await {
-            Ok(end) => debug!(?end, "the scheduler ended the stream"),
+            Ok(end) => {
+                debug!(?end, "the scheduler ended the stream");
+                // It has read everything; one that acknowledges says itself what it has for good.
+                if end.is_ok() && !self.link.dispatcher.acknowledges() {
+                    self.link.outbox.expire(Duration::ZERO);
+                }
+            }
             Err(_) => warn!(waited_ms = GOODBYE.as_millis() as u64, "the scheduler did not end the stream"),
         }
         Ok(())

@@ -96,6 +96,22 @@ fn a_result_is_resent_on_demand_and_once() {
     assert_eq!(drain(&mut queue), ["=a"]);
 }
 
+#[test]
+fn a_result_is_held_back_until_the_journal_has_it() {
+    let mut queue = Queue::new(1);
+    let first = queue.hold_back(key("a"), result("a"));
+    queue.push_event(progress("loud")).unwrap();
+    assert_eq!(drain(&mut queue), ["+loud"], "and nothing else waits for it");
+    queue.restart();
+    assert!(queue.resend(&key("a")) && !queue.has_next() && !queue.is_said());
+    let second = queue.hold_back(key("a"), result("a"));
+    queue.release(first);
+    assert!(!queue.has_next(), "the first was replaced");
+    queue.release(second);
+    assert_eq!(drain(&mut queue), ["=a"]);
+    assert!(queue.is_said());
+}
+
 #[tokio::test]
 async fn a_durable_event_waits_for_room() {
     let outbox = Outbox::new(1);
