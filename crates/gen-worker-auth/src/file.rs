@@ -5,16 +5,19 @@ use std::{
     io::{self, Read},
     path::{Path, PathBuf},
     sync::Arc,
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
 
 use gen_worker_core::Secret;
-use tokio::task::spawn_blocking;
+use tokio::{task::spawn_blocking, time::timeout};
 
 use crate::error::AuthError;
 
 /// Largest token; header blocks hold no more either.
 const MAX_BYTES: u64 = 64 << 10;
+
+/// How long one reading may take, so that a file system that hangs does not keep the worker from dialling.
+const READ_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What of a file changes when it is written or replaced.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -38,9 +41,12 @@ impl TokenFile {
     /// The token, unless the file is as it was when one was taken from it.
     pub(crate) async fn read_if_changed(&self) -> Result<Option<(Secret<String>, Version)>, AuthError> {
         let (path, taken) = (self.path.clone(), self.taken);
-        let read = spawn_blocking(move || read(&path, taken)).await;
-        read.unwrap_or_else(|stopped| Err(io::Error::other(stopped)))
-            .map_err(|source| AuthError::File { source })
+        let reading = spawn_blocking(move || read(&path, taken));
+        let read = match timeout(READ_TIMEOUT, reading).await {
+            Ok(ended) => ended.unwrap_or_else(|stopped| Err(io::Error::other(stopped))),
+            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "reading it takes too long")),
+        };
+        read.map_err(|source| AuthError::File { source })
     }
 
     /// The token of this version is in use: it need not be read again.
