@@ -129,6 +129,14 @@ impl WorkerProcess {
         assert!(sent.success());
     }
 
+    /// Sends SIGKILL, and waits for the end of the process.
+    ///
+    /// # Panics
+    /// The process has ended.
+    pub async fn kill(&mut self) {
+        self.child.kill().await.expect("the worker is running");
+    }
+
     /// Waits for the end of the process.
     ///
     /// # Panics

@@ -5,6 +5,7 @@ mod credentials;
 mod drain;
 mod files;
 mod job;
+mod journal;
 mod models;
 mod reconnect;
 mod registration;
