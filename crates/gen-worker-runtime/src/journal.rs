@@ -49,7 +49,7 @@ pub enum JournalError {
 /// What happens to a result.
 enum Change {
     /// It is to be sent once it is on the disk; `id` is the outbox's.
-    Keep { id: u64, key: Key, message: Message },
+    Keep { id: u64, key: Key, message: Box<Message> },
     /// It is delivered.
     Forget(Key),
 }
@@ -78,7 +78,8 @@ impl Journal {
 
     /// Writes a result, in place of an earlier one of the same attempt. `false`: the journal is closed.
     pub(crate) fn keep(&self, id: u64, key: Key, message: Message) -> bool {
-        self.orders.send(Order::Change(Change::Keep { id, key, message })).is_ok()
+        let change = Change::Keep { id, key, message: Box::new(message) };
+        self.orders.send(Order::Change(change)).is_ok()
     }
 
     /// Drops a delivered result.

@@ -38,7 +38,7 @@ async fn echo(stream: &mut WorkerStream, run_id: &str) {
 /// Looks into the file until it speaks of this run.
 async fn is_kept(state: &Path, run_id: &str) {
     let kept = || {
-        let journal = std::fs::read(state.join("results.journal")).unwrap();
+        let journal = std::fs::read(state.join("results.journal")).expect("the journal is there");
         journal.windows(run_id.len()).any(|window| window == run_id.as_bytes())
     };
     let looking = async {
@@ -50,7 +50,7 @@ async fn is_kept(state: &Path, run_id: &str) {
 }
 
 #[tokio::test]
-async fn a_result_survives_a_crash_while_the_scheduler_is_away() {
+async fn a_result_survives_the_process() {
     let (mut scheduler, state) = (FakeScheduler::start().await, TempDir::new().unwrap());
     let mut worker = start(&scheduler, state.path());
     let mut stream = registered(&scheduler).await;

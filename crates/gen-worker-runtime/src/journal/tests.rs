@@ -21,7 +21,7 @@ fn result(run: &str, output: impl Into<Bytes>) -> Message {
 }
 
 fn keep(run: &str, output: impl Into<Bytes>) -> Change {
-    Change::Keep { id: 0, key: key(run), message: result(run, output) }
+    Change::Keep { id: 0, key: key(run), message: Box::new(result(run, output)) }
 }
 
 /// The runs whose results a new process would send, oldest first.
