@@ -91,11 +91,11 @@ impl Supervisor {
     /// Says everything about the run, its result last.
     fn report(&self, outcome: Result<Bytes, JobFailure>) {
         let run_id = &self.facts.run_id;
-        let (elapsed_ms, stages) = (self.timings.total().as_millis() as u64, self.timings.text());
+        let (elapsed_ms, stages) = (self.timings.total().as_millis() as u64, &self.timings);
         match &outcome {
-            Ok(output) => info!(elapsed_ms, stages, bytes = output.len(), "succeeded"),
+            Ok(output) => info!(elapsed_ms, %stages, bytes = output.len(), "succeeded"),
             Err(failure) => {
-                warn!(elapsed_ms, stages, kind = failure.kind.as_str(), error = failure.chain(), "failed");
+                warn!(elapsed_ms, %stages, kind = failure.kind.as_str(), error = failure.chain(), "failed");
                 if self.output_mode == OutputMode::Incremental {
                     let error = Event::output_error(failure.kind.as_str(), &failure.safe_message);
                     self.shop.outbox.emit_last(error.about(run_id));

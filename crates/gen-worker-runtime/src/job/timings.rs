@@ -1,6 +1,7 @@
 //! How long each stage of a run took.
 
 use std::{
+    fmt,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::{Duration, Instant},
 };
@@ -8,7 +9,7 @@ use std::{
 use gen_worker_core::Event;
 use serde_json::Map;
 
-/// The stages of one run so far. Clones share it.
+/// The stages of one run so far, shown as `model=1 run=20 …` in milliseconds. Clones share it.
 #[derive(Clone)]
 pub(crate) struct Timings {
     started: Instant,
@@ -32,13 +33,6 @@ impl Timings {
         self.started.elapsed()
     }
 
-    /// `decode=1 inputs=20 …`, in milliseconds, for the log.
-    pub(crate) fn text(&self) -> String {
-        let shown: Vec<String> =
-            self.stages().iter().map(|(name, took)| format!("{name}={}", took.as_millis())).collect();
-        shown.join(" ")
-    }
-
     /// `job.timings`: milliseconds by stage, and in all.
     pub(crate) fn event(&self) -> Event {
         let milliseconds = |took: Duration| serde_json::Value::from(took.as_micros() as f64 / 1000.0);
@@ -50,5 +44,15 @@ impl Timings {
 
     fn stages(&self) -> MutexGuard<'_, Vec<(&'static str, Duration)>> {
         self.stages.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl fmt::Display for Timings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (at, (name, took)) in self.stages().iter().enumerate() {
+            let space = if at == 0 { "" } else { " " };
+            write!(f, "{space}{name}={}", took.as_millis())?;
+        }
+        Ok(())
     }
 }
