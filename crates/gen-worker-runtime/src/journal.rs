@@ -14,6 +14,7 @@ use std::{
     time::Duration,
 };
 
+use prost::Message as _;
 use tracing::{error, warn};
 
 use self::store::Store;
@@ -108,9 +109,17 @@ pub(crate) struct Writer {
 }
 
 impl Writer {
-    /// What an earlier process did not deliver, oldest first.
-    pub(crate) fn undelivered(&self) -> Vec<(Key, Message)> {
-        self.store.undelivered()
+    /// What an earlier process did not deliver, oldest first. A larger message would end each stream it is written to: it
+    /// stays where it is, for a process with another limit.
+    pub(crate) fn undelivered(&self, max_bytes: usize) -> Vec<(Key, Message)> {
+        let fits = |((run_id, attempt), message): &(Key, Message)| {
+            let bytes = message.encoded_len();
+            if bytes > max_bytes {
+                error!(%run_id, attempt, bytes, max_bytes, "a result in the journal is too large for a message");
+            }
+            bytes <= max_bytes
+        };
+        self.store.undelivered().into_iter().filter(fits).collect()
     }
 
     /// Starts the thread. It tells `sendable` the ids of results that are on the disk, or cannot be put there.

@@ -13,6 +13,7 @@ use tokio::sync::Notify;
 use tracing::info;
 
 use crate::{
+    config::RuntimeConfig,
     journal::{Journal, JournalError},
     wire::{Message, outbound},
 };
@@ -200,14 +201,14 @@ pub(crate) struct Outbox {
 }
 
 impl Outbox {
-    /// One whose results are kept in this directory, or end with the process.
+    /// One whose results are kept in `WORKER_STATE_DIR`, or end with the process.
     ///
     /// # Errors
     /// The directory cannot be used, or the operating system gives no thread.
-    pub(crate) fn open(event_capacity: usize, directory: Option<&Path>) -> Result<Arc<Self>, JournalError> {
-        match directory {
-            Some(directory) => Self::journaled(event_capacity, directory),
-            None => Ok(Arc::new(Self::new(event_capacity))),
+    pub(crate) fn open(config: &RuntimeConfig) -> Result<Arc<Self>, JournalError> {
+        match &config.state_dir {
+            Some(directory) => Self::journaled(config, directory),
+            None => Ok(Arc::new(Self::new(config.event_buffer))),
         }
     }
 
@@ -220,10 +221,12 @@ impl Outbox {
     }
 
     /// Starts with what an earlier process did not deliver.
-    fn journaled(event_capacity: usize, directory: &Path) -> Result<Arc<Self>, JournalError> {
+    fn journaled(config: &RuntimeConfig, directory: &Path) -> Result<Arc<Self>, JournalError> {
         let (journal, writer) = Journal::open(directory)?;
-        let mut queue = Queue::new(event_capacity);
-        writer.undelivered().into_iter().for_each(|(key, message)| queue.push_result(key, message));
+        let mut queue = Queue::new(config.event_buffer);
+        for (key, message) in writer.undelivered(config.max_message_bytes) {
+            queue.push_result(key, message);
+        }
         info!(directory = %directory.display(), undelivered = queue.results.len(), "results are kept in a journal");
         let outbox = Arc::new(Self::with(queue, Some(journal)));
         let released = Arc::downgrade(&outbox);

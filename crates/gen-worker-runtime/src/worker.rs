@@ -168,7 +168,7 @@ impl Worker {
         let control = Builder::new_current_thread().enable_all().build().map_err(WorkerFailure::Threads)?;
         let Self { config, ports, registry, extensions, shutdown, signals, users } = self;
         let told = shutdown.clone();
-        let outbox = Outbox::open(config.event_buffer, config.state_dir.as_deref())?;
+        let outbox = Outbox::open(&config)?;
         let parts = Parts::assemble(
             config,
             ports,

@@ -115,6 +115,16 @@ fn a_journal_that_is_none_is_kept_aside() {
 }
 
 #[test]
+fn a_result_that_no_message_can_hold_is_kept_and_not_sent() {
+    let directory = TempDir::new().unwrap();
+    let (_journal, mut writer) = Journal::open(directory.path()).unwrap();
+    writer.store.write(vec![keep("large", vec![0; 100]), keep("small", "")]).unwrap();
+    let runs = |max| writer.undelivered(max).into_iter().map(|(key, _)| key).collect::<Vec<_>>();
+    assert_eq!(runs(50), [key("small")]);
+    assert_eq!(runs(500), [key("large"), key("small")]);
+}
+
+#[test]
 fn one_worker_has_a_directory() {
     let directory = TempDir::new().unwrap();
     let first = Journal::open(directory.path()).unwrap();
