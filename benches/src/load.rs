@@ -30,6 +30,10 @@ pub(crate) struct Measured {
 }
 
 impl Measured {
+    pub(crate) fn runs(&self) -> usize {
+        self.latencies.len()
+    }
+
     pub(crate) fn per_second(&self) -> f64 {
         self.latencies.len() as f64 / self.elapsed.as_secs_f64()
     }

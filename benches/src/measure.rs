@@ -108,6 +108,7 @@ async fn no_op(report: &mut Report, scheduler: &mut Scheduler, worker: &Path) {
     let mut quiet = Peer::start(scheduler, Program::QuietWorker(worker)).await;
     for in_flight in [1, 64, 1_000] {
         let (mut raw, mut logged, mut silent) = (Vec::new(), Vec::new(), Vec::new());
+        let before = [&echo, &plain, &quiet].map(Peer::cpu);
         for _ in 0..ROUNDS {
             raw.push(no_ops(&mut echo, in_flight, WINDOW).await);
             logged.push(no_ops(&mut plain, in_flight, WINDOW).await);
@@ -118,6 +119,15 @@ async fn no_op(report: &mut Report, scheduler: &mut Scheduler, worker: &Path) {
         line.beside(rate(&raw)).goal(if in_flight == 64 { "≥ 0.5 of the echo" } else { "" });
         let what = format!("no-op runs, {in_flight} in flight, RUST_LOG=warn");
         report.add(what, "/s", rate(&silent)).beside(rate(&raw));
+        let cpu = [&echo, &plain, &quiet].map(Peer::cpu);
+        let rounds = [&raw, &logged, &silent];
+        let [raw_cpu, logged_cpu, silent_cpu] = std::array::from_fn(|peer| {
+            let runs = rounds[peer].iter().map(Measured::runs).sum::<usize>();
+            (cpu[peer] - before[peer]).as_secs_f64() * 1e6 / runs as f64
+        });
+        report.add(format!("CPU a run, {in_flight} in flight"), "µs", logged_cpu).beside(raw_cpu);
+        let what = format!("CPU a run, {in_flight} in flight, RUST_LOG=warn");
+        report.add(what, "µs", silent_cpu).beside(raw_cpu);
         if in_flight == 1 {
             latency(report, &raw, &logged);
         }
