@@ -1,6 +1,6 @@
 //! A run's payload: MessagePack, read once, never written again.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, fmt};
 
 use rmpv::ValueRef;
 use serde::{
@@ -19,6 +19,10 @@ use crate::{
     redact::redact,
 };
 
+/// How deep a payload may nest, counted as `rmpv` does, which takes two for each level: deserialising recurses, and what
+/// overflows a stack ends the process.
+const MAX_DEPTH: usize = 256;
+
 /// Why a payload is not what the function takes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -36,13 +40,18 @@ pub enum PayloadError {
     #[error("the payload must be a MessagePack map of field names to values")]
     NotAMap,
     /// A field is missing or has another type.
-    #[error("{message}{path}")]
+    #[error("{problem}")]
     Field {
-        /// What is wrong.
-        message: String,
-        /// Where, as `` - at `$.a.b[0]` ``; empty at the top.
-        path: String,
+        /// What is wrong and where, as `` … - at `$.a.b[0]` ``. Redacted and cut: both may quote the payload.
+        problem: String,
     },
+}
+
+impl PayloadError {
+    fn field(message: impl fmt::Display, path: &str) -> Self {
+        let place = if path == "." { String::new() } else { format!(" - at `$.{path}`") };
+        Self::Field { problem: redact(&format!("{message}{place}")) }
+    }
 }
 
 impl Classify for PayloadError {
@@ -68,7 +77,8 @@ impl<'a> Payload<'a> {
     /// The bytes are not exactly one MessagePack map.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, PayloadError> {
         let mut rest = bytes;
-        let value = rmpv::decode::read_value_ref(&mut rest).map_err(|_| PayloadError::Malformed)?;
+        let value = rmpv::decode::read_value_ref_with_max_depth(&mut rest, MAX_DEPTH)
+            .map_err(|_| PayloadError::Malformed)?;
         if !rest.is_empty() {
             return Err(PayloadError::Trailing { extra: rest.len() });
         }
@@ -97,11 +107,8 @@ impl<'a> Payload<'a> {
         };
         let (_, value) = self.fields.remove(at);
         self.fields.retain(|(key, _)| !is_key(key, field));
-        let json = serde_json::Value::deserialize(Strict(&value)).map_err(|e| PayloadError::Field {
-            // Serde quotes the value that does not fit.
-            message: redact(&e.to_string()),
-            path: format!(" - at `$.{field}`"),
-        })?;
+        let json = serde_json::Value::deserialize(Strict(&value))
+            .map_err(|error| PayloadError::field(error, field))?;
         Ok(Some(json.to_string()))
     }
 
@@ -112,12 +119,9 @@ impl<'a> Payload<'a> {
     pub fn decode<T: DeserializeOwned>(self) -> Result<(T, Vec<AssetSlot>), PayloadError> {
         let value = ValueRef::Map(self.fields);
         let (decoded, assets) = collect_assets(|| serde_path_to_error::deserialize(Strict(&value)));
-        let decoded = decoded.map_err(|error| PayloadError::Field {
-            path: match error.path().to_string().as_str() {
-                "." => String::new(),
-                path => format!(" - at `$.{path}`"),
-            },
-            message: redact(&error.into_inner().to_string()),
+        let decoded = decoded.map_err(|error| {
+            let path = error.path().to_string();
+            PayloadError::field(error.into_inner(), &path)
         })?;
         Ok((decoded, assets))
     }

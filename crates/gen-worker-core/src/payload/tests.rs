@@ -142,3 +142,21 @@ fn user_payload_bytes_are_not_reencoded() {
     assert!(value["one"].is_f64());
     assert!(!value.contains_key("output_upload"));
 }
+
+#[test]
+fn a_refusal_never_outgrows_a_message() {
+    let key = "k".repeat(1 << 20);
+    let refused = Payload::parse(&pack(vec![(&key, "x".into())]))
+        .and_then(Payload::decode::<BTreeMap<String, i32>>)
+        .map(drop)
+        .unwrap_err();
+    assert!(refused.safe_message().len() <= 500, "{}", refused.safe_message().len());
+}
+
+#[test]
+fn a_payload_at_the_deepest_does_not_overflow_the_stack() {
+    let deep = |levels: usize| [vec![0x81, 0xa1, b'a'], vec![0x91; levels], vec![0xc0]].concat();
+    let read = |bytes: &[u8]| Payload::parse(bytes).and_then(Payload::decode::<serde_json::Value>).map(drop);
+    assert_eq!(read(&deep(100)), Ok(()));
+    assert_eq!(read(&deep(300)), Err(PayloadError::Malformed));
+}
