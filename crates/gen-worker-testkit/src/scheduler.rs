@@ -19,7 +19,10 @@ use gen_worker_proto::scheduler::{
 use tokio::{net::TcpListener, sync::mpsc, task::JoinSet, time::timeout};
 use tokio_stream::wrappers::{ReceiverStream, TcpListenerStream};
 use tokio_util::sync::CancellationToken;
-use tonic::{Request, Response, Status, Streaming, transport::Server};
+use tonic::{
+    Request, Response, Status, Streaming,
+    transport::{Server, ServerTlsConfig},
+};
 
 use self::connection::{Connection, KillSwitch};
 use crate::http::lock;
@@ -39,6 +42,7 @@ const QUEUE: usize = 64;
 pub struct FakeScheduler {
     addr: SocketAddr,
     decode_limit: usize,
+    tls: Option<ServerTlsConfig>,
     shared: Arc<Shared>,
     streams: tokio::sync::Mutex<mpsc::Receiver<WorkerStream>>,
     running: Option<Running>,
@@ -69,10 +73,23 @@ impl FakeScheduler {
 
     /// A scheduler that takes messages of up to `decode_limit` bytes; a larger one ends the stream.
     pub async fn start_with_decode_limit(decode_limit: usize) -> Self {
+        Self::start_with(decode_limit, None).await
+    }
+
+    /// A scheduler that speaks TLS.
+    ///
+    /// # Panics
+    /// The certificate or its key cannot be used.
+    pub async fn start_tls(tls: ServerTlsConfig) -> Self {
+        Self::start_with(DECODE_LIMIT, Some(tls)).await
+    }
+
+    async fn start_with(decode_limit: usize, tls: Option<ServerTlsConfig>) -> Self {
         let (opened, streams) = mpsc::channel(QUEUE);
         let mut scheduler = Self {
             addr: ([127, 0, 0, 1], 0).into(),
             decode_limit,
+            tls,
             shared: Arc::new(Shared { opened, refusals: Mutex::default() }),
             streams: streams.into(),
             running: None,
@@ -125,9 +142,13 @@ impl FakeScheduler {
         let switch = connections.clone();
         let incoming = TcpListenerStream::new(listener)
             .map(move |stream| stream.map(|stream| Connection::new(stream, switch.child_token())));
+        let mut server = Server::builder();
+        if let Some(tls) = self.tls.clone() {
+            server = server.tls_config(tls).expect("the certificate fits its key");
+        }
         let mut tasks = JoinSet::new();
         tasks.spawn(async move {
-            let served = Server::builder().add_service(service).serve_with_incoming(incoming).await;
+            let served = server.add_service(service).serve_with_incoming(incoming).await;
             served.expect("serving ends only with its task");
         });
         self.running = Some(Running { tasks, connections });
