@@ -7,7 +7,7 @@ use gen_worker_core::{
     config::{ConfigErrors, Env, Reader, Var},
 };
 
-use crate::connection::Address;
+use crate::connection::{Address, ClientTls, RedirectTarget, TlsVars};
 
 macro_rules! vars {
     ($($name:ident = $text:literal, $unit:literal, $default:literal, $doc:literal;)*) => {
@@ -25,6 +25,13 @@ vars! {
     SCHEDULER_ADDRS = "SCHEDULER_ADDRS", "list of host:port", "",
         "Further schedulers, tried in this order when the first cannot be reached.";
     USE_TLS = "USE_TLS", "flag", "false", "Use TLS for addresses without a scheme.";
+    TLS_CA = "SCHEDULER_TLS_CA", "path", "",
+        "A PEM file of certificate authorities to trust, beside the public ones, when a scheduler is dialled over TLS.";
+    TLS_CERT = "SCHEDULER_TLS_CERT", "path", "",
+        "A PEM file with the certificate, and its chain, that the worker shows to a scheduler that asks for one.";
+    TLS_KEY = "SCHEDULER_TLS_KEY", "path", "", "A PEM file with the private key of `SCHEDULER_TLS_CERT`.";
+    REDIRECT_ALLOW = "SCHEDULER_REDIRECT_ALLOW", "list of host or host:port", "",
+        "Where a scheduler may redirect the worker, and with it its token, beside the listed addresses. Unset: anywhere over TLS, and in plaintext to the host that redirects and to listed hosts. No redirect leads from TLS to plaintext.";
     WORKER_ID = "WORKER_ID", "text", "",
         "The worker's name; unset, one that no other process has is made up at start.";
     DEPLOYMENT_ID = "DEPLOYMENT_ID", "text", "", "The deployment this worker serves.";
@@ -87,6 +94,10 @@ pub struct FakeGpu {
 pub struct RuntimeConfig {
     /// The schedulers, in the order in which they are tried; at least one.
     pub addresses: Vec<Address>,
+    /// Whom to trust beside the public authorities, and the worker's own certificate, where TLS is spoken.
+    pub tls: ClientTls,
+    /// Where redirects may point beside `addresses`; empty: anywhere over TLS, and to known hosts in plaintext.
+    pub redirect_allow: Vec<RedirectTarget>,
     /// The worker's name.
     pub worker_id: WorkerId,
     /// The deployment it serves.
@@ -103,6 +114,16 @@ pub struct RuntimeConfig {
     pub reconnect_jitter: Duration,
     /// Failures in a row after which the worker gives up; `None`: never.
     pub max_reconnect_attempts: Option<NonZeroU32>,
+    /// A stream that lived this long is connected, whether or not the scheduler has said anything: the original's says
+    /// nothing until it has a run. 5 seconds; like the next three a field so that tests need not wait for it.
+    pub connected_after: Duration,
+    /// Uptime of a stream after which earlier failures are forgotten; one that opens and dies at once must not reset the
+    /// delay. A minute.
+    pub stable: Duration,
+    /// Time between HTTP/2 pings, idle and busy. 20 seconds.
+    pub keepalive_interval: Duration,
+    /// How long the answer to a ping may take before the stream is given up. 10 seconds.
+    pub keepalive_timeout: Duration,
     /// Largest payload.
     pub max_input: ByteLimit,
     /// Largest encoded output.
@@ -150,6 +171,9 @@ impl RuntimeConfig {
     /// Reads the settings and keeps every mistake.
     pub fn from_env(env: &Env, errors: &mut ConfigErrors) -> Self {
         let addresses = addresses(env, errors);
+        let tls = TlsVars { authority: &TLS_CA, certificate: &TLS_CERT, key: &TLS_KEY };
+        let tls = ClientTls::read(&tls, env, errors);
+        let redirect_allow = redirect_allow(env, errors);
         let identity = Identity::read(env, errors);
         let mut read = Reader::new(env, errors);
         let max_input = read.byte_limit(&MAX_INPUT);
@@ -157,6 +181,8 @@ impl RuntimeConfig {
         let caps = max_input.max().max(max_output.max()).unwrap_or(0) + ENVELOPE_BYTES;
         Self {
             addresses,
+            tls,
+            redirect_allow,
             worker_id: identity.worker_id,
             deployment_id: identity.deployment_id,
             tenant_id: identity.tenant_id,
@@ -165,6 +191,10 @@ impl RuntimeConfig {
             reconnect_max_delay: read.seconds(&RECONNECT_MAX_DELAY),
             reconnect_jitter: read.seconds(&RECONNECT_JITTER),
             max_reconnect_attempts: NonZeroU32::new(read.number(&MAX_RECONNECT_ATTEMPTS)),
+            connected_after: Duration::from_secs(5),
+            stable: Duration::from_secs(60),
+            keepalive_interval: Duration::from_secs(20),
+            keepalive_timeout: Duration::from_secs(10),
             max_input,
             max_output,
             max_message_bytes: read.number::<u64>(&MAX_MESSAGE).max(caps) as usize,
@@ -235,6 +265,17 @@ fn addresses(env: &Env, errors: &mut ConfigErrors) -> Vec<Address> {
         }
     }
     addresses
+}
+
+fn redirect_allow(env: &Env, errors: &mut ConfigErrors) -> Vec<RedirectTarget> {
+    let mut targets = Vec::new();
+    for text in Reader::new(env, errors).list(&REDIRECT_ALLOW) {
+        match RedirectTarget::parse(&text) {
+            Ok(target) => targets.push(target),
+            Err(_) => errors.push(format!("{} holds `{text}`: expected host or host:port", REDIRECT_ALLOW.name)),
+        }
+    }
+    targets
 }
 
 /// The variables that CUDA base images set.

@@ -1,7 +1,11 @@
 //! The loop that keeps a stream to a scheduler: pick an address, hold a session, learn how it ended, wait.
 
 mod address;
+mod gap;
+mod redirect;
 mod session;
+mod status;
+mod tls;
 
 use std::{
     sync::Arc,
@@ -9,18 +13,24 @@ use std::{
 };
 
 use gen_worker_core::Backoff;
-use tracing::{info, warn};
+use tracing::{debug, info, warn};
 
-pub use self::address::{Address, AddressError};
-pub(crate) use self::session::Link;
+pub use self::{
+    address::{Address, AddressError},
+    redirect::RedirectTarget,
+    tls::ClientTls,
+};
 use self::{
     address::{Addresses, Next},
-    session::{Ended, Session},
+    gap::Gap,
+    session::{Course, Session},
+    status::Ended,
 };
+pub(crate) use self::{session::Link, tls::TlsVars};
 use crate::{config::RuntimeConfig, shutdown::Phase};
 
-/// Uptime after which earlier failures are forgotten. A stream that opens and dies at once must not reset the backoff.
-const STABLE: Duration = Duration::from_secs(60);
+/// How often in a row a scheduler may say that this worker may not connect, before the worker believes it.
+const MAX_DENIALS: u32 = 5;
 
 /// Delay between connection attempts of a worker that only has results left to hand over.
 const LAST_TRY: Duration = Duration::from_millis(500);
@@ -32,6 +42,14 @@ pub enum ConnectionError {
     /// The scheduler does not speak this protocol; dialling again will not help.
     #[error("the scheduler at {address} does not speak this worker's protocol: {message}")]
     Protocol {
+        /// Which scheduler.
+        address: String,
+        /// What it said.
+        message: String,
+    },
+    /// The scheduler said several times in a row that this worker may not connect.
+    #[error("the scheduler at {address} does not let this worker connect: {message}")]
+    Denied {
         /// Which scheduler.
         address: String,
         /// What it said.
@@ -52,12 +70,28 @@ pub(crate) struct Connection {
     link: Link,
     addresses: Addresses,
     backoff: Backoff,
+    gap: Gap,
+    /// How often in a row the scheduler said that this worker may not connect.
+    denials: u32,
+}
+
+/// What follows the end of a session.
+#[derive(Debug, PartialEq, Eq)]
+enum Then {
+    /// Nothing: the worker has left.
+    Leave,
+    /// The leader is dialled at once.
+    Follow,
+    /// The next address of the pass, after a wait if there was a stream.
+    Next,
+    /// A wait, and a long one.
+    Rest,
 }
 
 impl Connection {
     pub(crate) fn new(config: Arc<RuntimeConfig>, link: Link) -> Self {
         Self {
-            addresses: Addresses::new(config.addresses.clone()),
+            addresses: Addresses::new(config.addresses.clone(), config.redirect_allow.clone()),
             backoff: Backoff::new(
                 config.reconnect_delay,
                 config.reconnect_max_delay,
@@ -65,19 +99,21 @@ impl Connection {
             ),
             config,
             link,
+            gap: Gap::after("the worker started", Duration::ZERO),
+            denials: 0,
         }
     }
 
     /// Holds streams until the worker has flushed, or dialling again cannot help.
     pub(crate) async fn run(mut self) -> Result<(), ConnectionError> {
-        let mut cause = String::from("no address was tried");
         loop {
             match self.addresses.next() {
-                Next::Dial(address) => match self.hold(address).await? {
-                    Some(why) => cause = why,
-                    None => return Ok(()),
-                },
-                Next::Wait => self.wait(&cause).await?,
+                Next::Dial(address) => {
+                    if self.hold(&address).await? == Then::Leave {
+                        return Ok(());
+                    }
+                }
+                Next::Wait => self.wait(Duration::ZERO).await?,
             }
             if self.link.shutdown.phase() >= Phase::Flushing && self.link.outbox.is_said() {
                 return Ok(());
@@ -85,51 +121,94 @@ impl Connection {
         }
     }
 
-    /// One session. `Ok(None)`: the worker said everything and left.
-    async fn hold(&mut self, address: Address) -> Result<Option<String>, ConnectionError> {
-        let since = Instant::now();
-        let session = Session::open(&self.config, &self.link, &address);
-        let (connected, ended) = session.run().await;
-        if connected {
-            self.addresses.connected(&address);
-            if since.elapsed() >= STABLE {
-                self.backoff.reset();
-            }
+    /// One session, and the wait after it if one is due.
+    async fn hold(&mut self, address: &Address) -> Result<Then, ConnectionError> {
+        let session = Session::new(&self.config, &self.link, address, &mut self.gap);
+        let Course { ended, uptime, answered } = session.run().await;
+        let stable = uptime.is_some_and(|uptime| uptime >= self.config.stable);
+        if stable {
+            self.backoff.reset();
         }
-        let uptime_ms = since.elapsed().as_millis() as u64;
+        // A peer that answers only to redirect must not be free to do so for ever.
+        if answered && (stable || !matches!(ended, Ended::Redirected { .. })) {
+            self.addresses.connected(address);
+        }
+        if stable || (uptime.is_some() && !matches!(ended, Ended::Denied { .. })) {
+            self.denials = 0;
+        }
+        let (then, cause) = self.judge(address, ended)?;
+        match uptime {
+            Some(uptime) => self.gap = Gap::after(cause, uptime),
+            None if then == Then::Follow => {}
+            None => self.gap.failed(address, cause),
+        }
+        match then {
+            Then::Rest => self.wait(self.longest()).await?,
+            Then::Next if uptime.is_some() => self.wait(Duration::ZERO).await?,
+            Then::Next | Then::Follow | Then::Leave => {}
+        }
+        Ok(then)
+    }
+
+    /// What follows this end, and its cause in words.
+    fn judge(&mut self, address: &Address, ended: Ended) -> Result<(Then, String), ConnectionError> {
         match ended {
-            Ended::Left => Ok(None),
+            Ended::Left => Ok((Then::Leave, String::new())),
+            Ended::Lost { cause } | Ended::Unauthenticated { cause } => Ok((Then::Next, cause)),
+            Ended::Denied { cause } => {
+                self.denials += 1;
+                if self.denials >= MAX_DENIALS {
+                    return Err(ConnectionError::Denied { address: address.to_string(), message: cause });
+                }
+                Ok((Then::Next, cause))
+            }
+            Ended::Superseded { cause } => {
+                warn!(%address, worker_id = %self.config.worker_id, "another worker has this one's identity");
+                Ok((Then::Rest, cause))
+            }
+            Ended::Redirected { leader } => Ok(match self.addresses.redirected(address, &leader) {
+                Ok(()) => {
+                    info!(%address, leader, "following a redirect");
+                    (Then::Follow, format!("{address} redirected to {leader}"))
+                }
+                Err(why) => {
+                    (Then::Next, format!("the redirect from {address} to `{leader}` was not followed: {why}"))
+                }
+            }),
             Ended::Refused { message } => {
                 Err(ConnectionError::Protocol { address: address.to_string(), message })
-            }
-            Ended::Redirected { leader } => {
-                let followed = self.addresses.redirected(&address, &leader);
-                info!(%address, leader, followed, "the scheduler named another leader");
-                Ok(Some(format!("{address} is not the leader")))
-            }
-            Ended::Lost { cause } => {
-                warn!(%address, connected, uptime_ms, cause, "the stream ended");
-                if connected {
-                    self.wait(&cause).await?;
-                }
-                Ok(Some(cause))
             }
         }
     }
 
+    /// The longest delay between attempts; without a cap, a minute.
+    fn longest(&self) -> Duration {
+        let cap = self.config.reconnect_max_delay;
+        if cap.is_zero() { Duration::from_secs(60) } else { cap }
+    }
+
     /// Waits as long as the failures so far ask for; a worker that leaves with something to say waits less.
-    async fn wait(&mut self, cause: &str) -> Result<(), ConnectionError> {
+    async fn wait(&mut self, at_least: Duration) -> Result<(), ConnectionError> {
         let leaving = self.link.shutdown.phase() >= Phase::Flushing;
-        let delay = self.backoff.next(fastrand::f64()).min(if leaving { LAST_TRY } else { Duration::MAX });
+        let most = if leaving { LAST_TRY } else { Duration::MAX };
+        let delay = self.backoff.next(fastrand::f64()).max(at_least).min(most);
         let attempts = self.backoff.failures();
         if self.config.max_reconnect_attempts.is_some_and(|max| attempts >= max.get()) {
-            return Err(ConnectionError::Exhausted { attempts, cause: cause.to_owned() });
+            return Err(ConnectionError::Exhausted { attempts, cause: self.gap.last().to_owned() });
         }
-        info!(attempts, delay_ms = delay.as_millis() as u64, "waiting before the next connection attempt");
+        debug!(
+            attempts,
+            delay_ms = delay.as_millis() as u64,
+            cause = self.gap.last(),
+            "waiting before the next connection attempt"
+        );
+        let since = Instant::now();
         tokio::select! {
             () = tokio::time::sleep(delay) => {}
             () = self.link.shutdown.reached(Phase::Flushing), if !leaving => {}
         }
+        self.gap.waited(since.elapsed());
+        self.addresses.waited();
         Ok(())
     }
 }

@@ -37,7 +37,7 @@ mod worker;
 
 pub use crate::{
     config::{FakeGpu, RuntimeConfig},
-    connection::{Address, AddressError, ConnectionError},
+    connection::{Address, AddressError, ClientTls, ConnectionError, RedirectTarget},
     journal::JournalError,
     ports::Ports,
     registry::RegistryError,

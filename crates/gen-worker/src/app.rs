@@ -37,6 +37,7 @@ impl AppError {
             Self::Worker(WorkerFailure::Connection(ConnectionError::Protocol { .. })) => 3,
             Self::Worker(WorkerFailure::Connection(ConnectionError::Exhausted { .. })) => 4,
             Self::Assemble(AssembleError::Auth(_)) => 5,
+            Self::Worker(WorkerFailure::Connection(ConnectionError::Denied { .. })) => 6,
             Self::Worker(WorkerFailure::Zombies { .. }) => 7,
             Self::Assemble(_) | Self::Worker(_) => 1,
             #[cfg(feature = "dev")]

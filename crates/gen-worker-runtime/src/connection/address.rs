@@ -2,6 +2,8 @@
 
 use std::{collections::VecDeque, fmt};
 
+use super::redirect::{Declined, RedirectTarget, judge};
+
 /// Where a scheduler listens, and whether TLS is spoken there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Address {
@@ -34,8 +36,7 @@ impl Address {
         };
         let (host, port) = authority.trim_end_matches('/').rsplit_once(':').ok_or(AddressError::HostPort)?;
         let port = port.parse().map_err(|_| AddressError::HostPort)?;
-        let fits = |c: char| c.is_ascii_alphanumeric() || "-._[]:%".contains(c);
-        if host.is_empty() || !host.chars().all(fits) {
+        if !Self::is_host(host) {
             return Err(AddressError::HostPort);
         }
         let tls = match scheme.as_deref() {
@@ -50,6 +51,29 @@ impl Address {
     /// Whether TLS is spoken there.
     pub fn is_tls(&self) -> bool {
         self.tls
+    }
+
+    /// Whether this can be a host's name or address.
+    pub(super) fn is_host(text: &str) -> bool {
+        let fits = |c: char| c.is_ascii_alphanumeric() || "-._[]:%".contains(c);
+        !text.is_empty() && text.chars().all(fits)
+    }
+
+    pub(super) fn host(&self) -> &str {
+        &self.host
+    }
+
+    /// The name that a certificate has to show.
+    pub(super) fn server_name(&self) -> &str {
+        self.host.trim_start_matches('[').trim_end_matches(']')
+    }
+
+    pub(super) fn port(&self) -> u16 {
+        self.port
+    }
+
+    pub(super) fn has_host(&self, host: &str) -> bool {
+        self.host.eq_ignore_ascii_case(host)
     }
 
     /// The URI that an HTTP/2 client dials.
@@ -72,6 +96,7 @@ const MAX_HOPS: u32 = 5;
 #[derive(Debug)]
 pub(crate) struct Addresses {
     listed: Vec<Address>,
+    allowed: Vec<RedirectTarget>,
     untried: VecDeque<Address>,
     redirect: Option<Address>,
     hops: u32,
@@ -87,9 +112,10 @@ pub(crate) enum Next {
 }
 
 impl Addresses {
-    pub(crate) fn new(listed: Vec<Address>) -> Self {
+    /// `allowed`: where redirects may point; empty: wherever is safe by default.
+    pub(crate) fn new(listed: Vec<Address>, allowed: Vec<RedirectTarget>) -> Self {
         let untried = listed.iter().cloned().collect();
-        Self { listed, untried, redirect: None, hops: 0 }
+        Self { listed, allowed, untried, redirect: None, hops: 0 }
     }
 
     /// The next address of this pass: a redirect first, then the list in order.
@@ -99,10 +125,7 @@ impl Addresses {
         }
         match self.untried.pop_front() {
             Some(address) => Next::Dial(address),
-            None => {
-                self.start_pass(None);
-                Next::Wait
-            }
+            None => Next::Wait,
         }
     }
 
@@ -112,23 +135,27 @@ impl Addresses {
         self.start_pass(Some(address));
     }
 
-    /// A peer said who leads. Returns false when the target is not to be dialled.
-    pub(crate) fn redirected(&mut self, from: &Address, target: &str) -> bool {
-        let Ok(target) = Address::parse(target, from.tls) else {
-            return false;
-        };
-        self.hops += 1;
-        if self.hops > MAX_HOPS || !self.allows(from, &target) {
-            return false;
+    /// The worker has waited: redirects may be followed again, and the list is tried from its start once it is through.
+    pub(super) fn waited(&mut self) {
+        self.hops = 0;
+        if self.untried.is_empty() {
+            self.start_pass(None);
         }
-        self.redirect = Some(target);
-        true
     }
 
-    /// The token goes along, so a redirect never lowers TLS, and in plaintext stays on hosts that are known.
-    fn allows(&self, from: &Address, target: &Address) -> bool {
-        let known = || self.listed.iter().any(|a| a.host == target.host) || from.host == target.host;
-        if target.tls { true } else { !from.tls && known() }
+    /// A peer said who leads: dialled next, unless this says why not.
+    pub(super) fn redirected(&mut self, from: &Address, leader: &str) -> Result<(), Declined> {
+        if leader.is_empty() {
+            return Err(Declined::NoLeader);
+        }
+        let target = Address::parse(leader, from.tls).map_err(Declined::Unreadable)?;
+        judge(from, &target, &self.listed, &self.allowed)?;
+        self.hops += 1;
+        if self.hops > MAX_HOPS {
+            return Err(Declined::TooMany(self.hops));
+        }
+        self.redirect = Some(target);
+        Ok(())
     }
 
     fn start_pass(&mut self, first: Option<&Address>) {
@@ -165,36 +192,43 @@ mod tests {
 
     #[test]
     fn a_pass_tries_each_address_once_then_waits() {
-        let mut addresses = Addresses::new(vec![address("a:1"), address("b:2")]);
+        let mut addresses = Addresses::new(vec![address("a:1"), address("b:2")], Vec::new());
         assert_eq!(addresses.next(), Next::Dial(address("a:1")));
         assert_eq!(addresses.next(), Next::Dial(address("b:2")));
         assert_eq!(addresses.next(), Next::Wait);
+        addresses.waited();
         assert_eq!(addresses.next(), Next::Dial(address("a:1")));
     }
 
     #[test]
     fn a_dead_leader_does_not_stay_first() {
-        let mut addresses = Addresses::new(vec![address("a:1"), address("a:2")]);
+        let mut addresses = Addresses::new(vec![address("a:1"), address("a:2")], Vec::new());
         assert_eq!(addresses.next(), Next::Dial(address("a:1")));
-        assert!(addresses.redirected(&address("a:1"), "a:9"));
+        assert_eq!(addresses.redirected(&address("a:1"), "a:9"), Ok(()));
         assert_eq!(addresses.next(), Next::Dial(address("a:9")));
         assert_eq!(addresses.next(), Next::Dial(address("a:2")));
         assert_eq!(addresses.next(), Next::Wait);
     }
 
     #[test]
-    fn two_peers_that_point_at_each_other_make_the_worker_wait() {
-        let mut addresses = Addresses::new(vec![address("a:1")]);
-        let followed = (0..10).filter(|_| addresses.redirected(&address("a:1"), "a:2")).count();
-        assert_eq!(followed, 5);
+    fn redirects_are_followed_again_after_a_wait() {
+        let mut addresses = Addresses::new(vec![address("a:1")], Vec::new());
+        for _ in 0..2 {
+            for _ in 0..MAX_HOPS {
+                assert_eq!(addresses.redirected(&address("a:1"), "a:2"), Ok(()));
+            }
+            assert_eq!(addresses.redirected(&address("a:1"), "a:2"), Err(Declined::TooMany(6)));
+            addresses.waited();
+        }
     }
 
     #[test]
-    fn the_token_is_not_carried_off() {
-        let mut addresses = Addresses::new(vec![address("a:1"), address("grpcs://s:1")]);
-        assert!(!addresses.redirected(&address("a:1"), "evil:1"));
-        assert!(!addresses.redirected(&address("grpcs://s:1"), "grpc://s:2"));
-        assert!(!addresses.redirected(&address("a:1"), ""));
-        assert!(addresses.redirected(&address("grpcs://s:1"), "other:1"), "TLS is inherited");
+    fn a_redirect_inherits_tls() {
+        let mut addresses = Addresses::new(vec![address("grpcs://s:1")], Vec::new());
+        assert_eq!(addresses.redirected(&address("grpcs://s:1"), "other:1"), Ok(()));
+        assert_eq!(addresses.next(), Next::Dial(address("grpcs://other:1")));
+        assert_eq!(addresses.redirected(&address("grpcs://s:1"), ""), Err(Declined::NoLeader));
+        let unreadable = Declined::Unreadable(AddressError::HostPort);
+        assert_eq!(addresses.redirected(&address("grpcs://s:1"), "nowhere"), Err(unreadable));
     }
 }

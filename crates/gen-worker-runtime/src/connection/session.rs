@@ -10,13 +10,17 @@ use tokio::{
 };
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
-    Code, Request, Status, Streaming,
+    Request, Status, Streaming,
     metadata::MetadataValue,
-    transport::{Channel, ClientTlsConfig, Endpoint},
+    transport::{Channel, Endpoint},
 };
-use tracing::{debug, info, warn};
+use tracing::{debug, warn};
 
-use super::address::Address;
+use super::{
+    address::Address,
+    gap::Gap,
+    status::{Ended, classify, innermost},
+};
 use crate::{
     command::Command,
     config::RuntimeConfig,
@@ -27,16 +31,8 @@ use crate::{
     wire::{Client, Message, inbound},
 };
 
-/// A TCP and TLS handshake that takes longer has failed.
+/// A look-up with its TCP and TLS handshakes that takes longer has failed.
 const DIAL: Duration = Duration::from_secs(10);
-
-/// A stream that lived this long is connected, whether or not the scheduler has said anything: the original's says
-/// nothing until it has a run.
-const CONNECTED_AFTER: Duration = Duration::from_secs(5);
-
-/// HTTP/2 pings, idle and busy: a peer that takes TCP and never answers is noticed after 30 seconds.
-const PING_EVERY: Duration = Duration::from_secs(20);
-const PING_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Messages between the outbox and HTTP/2. Small, so that what is sent next is decided as late as possible.
 const IN_FLIGHT: usize = 16;
@@ -54,52 +50,72 @@ pub(crate) struct Link {
     pub shutdown: Shutdown,
 }
 
-/// How a session ended.
+/// How a session went.
 #[derive(Debug)]
-pub(super) enum Ended {
-    /// The worker said everything and left.
-    Left,
-    /// The stream broke, was closed, or never opened.
-    Lost { cause: String },
-    /// Another scheduler leads.
-    Redirected { leader: String },
-    /// The scheduler will never take this worker.
-    Refused { message: String },
+pub(super) struct Course {
+    pub ended: Ended,
+    /// How long the stream was up; `None`: it was never connected.
+    pub uptime: Option<Duration>,
+    /// Whether the peer has shown that it speaks the protocol.
+    pub answered: bool,
 }
 
 pub(super) struct Session<'a> {
     config: &'a RuntimeConfig,
     link: &'a Link,
     address: &'a Address,
+    gap: &'a mut Gap,
+    opened: Instant,
     connected: bool,
+    answered: bool,
 }
 
 impl<'a> Session<'a> {
-    pub(super) fn open(config: &'a RuntimeConfig, link: &'a Link, address: &'a Address) -> Self {
-        Self { config, link, address, connected: false }
+    pub(super) fn new(
+        config: &'a RuntimeConfig,
+        link: &'a Link,
+        address: &'a Address,
+        gap: &'a mut Gap,
+    ) -> Self {
+        Self { config, link, address, gap, opened: Instant::now(), connected: false, answered: false }
     }
 
-    /// Dials and holds the stream to its end; also says whether it was ever connected.
-    pub(super) async fn run(mut self) -> (bool, Ended) {
-        if let Err(refused) = self.link.credential.renew().await {
-            return (false, Ended::Lost { cause: format!("no token to dial with: {}", refused.chain()) });
-        }
+    /// Dials and holds the stream to its end.
+    pub(super) async fn run(mut self) -> Course {
         let ended = match self.dial().await {
             Ok(channel) => self.hold(channel).await,
-            Err(error) => Ended::Lost { cause: format!("cannot connect: {}", innermost(&error)) },
+            Err(cause) => Ended::Lost { cause },
         };
-        (self.connected, ended)
+        let uptime = self.connected.then(|| self.opened.elapsed());
+        // One round of pings ends a peer that does not speak HTTP/2: who is there after two has answered them.
+        let pinged = (self.config.keepalive_interval + self.config.keepalive_timeout) * 2;
+        let answered = self.answered || uptime.is_some_and(|uptime| uptime >= pinged);
+        Course { ended, uptime, answered }
     }
 
-    async fn dial(&self) -> Result<Channel, tonic::transport::Error> {
+    async fn dial(&mut self) -> Result<Channel, String> {
+        if let Err(refused) = self.link.credential.renew().await {
+            return Err(format!("no token to dial with: {}", refused.chain()));
+        }
+        let since = Instant::now();
+        let dialled = match timeout(DIAL, self.connect()).await {
+            Ok(Ok(channel)) => Ok(channel),
+            Ok(Err(error)) => Err(format!("cannot connect: {}", innermost(&error))),
+            Err(_) => Err(format!("cannot connect: no answer within {} s", DIAL.as_secs())),
+        };
+        self.gap.dialled(since.elapsed());
+        self.opened = Instant::now();
+        dialled
+    }
+
+    async fn connect(&self) -> Result<Channel, tonic::transport::Error> {
         let mut endpoint = Endpoint::from_shared(self.address.uri())?
-            .connect_timeout(DIAL)
             .tcp_nodelay(true)
-            .http2_keep_alive_interval(PING_EVERY)
-            .keep_alive_timeout(PING_TIMEOUT)
+            .http2_keep_alive_interval(self.config.keepalive_interval)
+            .keep_alive_timeout(self.config.keepalive_timeout)
             .keep_alive_while_idle(true);
         if self.address.is_tls() {
-            endpoint = endpoint.tls_config(ClientTlsConfig::new().with_webpki_roots())?;
+            endpoint = endpoint.tls_config(self.config.tls.config(self.address.server_name()))?;
         }
         endpoint.connect().await
     }
@@ -146,7 +162,7 @@ impl<'a> Session<'a> {
         let now = Instant::now();
         let mut heartbeat = interval_at(now + self.config.heartbeat, self.config.heartbeat);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let proven = sleep_until(now + CONNECTED_AFTER);
+        let proven = sleep_until(now + self.config.connected_after);
         tokio::pin!(proven);
         let mut heartbeat_due = false;
         let mut drain_seen = self.link.shutdown.phase();
@@ -158,6 +174,7 @@ impl<'a> Session<'a> {
             tokio::select! {
                 answer = &mut call, if heard.is_none() => {
                     heard = Some(answer?.into_inner());
+                    self.answered = true;
                     self.connected();
                 }
                 message = next(&mut heard) => match message? {
@@ -200,7 +217,7 @@ impl<'a> Session<'a> {
 
     fn connected(&mut self) {
         if !std::mem::replace(&mut self.connected, true) {
-            info!(address = %self.address, "connected");
+            self.gap.connected(self.address);
         }
     }
 
@@ -247,48 +264,5 @@ async fn next(heard: &mut Option<Streaming<Message>>) -> Result<Option<Message>,
     match heard {
         Some(stream) => stream.message().await,
         None => std::future::pending().await,
-    }
-}
-
-/// What the status of a stream that ended means for the next dial.
-fn classify(status: &Status) -> Ended {
-    let message = status.message();
-    match status.code() {
-        Code::FailedPrecondition if message.starts_with("not_leader:") => {
-            Ended::Redirected { leader: message["not_leader:".len()..].trim().to_owned() }
-        }
-        Code::FailedPrecondition if message.starts_with("unsupported_worker_protocol:") => {
-            Ended::Refused { message: message.to_owned() }
-        }
-        Code::Unimplemented => Ended::Refused { message: message.to_owned() },
-        code => Ended::Lost { cause: format!("{code:?}: {message}") },
-    }
-}
-
-/// The cause a person can act on: `connection refused` rather than `transport error`.
-fn innermost(error: &dyn std::error::Error) -> String {
-    let mut innermost = error;
-    while let Some(source) = innermost.source() {
-        innermost = source;
-    }
-    innermost.to_string()
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn only_some_refusals_end_the_worker() {
-        let lost = |status| matches!(classify(&status), Ended::Lost { .. });
-        assert!(lost(Status::ok("")) && lost(Status::unavailable("x")) && lost(Status::unauthenticated("x")));
-        assert!(lost(Status::failed_precondition("something else")));
-        assert!(matches!(classify(&Status::unimplemented("x")), Ended::Refused { .. }));
-        let protocol = Status::failed_precondition("unsupported_worker_protocol: 2 needed");
-        assert!(matches!(classify(&protocol), Ended::Refused { .. }));
-        let Ended::Redirected { leader } = classify(&Status::failed_precondition("not_leader: h:1 ")) else {
-            panic!("a redirect")
-        };
-        assert_eq!(leader, "h:1");
     }
 }
