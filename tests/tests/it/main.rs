@@ -1,6 +1,7 @@
 //! The whole worker, from outside: real processes, real gRPC and HTTP on loopback.
 
 mod cancel;
+mod connection;
 mod credentials;
 mod drain;
 mod files;
@@ -13,6 +14,7 @@ mod secrets;
 mod seed;
 mod soak;
 mod start;
+mod tls;
 mod upscale;
 
 use gen_worker_testkit::{FakeScheduler, WorkerStream};
