@@ -55,6 +55,8 @@ struct Active {
     cancellation: Cancellation,
     /// It was reported, and does not stop.
     zombie: bool,
+    /// It is a realtime session, which no scheduler knows as a run.
+    session: bool,
 }
 
 /// Work that was told to stop, was reported, and goes on: it keeps its place.
@@ -137,7 +139,8 @@ impl Book {
         *self.by_function.entry(run.function.clone()).or_default() += 1;
         self.by_run.insert(run.run_id.clone(), permit);
         let (attempt, function) = (run.attempt, run.function.clone());
-        let active = Active { attempt, function, cancellation, zombie: false };
+        let session = run.spec.is_some_and(FunctionSpec::is_realtime);
+        let active = Active { attempt, function, cancellation, zombie: false, session };
         self.active.insert(permit, (run.run_id.clone(), active));
         permit
     }
@@ -249,7 +252,10 @@ impl Admission {
     /// The runs that were admitted and not yet answered.
     pub(crate) fn active(&self) -> Vec<(RunId, i64)> {
         let book = self.book();
-        book.by_run.iter().map(|(run_id, permit)| (run_id.clone(), book.active[permit].1.attempt)).collect()
+        let runs = book.by_run.iter().map(|(run_id, permit)| (run_id, &book.active[permit].1));
+        runs.filter(|(_, active)| !active.session)
+            .map(|(run_id, active)| (run_id.clone(), active.attempt))
+            .collect()
     }
 
     /// Starts the worker's drain.

@@ -20,6 +20,15 @@ pub(crate) struct RunRequest {
     pub scope: RunScope,
 }
 
+/// One request to open a realtime session.
+#[derive(Debug)]
+pub(crate) struct Opening {
+    /// The session as a run: its id is the session's, and its payload is empty.
+    pub run: RunRequest,
+    /// The models of the handler's parameters, by position; what is missing or empty is the deployment's.
+    pub models: Vec<String>,
+}
+
 /// The models of a deployment, as the scheduler configured them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ModelConfig {
@@ -58,8 +67,19 @@ pub(crate) enum Command {
         deadline: Option<std::time::Duration>,
         reason: String,
     },
-    OpenRealtime {
+    OpenRealtime(Box<Opening>),
+    /// A session that cannot be understood well enough to be opened.
+    RefuseRealtime {
         session_id: String,
+        problem: String,
+    },
+    RealtimeFrame {
+        session_id: RunId,
+        data: Bytes,
+        is_text: bool,
+    },
+    CloseRealtime {
+        session_id: RunId,
     },
     /// The worker's own token, for the next dial.
     RefreshToken(Secret<String>),

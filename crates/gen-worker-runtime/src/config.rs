@@ -67,6 +67,12 @@ vars! {
         "Largest item of an incremental output; a larger one is replaced by `{\"truncated\":true}`. 0 means unlimited.";
     MAX_DELTA_EVENTS = "WORKER_MAX_OUTPUT_DELTA_EVENTS", "count", "0",
         "Items of an incremental output after which the rest is left out; 0 means unlimited.";
+    MAX_WS_FRAME = "WORKER_MAX_WS_FRAME_BYTES", "bytes", "0",
+        "Largest frame that a realtime session takes; a larger one ends the session as `frame_too_large`. 0 means unlimited.";
+    WS_BUFFER = "WORKER_WS_BUFFER_BYTES", "bytes", "16777216",
+        "Frames kept for the handler of a realtime session while it is busy; more end the session as `overloaded`.";
+    WS_IDLE = "WORKER_WS_IDLE_SECONDS", "seconds", "300",
+        "How long a realtime session may go without a frame either way before it ends as `idle_timeout`; 0 means for ever.";
     RUN_DIR = "WORKER_RUN_DIR", "path", "/tmp/cozy", "Where the input files of runs are put; each run's are removed when it ends.";
     CUDA_VERSION = "WORKER_CUDA_VERSION", "text", "", "The CUDA version to report; unset, the driver is asked.";
     TORCH_VERSION = "WORKER_TORCH_VERSION", "text", "", "The torch version to report, for schedulers that choose by it.";
@@ -154,6 +160,12 @@ pub struct RuntimeConfig {
     pub max_delta: ByteLimit,
     /// Items of an incremental output after which the rest is left out; `None`: unlimited.
     pub max_delta_events: Option<NonZeroU32>,
+    /// Largest frame that a realtime session takes.
+    pub max_ws_frame: ByteLimit,
+    /// Bytes that a realtime session keeps while its handler is busy.
+    pub ws_buffer: usize,
+    /// How long a realtime session may be silent; zero: for ever.
+    pub ws_idle: Duration,
     /// Where the input files of runs are put.
     pub run_dir: PathBuf,
     /// The CUDA version to report; `None`: ask the driver.
@@ -210,6 +222,9 @@ impl RuntimeConfig {
             event_buffer: read.number::<usize>(&EVENT_BUFFER).max(1),
             max_delta: read.byte_limit(&MAX_DELTA),
             max_delta_events: NonZeroU32::new(read.number(&MAX_DELTA_EVENTS)),
+            max_ws_frame: read.byte_limit(&MAX_WS_FRAME),
+            ws_buffer: read.number(&WS_BUFFER),
+            ws_idle: read.seconds(&WS_IDLE),
             run_dir: read.path(&RUN_DIR).expect("it has a default"),
             cuda_version: read.text(&CUDA_VERSION).or_else(|| cuda_version_of_image(env)),
             torch_version: read.text(&TORCH_VERSION),

@@ -14,6 +14,7 @@ use crate::{
     credential::Keeper,
     job::Jobs,
     model_control::ModelControl,
+    realtime::Sessions,
     shutdown::Shutdown,
     wire::outbound,
 };
@@ -21,6 +22,7 @@ use crate::{
 /// Where every command goes.
 pub(crate) struct Dispatcher {
     jobs: Jobs,
+    sessions: Sessions,
     models: ModelControl,
     credential: Keeper,
     shutdown: Shutdown,
@@ -30,7 +32,7 @@ pub(crate) struct Dispatcher {
 
 impl Dispatcher {
     pub(crate) fn new(jobs: Jobs, models: ModelControl, credential: Keeper, shutdown: Shutdown) -> Self {
-        Self { jobs, models, credential, shutdown, spoken: Mutex::default() }
+        Self { jobs, sessions: Sessions::default(), models, credential, shutdown, spoken: Mutex::default() }
     }
 
     pub(crate) fn handle(&self, command: Command) {
@@ -52,13 +54,23 @@ impl Dispatcher {
                 info!(reason, "the scheduler asked this worker to leave");
                 self.shutdown.drain_for(deadline);
             }
-            Command::OpenRealtime { session_id } => {
-                // No handler for realtime sessions can be registered, so each asks for one that is not known.
-                self.jobs.outbox().answer(outbound::realtime_closed(session_id, "unknown_function"));
+            Command::OpenRealtime(opening) => self.sessions.open(&self.jobs, *opening),
+            Command::RefuseRealtime { session_id, problem } => {
+                warn!(session_id, problem, "session refused");
+                self.jobs.outbox().answer(outbound::realtime_closed(session_id, "error:ValidationError"));
             }
+            Command::RealtimeFrame { session_id, data, is_text } => {
+                self.sessions.hear(&session_id, data, is_text);
+            }
+            Command::CloseRealtime { session_id } => self.sessions.hang_up(&session_id),
             Command::RefreshToken(token) => self.credential.refresh(token),
             Command::Ignore { what } => debug!(what, "ignored"),
         }
+    }
+
+    /// The stream is lost: realtime sessions end with it, runs do not.
+    pub(crate) fn stream_lost(&self) {
+        self.sessions.lose(self.jobs.outbox());
     }
 
     fn run(&self, request: RunRequest) {
@@ -67,7 +79,8 @@ impl Dispatcher {
             info!(run_id = %key.0, attempt = key.1, "this attempt has finished: its result is sent again");
             return;
         }
-        let function = self.jobs.function(&request.function).cloned();
+        let function =
+            self.jobs.function(&request.function).filter(|function| !function.spec().is_realtime()).cloned();
         let applicant = Applicant {
             run_id: &request.run_id,
             attempt: request.attempt,

@@ -50,9 +50,9 @@ impl Reporter {
             admission,
             host,
             ports,
-            functions: registry.iter().map(|function| function.spec().name.to_string()).collect(),
+            functions: registry.names().map(str::to_owned).collect(),
             function_concurrency: limited.collect(),
-            schemas: registry.iter().map(|function| outbound::schema(function.spec())).collect(),
+            schemas: registry.runnable().map(|function| outbound::schema(function.spec())).collect(),
             gpu_runs: Arc::default(),
         }
     }

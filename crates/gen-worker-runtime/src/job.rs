@@ -9,6 +9,7 @@ mod emit;
 mod inject;
 mod inputs;
 mod invoke;
+mod session;
 mod store;
 mod supervise;
 mod timings;
@@ -21,7 +22,7 @@ use gen_worker_core::{
 };
 use tokio::{runtime::Handle, sync::Semaphore};
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument, info_span};
+use tracing::{Instrument, Span, info_span};
 
 pub(crate) use self::inject::ModelTable;
 use self::{decode::Received, supervise::Supervisor, timings::Timings};
@@ -83,6 +84,21 @@ impl Jobs {
         cancellation: Cancellation,
         permit: Permit,
     ) {
+        let (job, payload, span) = self.prepare(function, request, cancellation.clone(), permit);
+        let supervisor = Supervisor::of(&job, cancellation);
+        let pipeline = run(Received { job, payload });
+        let work = self.0.users.spawn(pipeline.instrument(span.clone()));
+        self.0.tracker.spawn(supervisor.watch(work).instrument(span));
+    }
+
+    /// What every step of the job has at hand, its payload, and its span.
+    fn prepare(
+        &self,
+        function: Function,
+        request: RunRequest,
+        cancellation: Cancellation,
+        permit: Permit,
+    ) -> (Job, Bytes, Span) {
         let span = info_span!("job", run_id = %request.run_id, function = %request.function, attempt = request.attempt);
         let facts = RunFacts {
             run_id: request.run_id,
@@ -93,7 +109,7 @@ impl Jobs {
             scope: request.scope,
         };
         let (sink, files) = (self.0.outbox.clone(), self.0.ports.files.clone());
-        let context = ActionContext::new(facts.clone(), cancellation.clone(), sink, files);
+        let context = ActionContext::new(facts.clone(), cancellation, sink, files);
         let job = Job {
             shop: self.0.clone(),
             function,
@@ -102,10 +118,7 @@ impl Jobs {
             permit: Arc::new(permit),
             timings: Timings::start(),
         };
-        let supervisor = Supervisor::of(&job, cancellation);
-        let pipeline = run(Received { job, payload: request.payload });
-        let work = self.0.users.spawn(pipeline.instrument(span.clone()));
-        self.0.tracker.spawn(supervisor.watch(work).instrument(span));
+        (job, request.payload, span)
     }
 }
 

@@ -30,6 +30,7 @@ mod journal;
 mod model_control;
 mod outbox;
 mod ports;
+mod realtime;
 mod registry;
 mod shutdown;
 mod wire;

@@ -9,7 +9,7 @@ use std::{
 };
 
 use gen_worker_core::{Event, EventClass, RunId, ports::EventSink};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tracing::info;
 
 use crate::{
@@ -32,6 +32,8 @@ struct Queued {
     run_id: Option<RunId>,
     class: EventClass,
     message: Message,
+    /// Of a frame of a realtime session: its place among the session's own.
+    place: Option<OwnedSemaphorePermit>,
 }
 
 /// The pure part: what is sent next, and what may be forgotten.
@@ -114,7 +116,7 @@ impl Queue {
 
     fn push_event_unbounded(&mut self, event: Event) {
         let (run_id, class) = (event.run_id.clone(), event.class);
-        self.events.push_back(Queued { run_id, class, message: outbound::event(event) });
+        self.events.push_back(Queued { run_id, class, message: outbound::event(event), place: None });
     }
 
     /// The next message, and results before events: a flood of progress delays no result. Only the events of the run
@@ -273,6 +275,18 @@ impl Outbox {
     /// Takes the one event that ends a run's output, room or not: there is one a run.
     pub(crate) fn emit_last(&self, event: Event) {
         self.change(|queue| queue.push_event_unbounded(event));
+    }
+
+    /// Takes what a realtime session has to say, in its turn. A frame holds its place until it is handed to the stream; the
+    /// session's end needs none.
+    pub(crate) fn frame(&self, message: Message, place: Option<OwnedSemaphorePermit>) {
+        let queued = Queued { run_id: None, class: EventClass::Durable, message, place };
+        self.change(|queue| queue.events.push_back(queued));
+    }
+
+    /// Forgets every frame: a session ends with its stream, and the next stream's scheduler knows nothing of it.
+    pub(crate) fn drop_frames(&self) {
+        self.change(|queue| queue.events.retain(|queued| queued.place.is_none()));
     }
 
     /// Sends the result of an attempt again, if it is still held.

@@ -49,6 +49,17 @@ impl Registry {
         self.0.get(name)
     }
 
+    /// Every name: functions, then handlers of realtime sessions.
+    pub(crate) fn names(&self) -> impl Iterator<Item = &str> {
+        let realtime = self.iter().filter(|function| function.spec().is_realtime());
+        self.runnable().chain(realtime).map(|function| function.spec().name.as_str())
+    }
+
+    /// Those that serve runs.
+    pub(crate) fn runnable(&self) -> impl Iterator<Item = &Function> {
+        self.iter().filter(|function| !function.spec().is_realtime())
+    }
+
     pub(crate) fn iter(&self) -> impl Iterator<Item = &Function> {
         self.0.values()
     }

@@ -2,6 +2,7 @@
 
 mod files;
 mod models;
+mod realtime;
 mod runs;
 
 gen_worker::main!();

@@ -253,7 +253,7 @@ async fn a_realtime_session_nobody_serves_is_closed() {
     let (_scheduler, _worker, mut stream) = worker(&[]).await;
     let open = v1::RealtimeOpenCommand {
         session_id: "s".into(),
-        function_name: "mirror".into(),
+        function_name: "nope".into(),
         ..Default::default()
     };
     stream.send(Msg::RealtimeOpenCmd(open)).await;

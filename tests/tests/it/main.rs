@@ -8,6 +8,7 @@ mod files;
 mod job;
 mod journal;
 mod models;
+mod realtime;
 mod reconnect;
 mod registration;
 mod secrets;

@@ -135,7 +135,10 @@ impl<'a> Session<'a> {
         let call = client.connect_worker(request);
         match self.pump(say, call).await {
             Ok(()) => Ended::Left,
-            Err(status) => classify(&status),
+            Err(status) => {
+                self.link.dispatcher.stream_lost();
+                classify(&status)
+            }
         }
     }
 

@@ -34,23 +34,31 @@ impl ModelTable {
         payload: &Payload<'_>,
         spec: &FunctionSpec,
     ) -> Result<ModelRef, JobFailure> {
-        let config = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();
         let key = match injection.binding {
             ModelBinding::Deployment(key) => key.to_owned(),
             ModelBinding::Payload(field) => payload_ref(field, payload, spec)?,
         };
-        let mapped = config.as_ref().and_then(|config| config.ids_by_key.get(&key));
-        let id = mapped.unwrap_or(&key);
+        self.named(&key, injection.binding, injection.param)
+    }
+
+    /// The reference that a key of the deployment, or one written out, means.
+    pub(crate) fn named(
+        &self,
+        key: &str,
+        binding: ModelBinding,
+        param: &str,
+    ) -> Result<ModelRef, JobFailure> {
+        let config = self.0.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let mapped = config.as_ref().and_then(|config| config.ids_by_key.get(key));
+        let id = mapped.map_or(key, String::as_str);
         let model = ModelRef::parse(id).map_err(|e| refusal(format!("model `{}`: {e}", redact(id))))?;
-        if mapped.is_none() && model.file().is_some() && matches!(injection.binding, ModelBinding::Payload(_))
-        {
+        if mapped.is_none() && model.file().is_some() && matches!(binding, ModelBinding::Payload(_)) {
             return Err(refusal(format!("model `{id}`: a payload cannot name a file of the worker")));
         }
         match &config {
             Some(config) if !allows(config, &model) => Err(refusal(format!(
-                "model_id not allowed for deployment: '{}' (injection param {})",
+                "model_id not allowed for deployment: '{}' (injection param {param})",
                 model.known_as(),
-                injection.param
             ))),
             _ => Ok(model),
         }

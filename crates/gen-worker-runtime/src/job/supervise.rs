@@ -8,6 +8,7 @@ use gen_worker_core::{
     ports::EventSink,
 };
 use tokio::{
+    sync::oneshot,
     task::{JoinError, JoinHandle},
     time::{sleep_until, timeout},
 };
@@ -41,20 +42,42 @@ impl Supervisor {
         }
     }
 
+    /// Watches a run, and reports its result.
     pub(super) async fn watch(self, mut work: Work) {
-        let ended = tokio::select! {
-            ended = &mut work => Some(ended),
-            reason = told_to_stop(&self.cancellation, self.facts.deadline) => {
-                self.cancellation.cancel(reason);
-                self.stop(&mut work).await
-            }
-        };
+        let ended = self.ended(&mut work).await;
         let left_behind = ended.is_none();
-        let ended = ended.map(|ended| ended.unwrap_or_else(|error| Err(died(&error))));
         match outcome(self.cancellation.reason(), ended) {
             Some(outcome) => self.report(outcome),
             None => info!("superseded by a newer attempt: not reported"),
         }
+        self.settle(work, left_behind).await;
+    }
+
+    /// Watches the handler of a realtime session, and says why the session closes.
+    pub(super) async fn watch_session(self, mut work: Work, say: oneshot::Sender<String>) {
+        let ended = self.ended(&mut work).await;
+        let left_behind = ended.is_none();
+        if let Some(Err(failure)) = &ended {
+            warn!(kind = failure.kind.as_str(), error = failure.chain(), "failed");
+        }
+        // Nobody waits for it when the session was closed from this side.
+        let _ = say.send(close_reason(self.cancellation.reason(), ended));
+        self.settle(work, left_behind).await;
+    }
+
+    /// How the work ended by itself or within its grace; `None`: it goes on.
+    async fn ended(&self, work: &mut Work) -> Option<Result<Bytes, JobFailure>> {
+        let ended = tokio::select! {
+            ended = &mut *work => Some(ended),
+            reason = told_to_stop(&self.cancellation, self.facts.deadline) => {
+                self.cancellation.cancel(reason);
+                self.stop(work).await
+            }
+        };
+        ended.map(|ended| ended.unwrap_or_else(|error| Err(died(&error))))
+    }
+
+    async fn settle(self, mut work: Work, left_behind: bool) {
         self.permit.answered();
         if left_behind {
             self.bury(&mut work).await;
@@ -142,6 +165,18 @@ fn outcome(
     }
 }
 
+/// What the peer of a realtime session is told, from why its handler was told to stop, if it was, and how it ended.
+fn close_reason(told: Option<CancelReason>, ended: Option<Result<Bytes, JobFailure>>) -> String {
+    let error = |kind: FailureKind| format!("error:{}", kind.class());
+    match (told, ended) {
+        (Some(CancelReason::Deadline), _) => error(FailureKind::Timeout),
+        (_, Some(Ok(_))) => "completed".to_owned(),
+        (Some(CancelReason::Drain), _) => "drain".to_owned(),
+        (_, Some(Err(failure))) => error(failure.kind),
+        (_, None) => error(FailureKind::Canceled),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -162,5 +197,16 @@ mod tests {
         assert_eq!(reported(CancelReason::Deadline), ["timeout"; 3]);
         assert_eq!(reported(CancelReason::Drain), ["success", "retryable", "retryable"]);
         assert_eq!(reported(CancelReason::Superseded), ["nothing"; 3]);
+    }
+
+    #[test]
+    fn a_session_is_told_why_it_closes() {
+        let failure = || JobFailure::new(FailureKind::Validation, "");
+        let told = |told| [Some(Ok(Bytes::new())), Some(Err(failure())), None].map(|e| close_reason(told, e));
+        assert_eq!(told(None)[..2], ["completed", "error:ValidationError"]);
+        let user = ["completed", "error:ValidationError", "error:CanceledError"];
+        assert_eq!(told(Some(CancelReason::User)), user);
+        assert_eq!(told(Some(CancelReason::Deadline)), ["error:TimeoutError"; 3]);
+        assert_eq!(told(Some(CancelReason::Drain)), ["completed", "drain", "drain"]);
     }
 }

@@ -6,7 +6,7 @@ use gen_worker_core::{FunctionName, RunId, RunScope, Secret, TenantId, UserId};
 use url::Url;
 
 use super::v1::{self, worker_scheduler_message::Msg};
-use crate::command::{Command, ModelConfig, RunRequest};
+use crate::command::{Command, ModelConfig, Opening, RunRequest};
 
 /// Understands a message. Never fails: what cannot be understood is ignored, or refused as a run's result.
 pub(crate) fn command(message: v1::WorkerSchedulerMessage, default_tenant: Option<&TenantId>) -> Command {
@@ -34,12 +34,17 @@ pub(crate) fn command(message: v1::WorkerSchedulerMessage, default_tenant: Optio
             Command::Drain { deadline: positive_ms(drain.deadline_ms), reason: drain.reason }
         }
         Msg::RealtimeOpenCmd(open) if !open.session_id.is_empty() && !open.function_name.is_empty() => {
-            Command::OpenRealtime { session_id: open.session_id }
+            open_realtime(open, default_tenant)
         }
         Msg::RealtimeOpenCmd(_) => Command::Ignore { what: "a realtime session without an id or a function" },
-        Msg::RealtimeFrame(_) | Msg::RealtimeCloseCmd(_) => {
-            Command::Ignore { what: "a frame of a realtime session that is not open" }
-        }
+        Msg::RealtimeFrame(frame) => match RunId::parse(&frame.session_id) {
+            Ok(session_id) => Command::RealtimeFrame { session_id, data: frame.data, is_text: frame.is_text },
+            Err(_) => Command::Ignore { what: "a frame without a usable session" },
+        },
+        Msg::RealtimeCloseCmd(close) => match RunId::parse(&close.session_id) {
+            Ok(session_id) => Command::CloseRealtime { session_id },
+            Err(_) => Command::Ignore { what: "a close without a usable session" },
+        },
         Msg::TokenRefresh(refresh) if refresh.token.trim().is_empty() => {
             Command::Ignore { what: "a token refresh without a token" }
         }
@@ -63,6 +68,25 @@ fn run(request: v1::TaskExecutionRequest, default_tenant: Option<&TenantId>) -> 
     match understand(&run_id, request, default_tenant) {
         Ok(run) => Command::Run(Box::new(run)),
         Err(problem) => Command::RefuseRun { run_id, attempt, problem },
+    }
+}
+
+fn open_realtime(open: v1::RealtimeOpenCommand, default_tenant: Option<&TenantId>) -> Command {
+    let (session_id, models) = (open.session_id, open.required_models);
+    let request = v1::TaskExecutionRequest {
+        run_id: session_id.clone(),
+        function_name: open.function_name,
+        tenant_id: open.tenant_id,
+        user_id: open.user_id,
+        timeout_ms: open.timeout_ms,
+        file_base_url: open.file_base_url,
+        file_token: open.file_token,
+        ..Default::default()
+    };
+    let run = RunId::parse(&session_id).map_err(|e| e.to_string());
+    match run.and_then(|run_id| understand(&run_id, request, default_tenant)) {
+        Ok(run) => Command::OpenRealtime(Box::new(Opening { run, models })),
+        Err(problem) => Command::RefuseRealtime { session_id, problem },
     }
 }
 

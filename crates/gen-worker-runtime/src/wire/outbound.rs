@@ -1,7 +1,7 @@
 //! Outcomes, events and registrations → messages.
 
 use bytes::Bytes;
-use gen_worker_core::{Event, FailureKind, FunctionSpec, JobFailure, OutputMode, RunId};
+use gen_worker_core::{Event, FailureKind, Frame, FunctionSpec, JobFailure, OutputMode, RunId};
 
 use super::v1::{self, worker_scheduler_message::Msg};
 
@@ -71,9 +71,22 @@ pub(crate) fn unloaded(model_id: String, problem: Option<String>) -> v1::WorkerS
     message(Msg::UnloadModelResult(v1::UnloadModelResult { model_id, success, error_message }))
 }
 
-/// A realtime session that cannot be opened.
+/// The end of a realtime session.
 pub(crate) fn realtime_closed(session_id: String, reason: &str) -> v1::WorkerSchedulerMessage {
     message(Msg::RealtimeCloseCmd(v1::RealtimeCloseCommand { session_id, reason: reason.to_owned() }))
+}
+
+/// One frame of a realtime session.
+pub(crate) fn realtime_frame(session_id: &RunId, frame: Frame) -> v1::WorkerSchedulerMessage {
+    let (data, is_text) = match frame {
+        Frame::Binary(data) => (data, false),
+        Frame::Text(text) => (text.into(), true),
+    };
+    message(Msg::RealtimeFrame(v1::RealtimeFrame {
+        session_id: session_id.as_str().to_owned(),
+        data,
+        is_text,
+    }))
 }
 
 /// Who the worker is, at the start of a stream or as heartbeat.

@@ -1,0 +1,67 @@
+//! The handler of a realtime session as a job: the pipeline of a run without its payload and its output.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use gen_worker_core::{Cancellation, Function, JobFailure, ModelBinding, ModelNeed, RealtimeSocket};
+use tokio::sync::oneshot;
+use tracing::Instrument;
+
+use super::{Job, Jobs, decode::Decoded, supervise::Supervisor};
+use crate::{
+    admission::Permit,
+    command::Opening,
+    realtime::{Session, SessionLimits, Sessions},
+};
+
+impl Jobs {
+    /// Starts an admitted session: its handler on the user runtime; its supervisor, and what carries its frames, on this
+    /// one.
+    pub(crate) fn converse(
+        &self,
+        sessions: &Sessions,
+        handler: Function,
+        opening: Opening,
+        cancellation: Cancellation,
+        permit: Permit,
+    ) -> Arc<Session> {
+        let Opening { run, models } = opening;
+        let (job, _, span) = self.prepare(handler, run, cancellation.clone(), permit);
+        let (socket, peer) = RealtimeSocket::pair();
+        let config = &self.0.config;
+        let limits =
+            SessionLimits { max_frame: config.max_ws_frame, buffer: config.ws_buffer, idle: config.ws_idle };
+        let (id, outbox) = (job.facts.run_id.clone(), self.0.outbox.clone());
+        let session = Arc::new(Session::new(id, limits, cancellation.clone(), outbox));
+        let (say, outcome) = oneshot::channel();
+        let supervisor = Supervisor::of(&job, cancellation);
+        let work = self.0.users.spawn(run_handler(job, models, socket).instrument(span.clone()));
+        self.0.tracker.spawn(supervisor.watch_session(work, say).instrument(span.clone()));
+        let (serving, sessions) = (session.clone(), sessions.clone());
+        let serve = async move {
+            serving.serve(peer, outcome).await;
+            sessions.forget(&serving);
+        };
+        self.0.tracker.spawn(serve.instrument(span));
+        session
+    }
+}
+
+/// `models` are the references by the position of the handler's models; those that are not there are the deployment's.
+async fn run_handler(job: Job, models: Vec<String>, socket: RealtimeSocket) -> Result<Bytes, JobFailure> {
+    let table = &job.shop.models;
+    let wanted = job.function.spec().injections.iter().filter(|injection| injection.need != ModelNeed::None);
+    let models = wanted
+        .enumerate()
+        .map(|(at, injection)| {
+            let (key, binding) = match models.get(at).filter(|key| !key.is_empty()) {
+                Some(key) => (key.as_str(), ModelBinding::Payload("required_models")),
+                None => (injection.binding.key(), injection.binding),
+            };
+            Ok((*injection, table.named(key, binding, injection.param)?))
+        })
+        .collect::<Result<_, JobFailure>>()?;
+    let decoded = Decoded { job, input: Box::new(socket), assets: Vec::new(), models, target: None };
+    decoded.fetch_inputs().await?.lease_models().await?.invoke().await?;
+    Ok(Bytes::new())
+}
