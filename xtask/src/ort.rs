@@ -76,7 +76,7 @@ fn put_in_place() -> Done<PathBuf> {
     let build = BUILDS.iter().find(is_ours).ok_or(format!("no digest is known for {OS} {ARCH}"))?;
     let library = root().join(".ort/lib").join(build.library);
     if fs::read(&library).is_ok_and(|bytes| sha256(&bytes) == build.sha256) {
-        println!("ONNX Runtime {VERSION} is already in place");
+        eprintln!("ONNX Runtime {VERSION} is already in place");
         return Ok(library);
     }
     let dir = library.parent().expect("the library lies in a folder");
