@@ -166,28 +166,30 @@ impl InProcess {
     fn start(addresses: &str, adjust: impl FnOnce(&mut RuntimeConfig)) -> Self {
         let env = Env::from_iter([
             ("SCHEDULER_ADDRS", addresses),
-            ("SCHEDULER_ADDR", addresses.split(',').next().unwrap()),
+            ("SCHEDULER_ADDR", addresses.split(',').next().expect("there is one")),
             ("RECONNECT_DELAY", "0.01"),
             ("RECONNECT_JITTER_SECONDS", "0"),
         ]);
-        let mut config = WorkerConfig::from_env(&env).unwrap().runtime;
+        let mut config = WorkerConfig::from_env(&env).expect("the settings are right").runtime;
         adjust(&mut config);
         let idle = Function::builder::<Value>("idle", "tests")
             .asynchronous(|_: Call<Value>| async { Ok::<_, WorkerError>(()) })
-            .unwrap();
-        let worker = Worker::builder(config).function(idle).build().unwrap();
+            .expect("its types have schemas");
+        let worker = Worker::builder(config).function(idle).build().expect("the worker has a function");
         Self { shutdown: worker.shutdown(), working: std::thread::spawn(move || worker.run()) }
     }
 
     async fn ended(self) -> Result<(), WorkerFailure> {
-        tokio::task::spawn_blocking(|| self.working.join().unwrap()).await.unwrap()
+        tokio::task::spawn_blocking(|| self.working.join().expect("it does not panic"))
+            .await
+            .expect("nor does this")
     }
 
     async fn leave(self, mut stream: WorkerStream) {
         self.shutdown.drain();
-        stream.ended().await.unwrap();
+        stream.ended().await.expect("in peace");
         stream.end_ok();
-        self.ended().await.unwrap();
+        self.ended().await.expect("left as asked");
     }
 }
 
@@ -238,17 +240,19 @@ async fn answer_pings(peer: &mut TcpStream, mut pings: u32) {
     const SETTINGS: u8 = 4;
     const PING: u8 = 6;
     let header = |length: u8, kind: u8, flags: u8| [0, 0, length, kind, flags, 0, 0, 0, 0];
-    peer.read_exact(&mut [0; 24]).await.unwrap();
-    peer.write_all(&header(0, SETTINGS, 0)).await.unwrap();
+    peer.read_exact(&mut [0; 24]).await.expect("the worker is there");
+    peer.write_all(&header(0, SETTINGS, 0)).await.expect("the worker is there");
     while pings > 0 {
         let mut head = [0; 9];
-        peer.read_exact(&mut head).await.unwrap();
+        peer.read_exact(&mut head).await.expect("the worker is there");
         let mut body = vec![0; usize::from(head[1]) << 8 | usize::from(head[2])];
-        peer.read_exact(&mut body).await.unwrap();
+        peer.read_exact(&mut body).await.expect("the worker is there");
         match (head[3], head[4]) {
-            (SETTINGS, 0) => peer.write_all(&header(0, SETTINGS, 1)).await.unwrap(),
+            (SETTINGS, 0) => peer.write_all(&header(0, SETTINGS, 1)).await.expect("the worker is there"),
             (PING, 0) => {
-                peer.write_all(&[&header(8, PING, 1)[..], &body].concat()).await.unwrap();
+                peer.write_all(&[&header(8, PING, 1)[..], &body].concat())
+                    .await
+                    .expect("the worker is there");
                 pings -= 1;
             }
             _ => {}

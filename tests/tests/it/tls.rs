@@ -23,16 +23,19 @@ struct Signed {
 
 impl Authority {
     fn new() -> Self {
-        let mut params = CertificateParams::new(Vec::new()).unwrap();
+        let mut params = CertificateParams::new(Vec::new()).expect("it can be made");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
-        Self { certificate: params.self_signed(&key).unwrap(), issuer: Issuer::new(params, key) }
+        let key = KeyPair::generate().expect("it can be made");
+        Self {
+            certificate: params.self_signed(&key).expect("it can be made"),
+            issuer: Issuer::new(params, key),
+        }
     }
 
     fn sign(&self, name: &str) -> Signed {
-        let key = KeyPair::generate().unwrap();
-        let params = CertificateParams::new([name.to_owned()]).unwrap();
-        let certificate = params.signed_by(&key, &self.issuer).unwrap().pem();
+        let key = KeyPair::generate().expect("it can be made");
+        let params = CertificateParams::new([name.to_owned()]).expect("it can be made");
+        let certificate = params.signed_by(&key, &self.issuer).expect("it can be made").pem();
         Signed { certificate, key: key.serialize_pem() }
     }
 
@@ -48,7 +51,7 @@ fn worker(scheduler: &FakeScheduler, files: &[(&str, &str)]) -> WorkerProcess {
     let mut settings = WorkerSettings::new(CONFORMANCE, scheduler).set("USE_TLS", "true");
     for (variable, pem) in files {
         let file = settings.directory().join(variable);
-        fs::write(&file, pem).unwrap();
+        fs::write(&file, pem).expect("its folder is there");
         settings = settings.set(variable, file.to_string_lossy());
     }
     settings.set("MAX_RECONNECT_ATTEMPTS", "2").start()
