@@ -40,9 +40,9 @@ mod doctests;
 mod logging;
 
 pub use gen_worker_core::{
-    ActionContext, Asset, AssetRef, Call, CancelReason, DeltaStream, Extract, Frame, Function, FunctionBuilder,
-    FunctionSpec, Input, IntoOutput, LogLevel, ModelArtifacts, ModelBinding, ModelRef, Outgoing, OutputBody,
-    RawOutput, RealtimePeer, RealtimeSocket, ResourceRequirements, State, WorkerError,
+    ActionContext, Asset, AssetRef, Call, CancelReason, DeltaStream, Extract, Frame, Function,
+    FunctionBuilder, FunctionSpec, Input, IntoOutput, LogLevel, ModelArtifacts, ModelBinding, ModelRef,
+    Outgoing, OutputBody, RawOutput, RealtimePeer, RealtimeSocket, ResourceRequirements, State, WorkerError,
     config::{ConfigErrors, Env},
 };
 pub use gen_worker_macros::{function, worker_function, worker_websocket};
