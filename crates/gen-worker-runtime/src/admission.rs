@@ -66,6 +66,12 @@ pub(crate) struct Zombies {
     pub by_function: HashMap<FunctionName, u32>,
 }
 
+/// How many places are taken, in the worker and in one function.
+struct Places {
+    all: u32,
+    function: u32,
+}
+
 /// The state behind the permits: which runs hold one. Pure: nothing here waits or reads a clock.
 pub(crate) struct Book {
     limits: Limits,
@@ -104,23 +110,32 @@ impl Book {
         if self.take_tombstone(run, now) {
             return failed(JobFailure::new(FailureKind::Canceled, "canceled"));
         }
+        let mut places = Places { all: self.active.len() as u32, function: self.running(&spec.name) };
         if let Some(active) = self.by_run.get(run.run_id).map(|permit| &self.active[permit].1) {
             match run.attempt.cmp(&active.attempt) {
                 Ordering::Less => return Err(Refusal::Stale),
                 Ordering::Equal => return Err(Refusal::AlreadyRunning),
-                Ordering::Greater => active.cancellation.cancel(CancelReason::Superseded),
+                Ordering::Greater => {
+                    active.cancellation.cancel(CancelReason::Superseded);
+                    // Its place is the new attempt's: it stops, and nobody waits for its result.
+                    places.all -= 1;
+                    places.function -= u32::from(active.function == spec.name);
+                }
             }
         }
-        self.full(spec).map_or(Ok(()), failed)
+        self.full(spec, places).map_or(Ok(()), failed)
     }
 
-    fn full(&self, spec: &FunctionSpec) -> Option<JobFailure> {
+    fn running(&self, function: &FunctionName) -> u32 {
+        self.by_function.get(function).copied().unwrap_or(0)
+    }
+
+    fn full(&self, spec: &FunctionSpec, taken: Places) -> Option<JobFailure> {
         let reached = |limit: Option<NonZeroU32>, running: u32| limit.filter(|limit| running >= limit.get());
-        if let Some(limit) = reached(self.limits.max_concurrency, self.active.len() as u32) {
+        if let Some(limit) = reached(self.limits.max_concurrency, taken.all) {
             return Some(busy(format!("Worker concurrency limit reached ({limit}).")));
         }
-        let running = self.by_function.get(&spec.name).copied().unwrap_or(0);
-        let limit = reached(spec.resources.max_concurrency, running)?;
+        let limit = reached(spec.resources.max_concurrency, taken.function)?;
         Some(busy(format!("Function concurrency limit reached for {} ({limit}).", spec.name)))
     }
 

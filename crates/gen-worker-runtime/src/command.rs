@@ -62,7 +62,7 @@ pub(crate) enum Command {
         run_id: RunId,
         attempt: i64,
     },
-    /// `None`: as long as the worker's own setting says.
+    /// `None`: however long runs take.
     Drain {
         deadline: Option<std::time::Duration>,
         reason: String,

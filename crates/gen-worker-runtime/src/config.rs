@@ -287,7 +287,9 @@ fn redirect_allow(env: &Env, errors: &mut ConfigErrors) -> Vec<RedirectTarget> {
     for text in Reader::new(env, errors).list(&REDIRECT_ALLOW) {
         match RedirectTarget::parse(&text) {
             Ok(target) => targets.push(target),
-            Err(_) => errors.push(format!("{} holds `{text}`: expected host or host:port", REDIRECT_ALLOW.name)),
+            Err(_) => {
+                errors.push(format!("{} holds `{text}`: expected host or host:port", REDIRECT_ALLOW.name))
+            }
         }
     }
     targets

@@ -115,7 +115,7 @@ impl Connection {
                 }
                 Next::Wait => self.wait(Duration::ZERO).await?,
             }
-            if self.link.shutdown.phase() >= Phase::Flushing && self.link.outbox.is_said() {
+            if self.link.shutdown.phase() >= Phase::Flushing && self.link.outbox.can_leave() {
                 return Ok(());
             }
         }

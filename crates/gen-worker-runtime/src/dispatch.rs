@@ -52,7 +52,7 @@ impl Dispatcher {
             Command::Acknowledge { run_id, attempt } => self.jobs.outbox().acknowledge(&(run_id, attempt)),
             Command::Drain { deadline, reason } => {
                 info!(reason, "the scheduler asked this worker to leave");
-                self.shutdown.drain_for(deadline);
+                self.shutdown.drain_within(deadline);
             }
             Command::OpenRealtime(opening) => self.sessions.open(&self.jobs, *opening),
             Command::RefuseRealtime { session_id, problem } => {
@@ -91,6 +91,7 @@ impl Dispatcher {
         let cancellation = Cancellation::new();
         match (self.jobs.admission().admit(&applicant, &cancellation), function) {
             (Ok(permit), Some(function)) => {
+                self.jobs.outbox().forget(&key);
                 self.accepted(&key.0, key.1);
                 self.jobs.start(function, request, cancellation, permit);
             }
@@ -111,6 +112,11 @@ impl Dispatcher {
     }
 
     /// Whether the scheduler says when it has a result for good.
+    /// What the scheduler of an earlier stream announced says nothing about this one's.
+    pub(crate) fn new_stream(&self) {
+        self.spoken().clear();
+    }
+
     pub(crate) fn acknowledges(&self) -> bool {
         self.spoken().contains("result-ack")
     }

@@ -13,19 +13,21 @@ mod session;
 mod store;
 mod supervise;
 mod timings;
+mod voice;
 
 use std::sync::{Arc, atomic::AtomicUsize};
 
 use bytes::Bytes;
 use gen_worker_core::{
     ActionContext, Cancellation, Deadline, Extensions, Function, FunctionName, JobFailure, RunFacts,
+    WorkerError,
 };
 use tokio::{runtime::Handle, sync::Semaphore};
 use tokio_util::task::TaskTracker;
 use tracing::{Instrument, Span, info_span};
 
 pub(crate) use self::inject::ModelTable;
-use self::{decode::Received, supervise::Supervisor, timings::Timings};
+use self::{decode::Received, inject::Ready, supervise::Supervisor, timings::Timings, voice::Voice};
 use crate::{
     admission::{Admission, Permit},
     command::RunRequest,
@@ -108,13 +110,15 @@ impl Jobs {
             deadline: request.timeout.map(Deadline::after),
             scope: request.scope,
         };
-        let (sink, files) = (self.0.outbox.clone(), self.0.ports.files.clone());
-        let context = ActionContext::new(facts.clone(), cancellation, sink, files);
+        let voice = Voice::new(self.0.outbox.clone(), facts.run_id.clone());
+        let files = self.0.ports.files.clone();
+        let context = ActionContext::new(facts.clone(), cancellation, voice.clone(), files);
         let job = Job {
             shop: self.0.clone(),
             function,
             facts,
             context,
+            voice,
             permit: Arc::new(permit),
             timings: Timings::start(),
         };
@@ -128,14 +132,22 @@ pub(crate) struct Job {
     function: Function,
     facts: RunFacts,
     context: ActionContext,
+    voice: Arc<Voice>,
     permit: Arc<Permit>,
     timings: Timings,
 }
 
 async fn run(received: Received) -> Result<Bytes, JobFailure> {
-    let decoded = received.decode()?;
-    let local = decoded.fetch_inputs().await?;
-    let ready = local.lease_models().await?;
-    let returned = ready.invoke().await?;
-    returned.store().await
+    let context = received.job.context.clone();
+    let ready = tokio::select! {
+        biased;
+        reason = context.canceled() => return Err(WorkerError::canceled(reason.as_str()).into()),
+        ready = prepare(received) => ready?,
+    };
+    ready.invoke().await?.store().await
+}
+
+/// Everything before user code; given up at once when the run is told to stop.
+async fn prepare(received: Received) -> Result<Ready, JobFailure> {
+    received.decode()?.fetch_inputs().await?.lease_models().await
 }

@@ -147,6 +147,18 @@ impl Queue {
         !self.has_next() && self.held_back.is_empty()
     }
 
+    /// Nothing is held that the scheduler may not have.
+    pub(crate) fn is_delivered(&self) -> bool {
+        self.is_said() && self.results.is_empty()
+    }
+
+    /// Whether an acknowledgement can be about what is held. Without a fence it may be about an earlier run of the same id,
+    /// so only what this stream was told counts.
+    pub(crate) fn can_be_acknowledged(&self, key: &Key) -> bool {
+        let held = self.by_key.get(key).and_then(|id| self.results.get(id));
+        key.1 != 0 || held.is_some_and(|held| held.written.is_some())
+    }
+
     /// A new stream: everything still held is sent again, oldest first.
     pub(crate) fn restart(&mut self) {
         self.waiting = self.results.keys().filter(|id| !self.held_back.contains(id)).copied().collect();
@@ -296,6 +308,14 @@ impl Outbox {
 
     pub(crate) fn acknowledge(&self, key: &Key) {
         let mut queue = self.queue();
+        if queue.can_be_acknowledged(key) && queue.forget(key) {
+            self.drop_from_journal([key.clone()]);
+        }
+    }
+
+    /// The run is started again: what an earlier run of it came to is history.
+    pub(crate) fn forget(&self, key: &Key) {
+        let mut queue = self.queue();
         if queue.forget(key) {
             self.drop_from_journal([key.clone()]);
         }
@@ -341,6 +361,12 @@ impl Outbox {
     /// Nothing is there to send, nor will be by itself.
     pub(crate) fn is_said(&self) -> bool {
         self.queue().is_said()
+    }
+
+    /// Nothing would be lost with this process: all is said, and every result is delivered or in the journal.
+    pub(crate) fn can_leave(&self) -> bool {
+        let queue = self.queue();
+        queue.is_delivered() || (self.journal.is_some() && queue.is_said())
     }
 
     /// How many events were dropped since the last call.

@@ -1,8 +1,12 @@
 //! From the first signal to the last word.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    future::pending,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
-use tokio::sync::watch;
+use tokio::{sync::watch, time::sleep_until};
 use tracing::info;
 
 /// Where the worker stands. It only ever moves on.
@@ -18,28 +22,30 @@ pub enum Phase {
     Flushing,
 }
 
-/// Tells the worker to leave, and everybody in it how far it is. Clones share the phase.
-#[derive(Debug, Clone)]
-pub struct Shutdown {
-    phase: Arc<watch::Sender<Phase>>,
-    drain_for: Arc<watch::Sender<Option<Duration>>>,
+#[derive(Debug, Clone, Copy)]
+struct State {
+    phase: Phase,
+    /// When runs must have ended; `None`: whenever they do.
+    deadline: Option<Instant>,
 }
 
-impl Default for Shutdown {
-    fn default() -> Self {
-        Self { phase: Arc::new(watch::Sender::new(Phase::Running)), drain_for: Arc::default() }
-    }
+/// Tells the worker to leave, and everybody in it how far it is. Clones share the state.
+#[derive(Debug, Clone)]
+pub struct Shutdown {
+    state: Arc<watch::Sender<State>>,
+    drain_timeout: Duration,
 }
 
 impl Shutdown {
-    /// A worker that stays.
-    pub fn new() -> Self {
-        Self::default()
+    /// A worker that stays. Once it is told to leave, runs may go on for `drain_timeout`.
+    pub fn new(drain_timeout: Duration) -> Self {
+        let state = State { phase: Phase::Running, deadline: None };
+        Self { state: Arc::new(watch::Sender::new(state)), drain_timeout }
     }
 
     /// Takes no more runs and leaves when those that run have ended, at the latest after the drain timeout.
     pub fn drain(&self) {
-        self.advance(Phase::Draining);
+        self.drain_within(Some(self.drain_timeout));
     }
 
     /// Tells every run to stop, and leaves when they have.
@@ -49,18 +55,35 @@ impl Shutdown {
 
     /// Where the worker stands.
     pub fn phase(&self) -> Phase {
-        *self.phase.borrow()
+        self.state.borrow().phase
     }
 
-    /// Drains, but for no longer than this.
-    pub(crate) fn drain_for(&self, bound: Option<Duration>) {
-        self.drain_for.send_replace(bound);
-        self.drain();
+    /// Drains within this bound; `None`: however long runs take. Of two bounds the earlier counts.
+    pub(crate) fn drain_within(&self, bound: Option<Duration>) {
+        let deadline = bound.and_then(|bound| Instant::now().checked_add(bound));
+        self.state.send_modify(|state| {
+            state.deadline = [state.deadline, deadline].into_iter().flatten().min();
+            state.phase = state.phase.max(Phase::Draining);
+        });
     }
 
-    /// The bound that a drain command set.
-    pub(crate) fn bound(&self) -> Option<Duration> {
-        *self.drain_for.borrow()
+    /// Waits until runs have had their time, which a later signal may shorten.
+    pub(crate) async fn time_is_up(&self) {
+        let mut state = self.state.subscribe();
+        loop {
+            let deadline = state.borrow_and_update().deadline;
+            let passed = async {
+                match deadline {
+                    Some(deadline) => sleep_until(deadline.into()).await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                () = passed => return,
+                // The sender lives as long as `self`.
+                _ = state.changed() => {}
+            }
+        }
     }
 
     /// Turns SIGTERM and SIGINT into a drain, and a second one into a cancel. Returns only if signals cannot be heard.
@@ -76,26 +99,24 @@ impl Shutdown {
     }
 
     pub(crate) fn advance(&self, to: Phase) {
-        self.phase.send_if_modified(|phase| {
-            let moves = *phase < to;
-            if moves {
-                *phase = to;
-            }
+        self.state.send_if_modified(|state| {
+            let moves = state.phase < to;
+            state.phase = state.phase.max(to);
             moves
         });
     }
 
     /// Waits until the worker is at least this far.
     pub(crate) async fn reached(&self, at_least: Phase) {
-        let mut phase = self.phase.subscribe();
+        let mut state = self.state.subscribe();
         // The sender lives as long as `self`.
-        let _ = phase.wait_for(|phase| *phase >= at_least).await;
+        let _ = state.wait_for(|state| state.phase >= at_least).await;
     }
 
     /// Waits until the phase is past `seen`, and says which it is.
     pub(crate) async fn changed(&self, seen: Phase) -> Phase {
-        let mut phase = self.phase.subscribe();
-        phase.wait_for(|phase| *phase > seen).await.map_or(Phase::Flushing, |phase| *phase)
+        let mut state = self.state.subscribe();
+        state.wait_for(|state| state.phase > seen).await.map_or(Phase::Flushing, |state| state.phase)
     }
 }
 
@@ -142,11 +163,27 @@ mod tests {
 
     #[tokio::test]
     async fn the_phase_only_moves_on() {
-        let shutdown = Shutdown::new();
+        let shutdown = Shutdown::new(Duration::ZERO);
         shutdown.cancel();
         shutdown.drain();
         assert_eq!(shutdown.phase(), Phase::Canceling);
         assert_eq!(shutdown.changed(Phase::Running).await, Phase::Canceling);
         shutdown.reached(Phase::Draining).await;
+    }
+
+    #[tokio::test]
+    async fn of_two_bounds_the_earlier_counts() {
+        let shutdown = Shutdown::new(Duration::ZERO);
+        shutdown.drain_within(None);
+        shutdown.drain_within(Some(Duration::from_secs(3600)));
+        let waiting = shutdown.time_is_up();
+        tokio::pin!(waiting);
+        tokio::select! {
+            biased;
+            () = &mut waiting => panic!("an hour has not passed"),
+            () = std::future::ready(()) => {}
+        }
+        shutdown.drain();
+        waiting.await;
     }
 }

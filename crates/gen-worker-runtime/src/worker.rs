@@ -6,7 +6,7 @@ use gen_worker_core::{CancelReason, Extensions, Function};
 use tokio::{
     runtime::{Builder, Handle, Runtime},
     sync::Semaphore,
-    time::{sleep, timeout},
+    time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tracing::{info, warn};
@@ -47,6 +47,12 @@ pub enum WorkerFailure {
     /// Dialling again cannot help.
     #[error(transparent)]
     Connection(#[from] ConnectionError),
+    /// It was told to leave, and no scheduler took the results it holds.
+    #[error("left with results that no scheduler took within {waited:?}")]
+    Unsaid {
+        /// How long it tried.
+        waited: Duration,
+    },
     /// More than `WORKER_MAX_ZOMBIES` functions go on after they were told to stop.
     #[error("{count} functions do not stop when they are told to: only the end of the process ends them")]
     Zombies {
@@ -115,11 +121,11 @@ impl WorkerBuilder {
             .build()
             .map_err(WorkerFailure::Threads)?;
         Ok(Worker {
-            config: Arc::new(self.config),
             ports: self.ports,
             registry,
             extensions: Arc::new(self.extensions),
-            shutdown: Shutdown::new(),
+            shutdown: Shutdown::new(self.config.drain_timeout),
+            config: Arc::new(self.config),
             signals: self.signals,
             users,
         })
@@ -204,6 +210,7 @@ struct Parts {
     connection: Connection,
     keeper: Keeper,
     admission: Admission,
+    outbox: Arc<Outbox>,
     tracker: TaskTracker,
     shutdown: Shutdown,
     observing: CancellationToken,
@@ -247,13 +254,19 @@ impl Parts {
             tracker: tracker.clone(),
         });
         let dispatcher = Arc::new(Dispatcher::new(jobs, models, keeper.clone(), shutdown.clone()));
-        let link =
-            Link { outbox, reporter: Arc::new(reporter), dispatcher, credential, shutdown: shutdown.clone() };
+        let link = Link {
+            outbox: outbox.clone(),
+            reporter: Arc::new(reporter),
+            dispatcher,
+            credential,
+            shutdown: shutdown.clone(),
+        };
         Self {
             connection: Connection::new(config.clone(), link),
             keeper,
             config,
             admission,
+            outbox,
             tracker,
             shutdown,
             observing,
@@ -261,21 +274,21 @@ impl Parts {
     }
 
     async fn run(self) -> Result<(), WorkerFailure> {
-        let Self { config, connection, keeper, admission, tracker, shutdown, observing } = self;
+        let Self { config, connection, keeper, admission, outbox, tracker, shutdown, observing } = self;
         let connection = connection.run();
         tokio::pin!(connection);
         let ended = tokio::select! {
             ended = &mut connection => ended,
             never = keeper.keep() => match never {},
             () = leave(&config, &admission, &tracker, &shutdown) => {
-                timeout(FLUSH, connection).await.unwrap_or_else(|_| {
-                    warn!(waited_ms = FLUSH.as_millis() as u64, "left with something unsaid: no scheduler took it");
-                    Ok(())
-                })
+                timeout(FLUSH, connection).await.unwrap_or(Ok(()))
             }
         };
         observing.cancel();
         ended?;
+        if !outbox.can_leave() {
+            return Err(WorkerFailure::Unsaid { waited: FLUSH });
+        }
         match admission.zombies().all {
             count if count > config.max_zombies => Err(WorkerFailure::Zombies { count }),
             _ => Ok(()),
@@ -287,11 +300,10 @@ impl Parts {
 async fn leave(config: &RuntimeConfig, admission: &Admission, tracker: &TaskTracker, shutdown: &Shutdown) {
     shutdown.reached(Phase::Draining).await;
     tracker.close();
-    let bound = shutdown.bound().unwrap_or(config.drain_timeout);
-    info!(runs = admission.active().len(), bound_ms = bound.as_millis() as u64, "draining");
+    info!(runs = admission.active().len(), "draining");
     tokio::select! {
         () = tracker.wait() => {}
-        () = sleep(bound) => {}
+        () = shutdown.time_is_up() => {}
         () = shutdown.reached(Phase::Canceling) => {}
     }
     shutdown.advance(Phase::Canceling);

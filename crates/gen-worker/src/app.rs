@@ -39,6 +39,7 @@ impl AppError {
             Self::Assemble(AssembleError::Auth(_)) => 5,
             Self::Worker(WorkerFailure::Connection(ConnectionError::Denied { .. })) => 6,
             Self::Worker(WorkerFailure::Zombies { .. }) => 7,
+            Self::Worker(WorkerFailure::Unsaid { .. }) => 8,
             Self::Assemble(_) | Self::Worker(_) => 1,
             #[cfg(feature = "dev")]
             Self::Dev(error) => error.exit_code(),

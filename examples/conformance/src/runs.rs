@@ -58,7 +58,8 @@ struct Spun {
 }
 
 #[worker_function]
-fn spin(_ctx: ActionContext, input: Spin) -> Result<Spun, WorkerError> {
+fn spin(ctx: ActionContext, input: Spin) -> Result<Spun, WorkerError> {
+    ctx.progress(0.0, "spinning");
     let (since, wanted) = (Instant::now(), Duration::from_millis(input.ms));
     while since.elapsed() < wanted {
         std::hint::spin_loop();

@@ -26,6 +26,15 @@ async fn ends_as(stream: &mut WorkerStream, kind: &str, retryable: bool) {
     assert_eq!((result.error_type.as_str(), result.retryable), (kind, retryable));
 }
 
+/// Starts a blocking function that never looks, waits until it is at work, and cancels it.
+async fn leave_behind(stream: &mut WorkerStream, run_id: &str, ms: u64) {
+    stream.run(run_id, "spin", json!({"ms": ms})).await;
+    let at_work = |m| matches!(m, Msg::WorkerEvent(e) if e.run_id == run_id).then_some(());
+    stream.wait_for("the function to be at work", at_work).await;
+    stream.send(interrupt(run_id)).await;
+    ends_as(stream, "canceled", false).await;
+}
+
 #[tokio::test]
 async fn cancel_reaches_or_is_reported() {
     let (_scheduler, _worker, mut stream) = worker(&[]).await;
@@ -49,8 +58,7 @@ async fn a_deadline_is_enforced_even_if_ignored() {
 #[tokio::test]
 async fn a_zombie_keeps_its_permit() {
     let (_scheduler, _worker, mut stream) = worker(&[("WORKER_MAX_CONCURRENCY", "1")]).await;
-    stream.send(with_deadline("spin", &json!({"ms": 2_000}), 50)).await;
-    ends_as(&mut stream, "timeout", true).await;
+    leave_behind(&mut stream, "r", 2_000).await;
     stream.run("next", "echo", json!({"text": ""})).await;
     let busy = stream.next_result().await;
     assert_eq!(busy.error_message, "Worker concurrency limit reached (1).");
@@ -123,9 +131,7 @@ async fn a_higher_attempt_takes_the_place_of_a_lower_one_silently() {
 async fn too_many_functions_that_do_not_stop_end_the_worker() {
     let (_scheduler, mut worker, mut stream) = worker(&[("WORKER_MAX_ZOMBIES", "1")]).await;
     for run_id in ["one", "two"] {
-        stream.run(run_id, "spin", json!({"ms": 20_000})).await;
-        stream.send(interrupt(run_id)).await;
-        ends_as(&mut stream, "canceled", false).await;
+        leave_behind(&mut stream, run_id, 20_000).await;
     }
     stream.ended().await.unwrap();
     stream.end_ok();
@@ -135,9 +141,7 @@ async fn too_many_functions_that_do_not_stop_end_the_worker() {
 #[tokio::test]
 async fn capacity_that_is_lost_is_not_advertised() {
     let (scheduler, _worker, mut stream) = worker(&[("WORKER_MAX_CONCURRENCY", "2")]).await;
-    stream.run("zombie", "spin", json!({"ms": 20_000})).await;
-    stream.send(interrupt("zombie")).await;
-    ends_as(&mut stream, "canceled", false).await;
+    leave_behind(&mut stream, "zombie", 20_000).await;
     // It counts as one that does not stop once a second grace has passed, which the next registrations show.
     loop {
         stream.drop_connection();

@@ -269,7 +269,10 @@ async fn the_first_schedulers_read_errors_as_json() {
     let expected = r#"{"message": "ValidationError: say \"x\"", "retryable": false}"#;
     assert_eq!((result.error_message.as_str(), result.error_type.as_str()), (expected, "validation"));
     let result = result_of(&mut stream, "fail", json!({"kind": "canceled", "message": ""})).await;
-    assert_eq!(result.error_message, r#"{"message": "Task was canceled during execution", "retryable": false}"#);
+    assert_eq!(
+        result.error_message,
+        r#"{"message": "Task was canceled during execution", "retryable": false}"#
+    );
 }
 
 #[tokio::test]
@@ -277,6 +280,7 @@ async fn a_panic_is_one_line_with_where_it_happened() {
     let (_scheduler, worker, mut stream) = worker(&[]).await;
     result_of(&mut stream, "fail", json!({"kind": "panic", "message": "at the disco"})).await;
     let log = worker.log();
-    let line = log.lines().find(|line| line.contains("at the disco")).unwrap_or_else(|| panic!("no line in\n{log}"));
+    let line =
+        log.lines().find(|line| line.contains("at the disco")).unwrap_or_else(|| panic!("no line in\n{log}"));
     assert!(line.contains("runs.rs") && line.contains("\"run_id\":\"r\""), "{line}");
 }

@@ -25,7 +25,7 @@ struct Desk {
 fn desk(max_concurrency: u32, functions: Vec<Function>) -> Desk {
     let limits =
         Limits { max_input: ByteLimit::Max(ByteSize(10)), max_concurrency: NonZeroU32::new(max_concurrency) };
-    let (credential, shutdown) = (Ports::default().credential, Shutdown::new());
+    let (credential, shutdown) = (Ports::default().credential, Shutdown::new(std::time::Duration::ZERO));
     Desk { admission: Admission::new(limits, credential, shutdown.clone()), shutdown, functions }
 }
 
@@ -113,6 +113,15 @@ fn the_same_attempt_is_not_started_twice_and_a_higher_one_supersedes() {
     assert!(matches!(desk.ask("r", 1, "f"), Err(Refusal::Stale)));
     drop(new);
     assert!(desk.ask("r", 2, "f").is_ok());
+}
+
+#[test]
+fn a_new_attempt_takes_the_place_of_the_old_one() {
+    let desk = desk(1, vec![function("f", Some(1))]);
+    let (_old, canceled) = desk.ask("r", 1, "f").unwrap();
+    let _new = desk.ask("r", 2, "f").unwrap();
+    assert_eq!(canceled.reason(), Some(CancelReason::Superseded));
+    assert!(desk.ask("other", 1, "f").is_err());
 }
 
 #[test]

@@ -124,6 +124,7 @@ impl<'a> Session<'a> {
         let (say, said) = mpsc::channel(IN_FLIGHT);
         // First in the queue before the call is made, so that nothing can come before it.
         say.try_send(self.link.reporter.registration(false)).expect("a new channel has room");
+        self.link.dispatcher.new_stream();
         self.link.outbox.restart();
         let request = match self.request(said) {
             Ok(request) => request,
@@ -199,7 +200,7 @@ impl<'a> Session<'a> {
                 }
                 () = &mut proven, if !self.connected => self.connected(),
                 phase = self.link.shutdown.changed(drain_seen) => {
-                    heartbeat_due |= phase == Phase::Draining;
+                    heartbeat_due |= phase < Phase::Flushing;
                     drain_seen = phase;
                 }
             }
@@ -225,7 +226,9 @@ impl<'a> Session<'a> {
     }
 
     fn keep_books(&self) {
-        self.link.outbox.expire(self.config.result_retention);
+        if !self.link.dispatcher.acknowledges() {
+            self.link.outbox.expire(self.config.result_retention);
+        }
         let dropped = self.link.outbox.take_dropped();
         if dropped > 0 {
             warn!(dropped, "events were dropped: the scheduler reads more slowly than runs talk");
@@ -250,16 +253,20 @@ impl<'a> Session<'a> {
             Ok::<_, Status>(())
         };
         match timeout(GOODBYE, read_out).await {
-            Ok(end) => {
-                debug!(?end, "the scheduler ended the stream");
-                // It has read everything; one that acknowledges says itself what it has for good.
-                if end.is_ok() && !self.link.dispatcher.acknowledges() {
-                    self.link.outbox.expire(Duration::ZERO);
-                }
+            // It broke: what is held is said again, on another stream.
+            Ok(Err(status)) if !self.link.outbox.can_leave() => return Err(status),
+            Ok(_) => debug!("the scheduler ended the stream"),
+            Err(_) => {
+                warn!(waited_ms = GOODBYE.as_millis() as u64, "the scheduler did not end the stream");
             }
-            Err(_) => warn!(waited_ms = GOODBYE.as_millis() as u64, "the scheduler did not end the stream"),
         }
-        Ok(())
+        if !self.link.dispatcher.acknowledges() {
+            self.link.outbox.expire(Duration::ZERO);
+        }
+        match self.link.outbox.can_leave() {
+            true => Ok(()),
+            false => Err(Status::unavailable("the scheduler left results unacknowledged")),
+        }
     }
 }
 

@@ -8,15 +8,14 @@ use std::{
 
 use gen_worker_core::{
     FunctionSpec, InjectedModel, InjectionSpec, JobFailure, ModelBinding, ModelNeed, ModelRef, Payload,
-    ports::{EventSink, OutputTarget},
-    redact,
+    ports::OutputTarget, redact,
 };
 
 use super::{
     Job,
     inputs::{Local, RunDirectory},
 };
-use crate::{command::ModelConfig, model_control::ModelRefusal, outbox::Outbox};
+use crate::{command::ModelConfig, model_control::ModelRefusal};
 
 /// The deployment's models. Without a configuration nothing is restricted; an empty list allows nothing; `*` everything.
 #[derive(Default)]
@@ -116,8 +115,7 @@ async fn provide(
     let Some(source) = &ports.model_source else {
         return Err(refusal("this worker was built without a source of models".to_owned()));
     };
-    let events = Arc::new(AboutRun { outbox: job.shop.outbox.clone(), run_id: job.facts.run_id.clone() });
-    let local = job.timings.stage("model", source.ensure(model, events)).await?;
+    let local = job.timings.stage("model", source.ensure(model, job.voice.clone())).await?;
     let lease = match (injection.need, &ports.model_provider) {
         (ModelNeed::Resident, Some(provider)) => {
             Some(job.timings.stage("load", provider.lease(&local)).await?)
@@ -128,18 +126,6 @@ async fn provide(
         (ModelNeed::Files | ModelNeed::None, _) => None,
     };
     Ok(InjectedModel { local, lease })
-}
-
-/// Events about a model, told to the run that waits for it.
-struct AboutRun {
-    outbox: Arc<Outbox>,
-    run_id: gen_worker_core::RunId,
-}
-
-impl EventSink for AboutRun {
-    fn emit(&self, event: gen_worker_core::Event) {
-        self.outbox.emit(event.about(&self.run_id));
-    }
 }
 
 #[cfg(test)]

@@ -28,7 +28,7 @@ impl Ready {
     pub(crate) async fn invoke(self) -> Result<Returned, JobFailure> {
         let Self { job, input, models, target, directory } = self;
         let gpu = match job.function.spec().resources.requires_gpu {
-            true => Some(job.timings.stage("gpu_wait", GpuPermit::take(&job)).await),
+            true => Some(job.timings.stage("gpu_wait", GpuPermit::take(&job)).await?),
             false => None,
         };
         let extensions = job.shop.extensions.clone();
@@ -57,7 +57,8 @@ async fn call_body(
             let (permit, span) = (job.permit.clone(), Span::current());
             let thread = tokio::task::spawn_blocking(move || {
                 let _permit = permit;
-                let output = span.in_scope(|| body(call));
+                // The thread may have been waited for, and its run reported since.
+                let output = call.context.check_canceled().and_then(|()| span.in_scope(|| body(call)));
                 (output, gpu)
             });
             let (output, gpu) = thread.await.map_err(|error| died(&error))?;
@@ -74,16 +75,20 @@ pub(super) fn died(failed: &JoinError) -> JobFailure {
 
 /// A place on a GPU, from the call of a function to its return.
 pub(crate) struct GpuPermit {
-    _place: Option<OwnedSemaphorePermit>,
+    _place: OwnedSemaphorePermit,
     running: Arc<AtomicUsize>,
 }
 
 impl GpuPermit {
-    async fn take(job: &Job) -> Self {
+    /// Waits for a place, unless the run is told to stop first.
+    async fn take(job: &Job) -> Result<Self, WorkerError> {
         let semaphore: Arc<Semaphore> = job.shop.gpu.clone();
-        let place = semaphore.acquire_owned().await.ok();
+        let place = tokio::select! {
+            place = semaphore.acquire_owned() => place.expect("the semaphore is never closed"),
+            reason = job.context.canceled() => return Err(WorkerError::canceled(reason.as_str())),
+        };
         job.shop.gpu_runs.fetch_add(1, Ordering::Relaxed);
-        Self { _place: place, running: job.shop.gpu_runs.clone() }
+        Ok(Self { _place: place, running: job.shop.gpu_runs.clone() })
     }
 }
 

@@ -14,7 +14,7 @@ use tokio::{
 };
 use tracing::{error, info, warn};
 
-use super::{Job, Workshop, invoke::died, timings::Timings};
+use super::{Job, Workshop, invoke::died, timings::Timings, voice::Voice};
 use crate::{admission::Permit, wire::outbound};
 
 type Work = JoinHandle<Result<Bytes, JobFailure>>;
@@ -27,6 +27,7 @@ pub(super) struct Supervisor {
     cancellation: Cancellation,
     permit: Arc<Permit>,
     shop: Arc<Workshop>,
+    voice: Arc<Voice>,
     timings: Timings,
 }
 
@@ -38,6 +39,7 @@ impl Supervisor {
             cancellation,
             permit: job.permit.clone(),
             shop: job.shop.clone(),
+            voice: job.voice.clone(),
             timings: job.timings.clone(),
         }
     }
@@ -74,6 +76,8 @@ impl Supervisor {
                 self.stop(work).await
             }
         };
+        // The result is a run's last word, also when something of it goes on.
+        self.voice.silence();
         ended.map(|ended| ended.unwrap_or_else(|error| Err(died(&error))))
     }
 
