@@ -92,9 +92,12 @@ impl fmt::Debug for Env {
 pub struct ConfigErrors(Vec<String>);
 
 impl ConfigErrors {
-    /// Adds a mistake.
+    /// Adds a mistake, once: several crates may read one variable.
     pub fn push(&mut self, mistake: impl Into<String>) {
-        self.0.push(mistake.into());
+        let mistake = mistake.into();
+        if !self.0.contains(&mistake) {
+            self.0.push(mistake);
+        }
     }
 
     /// The value, if no mistake was found.
