@@ -4,7 +4,6 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use bytes::Bytes;
 use serde_json::{Map, Value};
-use url::Url;
 
 use crate::{
     asset::Asset,
@@ -14,7 +13,7 @@ use crate::{
     id::{FunctionName, RunId, TenantId, UserId},
     output::OutputBody,
     ports::{EventSink, FileStore, SaveMode, SaveRequest},
-    secret::Secret,
+    scope::RunScope,
     units::Deadline,
 };
 
@@ -33,19 +32,6 @@ pub struct RunFacts {
     pub deadline: Option<Deadline>,
     /// Whose files it may touch.
     pub scope: RunScope,
-}
-
-/// Whose files a run may touch, and with which credential.
-#[derive(Debug, Clone)]
-pub struct RunScope {
-    /// Which run; outputs lie under `runs/<run_id>/outputs/`.
-    pub run_id: RunId,
-    /// Whose run it is; `None`: not said.
-    pub tenant_id: Option<TenantId>,
-    /// The file API for this run; `None`: the worker's own.
-    pub file_base_url: Option<Url>,
-    /// The credential for `file_base_url`. It is used nowhere else, and no other credential is used there.
-    pub file_token: Option<Secret<String>>,
 }
 
 /// Given to a function as its first parameter. Clones are the same context.

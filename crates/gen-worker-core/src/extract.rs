@@ -8,18 +8,7 @@ use std::{
     sync::Arc,
 };
 
-use crate::{context::ActionContext, failure::WorkerError, model_ref::LocalModel};
-
-/// What must be there before a parameter can be made.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ModelNeed {
-    /// No model.
-    None,
-    /// The model's files on disk.
-    Files,
-    /// The model in memory, leased from the model provider.
-    Resident,
-}
+use crate::{context::ActionContext, failure::WorkerError, model_ref::LocalModel, need::ModelNeed};
 
 /// A model made ready for one parameter of one call.
 #[derive(Clone)]

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 
 use serde_json::{Value, json};
 
-use crate::{extract::ModelNeed, id::FunctionName, units::ByteSize};
+use crate::{id::FunctionName, need::ModelNeed, units::ByteSize};
 
 /// What a function asks of the machine.
 #[derive(Debug, Clone, Default, PartialEq)]

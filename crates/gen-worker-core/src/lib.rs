@@ -26,12 +26,14 @@ mod function;
 mod handler;
 mod id;
 mod model_ref;
+mod need;
 mod output;
 mod payload;
 pub mod ports;
 mod realtime;
 mod redact;
 mod schema;
+mod scope;
 mod secret;
 #[cfg(feature = "testing")]
 pub mod testing;
@@ -41,20 +43,22 @@ pub use crate::{
     asset::{Asset, AssetRef, AssetSlot, LocalFile},
     backoff::Backoff,
     cancel::{CancelReason, Cancellation},
-    context::{ActionContext, RunFacts, RunScope},
+    context::{ActionContext, RunFacts},
     digest::{Algorithm, Digest, DigestError, Hasher},
     event::{DownloadState, Event, EventClass, LogLevel},
-    extract::{Call, Extensions, Extract, InjectedModel, ModelArtifacts, ModelNeed, State},
+    extract::{Call, Extensions, Extract, InjectedModel, ModelArtifacts, State},
     failure::{Classify, FailureKind, JobFailure, WorkerError},
     function::{FunctionSpec, InjectionSpec, ModelBinding, OutputMode, ResourceRequirements},
     handler::{Body, Decoded, Function, FunctionBuilder, Input, RawCall},
     id::{DeploymentId, FunctionName, IdError, RunId, TenantId, UserId, WorkerId},
     model_ref::{LocalModel, ModelRef, ModelRefError},
+    need::ModelNeed,
     output::{Delta, DeltaStream, IntoOutput, Output, OutputBody, RawOutput, encode_value},
     payload::{Payload, PayloadError},
     realtime::{Frame, Outgoing, RealtimePeer, RealtimeSocket},
     redact::redact,
     schema::schema_of,
+    scope::RunScope,
     secret::Secret,
     units::{ByteLimit, ByteSize, Deadline},
 };

@@ -7,11 +7,11 @@ use serde::Serialize;
 
 use crate::{
     asset::{Asset, AssetRef, LocalFile},
-    context::RunScope,
     event::Event,
     failure::JobFailure,
     model_ref::{LocalModel, ModelRef},
     output::{OutputBody, RawOutput},
+    scope::RunScope,
     secret::Secret,
 };
 

@@ -6,10 +6,10 @@ use async_trait::async_trait;
 
 use crate::{
     asset::{Asset, AssetRef},
-    context::RunScope,
     event::Event,
     failure::JobFailure,
     ports::{EventSink, FileStore, SaveRequest},
+    scope::RunScope,
 };
 
 /// Keeps every event.
