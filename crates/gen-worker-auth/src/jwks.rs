@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use jsonwebtoken::{
     DecodingKey,
-    jwk::{AlgorithmParameters, Jwk, KeyAlgorithm, PublicKeyUse},
+    jwk::{AlgorithmParameters, CommonParameters, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse},
 };
 use serde::Deserialize;
 use serde_json::Value;
@@ -37,13 +37,21 @@ impl From<Document> for KeySet {
 
 fn usable(entry: Value) -> Option<(String, DecodingKey)> {
     let Jwk { common, algorithm } = serde_json::from_value(entry).ok()?;
-    let signs = matches!(common.public_key_use, None | Some(PublicKeyUse::Signature));
-    let rs256 = matches!(common.key_algorithm, None | Some(KeyAlgorithm::RS256));
+    if !verifies_rs256(&common) {
+        return None;
+    }
     let AlgorithmParameters::RSA(rsa) = algorithm else {
         return None;
     };
     let key = DecodingKey::from_rsa_components(&rsa.n, &rsa.e).ok()?;
-    (signs && rs256).then_some((common.key_id?, key))
+    Some((common.key_id?, key))
+}
+
+/// What the publisher says of the key, if it says anything.
+fn verifies_rs256(key: &CommonParameters) -> bool {
+    matches!(key.public_key_use, None | Some(PublicKeyUse::Signature))
+        && matches!(key.key_algorithm, None | Some(KeyAlgorithm::RS256))
+        && key.key_operations.as_ref().is_none_or(|allowed| allowed.contains(&KeyOperations::Verify))
 }
 
 #[cfg(test)]
@@ -58,7 +66,9 @@ mod tests {
             {"kty": "RSA", "kid": "good", "n": "AQAB", "e": "AQAB"},
             {"kty": "RSA", "kid": "said", "use": "sig", "alg": "RS256", "n": "AQAB", "e": "AQAB", "x5t": "?"},
             {"kty": "RSA", "n": "AQAB", "e": "AQAB"},
+            {"kty": "RSA", "kid": "verifies", "key_ops": ["verify"], "n": "AQAB", "e": "AQAB"},
             {"kty": "RSA", "kid": "encrypts", "use": "enc", "n": "AQAB", "e": "AQAB"},
+            {"kty": "RSA", "kid": "wraps", "key_ops": ["encrypt", "wrapKey"], "n": "AQAB", "e": "AQAB"},
             {"kty": "RSA", "kid": "pss", "alg": "PS256", "n": "AQAB", "e": "AQAB"},
             {"kty": "RSA", "kid": "broken", "n": "not base64!", "e": "AQAB"},
             {"kty": "oct", "kid": "secret", "k": "AQAB"},
@@ -67,7 +77,7 @@ mod tests {
             7,
         ]});
         let keys = serde_json::from_value::<KeySet>(document).unwrap();
-        assert_eq!(keys.0.keys().collect::<Vec<_>>(), ["good", "said"]);
+        assert_eq!(keys.0.keys().collect::<Vec<_>>(), ["good", "said", "verifies"]);
     }
 
     #[test]
