@@ -9,12 +9,15 @@ use std::{
 };
 
 use gen_worker_core::Secret;
-use tokio::{task::spawn_blocking, time::timeout};
+use tokio::{
+    task::{JoinHandle, spawn_blocking},
+    time::timeout,
+};
 
 use crate::error::AuthError;
 
 /// Largest token; header blocks hold no more either.
-const MAX_BYTES: u64 = 64 << 10;
+pub(crate) const MAX_BYTES: usize = 64 << 10;
 
 /// How long one reading may take, so that a file system that hangs does not keep the worker from dialling.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
@@ -27,26 +30,35 @@ pub(crate) struct Version {
     inode: u64,
 }
 
+/// A token and what the file was when it was read; `None`: the file is as it was.
+type Reading = io::Result<Option<(Secret<String>, Version)>>;
+
 #[derive(Debug)]
 pub(crate) struct TokenFile {
     path: Arc<PathBuf>,
     taken: Option<Version>,
+    /// A reading that took too long and goes on: nothing can stop it, and a second would hang where it does.
+    reading: Option<JoinHandle<Reading>>,
 }
 
 impl TokenFile {
     pub(crate) fn new(path: PathBuf) -> Self {
-        Self { path: Arc::new(path), taken: None }
+        Self { path: Arc::new(path), taken: None, reading: None }
     }
 
     /// The token, unless the file is as it was when one was taken from it.
-    pub(crate) async fn read_if_changed(&self) -> Result<Option<(Secret<String>, Version)>, AuthError> {
+    pub(crate) async fn read_if_changed(&mut self) -> Result<Option<(Secret<String>, Version)>, AuthError> {
+        self.read_in_time().await.map_err(|source| AuthError::File { source })
+    }
+
+    async fn read_in_time(&mut self) -> Reading {
         let (path, taken) = (self.path.clone(), self.taken);
-        let reading = spawn_blocking(move || read(&path, taken));
-        let read = match timeout(READ_TIMEOUT, reading).await {
-            Ok(ended) => ended.unwrap_or_else(|stopped| Err(io::Error::other(stopped))),
-            Err(_) => Err(io::Error::new(io::ErrorKind::TimedOut, "reading it takes too long")),
+        let reading = self.reading.get_or_insert_with(|| spawn_blocking(move || read(&path, taken)));
+        let Ok(ended) = timeout(READ_TIMEOUT, reading).await else {
+            return Err(io::Error::new(io::ErrorKind::TimedOut, "reading it takes too long"));
         };
-        read.map_err(|source| AuthError::File { source })
+        self.reading = None;
+        ended.unwrap_or_else(|stopped| Err(io::Error::other(stopped)))
     }
 
     /// The token of this version is in use: it need not be read again.
@@ -56,7 +68,7 @@ impl TokenFile {
 }
 
 /// The version is taken first: a file that changes meanwhile looks changed the next time.
-fn read(path: &Path, taken: Option<Version>) -> io::Result<Option<(Secret<String>, Version)>> {
+fn read(path: &Path, taken: Option<Version>) -> Reading {
     let metadata = fs::metadata(path)?;
     if !metadata.is_file() {
         return Err(invalid("it is no regular file"));
@@ -66,11 +78,11 @@ fn read(path: &Path, taken: Option<Version>) -> io::Result<Option<(Secret<String
         return Ok(None);
     }
     let mut text = String::new();
-    File::open(path)?.take(MAX_BYTES + 1).read_to_string(&mut text)?;
+    File::open(path)?.take(MAX_BYTES as u64 + 1).read_to_string(&mut text)?;
     let text = Secret::new(text);
     match text.expose().trim() {
         "" => Err(invalid("it is empty")),
-        _ if text.expose().len() as u64 > MAX_BYTES => Err(invalid("it is larger than a token can be")),
+        _ if text.expose().len() > MAX_BYTES => Err(invalid("it is larger than a token can be")),
         token => Ok(Some((token.into(), version))),
     }
 }
@@ -99,7 +111,7 @@ fn inode(_metadata: &Metadata) -> u64 {
 mod tests {
     use super::*;
 
-    fn token(read: io::Result<Option<(Secret<String>, Version)>>) -> Option<String> {
+    fn token(read: Reading) -> Option<String> {
         read.unwrap().map(|(token, _)| token.expose().clone())
     }
 
@@ -126,6 +138,26 @@ mod tests {
         File::options().write(true).open(&next).unwrap().set_modified(modified).unwrap();
         fs::rename(&next, &path).unwrap();
         assert_eq!(token(read(&path, Some(version))).as_deref(), Some("two"));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_reading_that_hangs_is_waited_for_again_and_not_begun_twice() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("token");
+        fs::write(&path, "one").unwrap();
+        let mut file = TokenFile::new(path.clone());
+        let (release, hangs) = tokio::sync::oneshot::channel::<()>();
+        let late = async move {
+            let _ = hangs.await;
+            read(&path, None)
+        };
+        file.reading = Some(tokio::runtime::Handle::current().spawn(late));
+        for _ in 0..2 {
+            let hung = file.read_if_changed().await.unwrap_err();
+            assert!(matches!(hung, AuthError::File { source } if source.kind() == io::ErrorKind::TimedOut));
+        }
+        drop(release);
+        assert_eq!(token(Ok(file.read_if_changed().await.unwrap())).as_deref(), Some("one"));
     }
 
     #[test]
