@@ -13,7 +13,8 @@ use crate::{error::AuthError, jwks::KeySet};
 const FETCH_TIMEOUT: Duration = Duration::from_secs(5);
 /// Largest key set document; a thousand RSA keys fit.
 const MAX_DOCUMENT_BYTES: u64 = 1 << 20;
-/// Least time between fetches for an unknown key id, so that forged ids cannot make the worker ask without end.
+/// Least time between a fetch and the next for an id that it did not bring, so that forged ids cannot make the worker ask
+/// without end, nor any id while the publisher is away.
 const MISS_INTERVAL: Duration = Duration::from_secs(10);
 
 /// The keys published at one URL.
@@ -29,7 +30,8 @@ pub(crate) struct KeyCache {
 #[derive(Debug, Default)]
 struct Kept {
     fetched: Option<(Arc<KeySet>, Instant)>,
-    tried_at: Option<Instant>,
+    /// When the last fetch failed; `None`: it did not.
+    failed_at: Option<Instant>,
 }
 
 impl KeyCache {
@@ -40,14 +42,18 @@ impl KeyCache {
 
     /// The published keys, fetched if they are old, or if this id is not among them and the last fetch is a while ago.
     pub(crate) async fn keys_for(&self, key_id: &str) -> Result<Arc<KeySet>, AuthError> {
-        let mut kept = self.kept.lock().await;
-        if let Some(keys) = kept.usable(key_id, self.ttl, Instant::now()) {
+        let (mut kept, now) = (self.kept.lock().await, Instant::now());
+        if let Some(keys) = kept.usable(key_id, self.ttl, now) {
             return Ok(keys);
         }
-        kept.tried_at = Some(Instant::now());
+        if kept.rests(now) {
+            return Err(AuthError::KeySetAwaited);
+        }
+        // A fetch that is given up has failed too.
+        kept.failed_at = Some(now);
         let keys = self.fetch().await.map_err(|source| AuthError::NoKeySet { source })?;
         let keys = Arc::new(keys);
-        kept.fetched = Some((keys.clone(), Instant::now()));
+        *kept = Kept { fetched: Some((keys.clone(), Instant::now())), failed_at: None };
         debug!("published keys fetched");
         Ok(keys)
     }
@@ -63,12 +69,17 @@ impl Kept {
     /// The keys kept, if they may be used to look for this id.
     fn usable(&self, key_id: &str, ttl: Duration, now: Instant) -> Option<Arc<KeySet>> {
         let (keys, fetched_at) = self.fetched.as_ref()?;
-        let (since, lifetime) = match keys.get(key_id) {
-            Some(_) if ttl.is_zero() => (*fetched_at, Duration::MAX),
-            Some(_) => (*fetched_at, ttl),
-            None => (self.tried_at?, MISS_INTERVAL),
+        let lifetime = match keys.get(key_id) {
+            Some(_) if ttl.is_zero() => Duration::MAX,
+            Some(_) => ttl,
+            None => MISS_INTERVAL,
         };
-        (now.saturating_duration_since(since) < lifetime).then(|| keys.clone())
+        (now.saturating_duration_since(*fetched_at) < lifetime).then(|| keys.clone())
+    }
+
+    /// Whether the publisher is left alone after a fetch that failed.
+    fn rests(&self, now: Instant) -> bool {
+        self.failed_at.is_some_and(|at| now.saturating_duration_since(at) < MISS_INTERVAL)
     }
 }
 
@@ -85,7 +96,7 @@ mod tests {
 
     fn uses(key_id: &str, ttl: Duration, age: Duration) -> bool {
         let start = Instant::now();
-        let kept = Kept { fetched: Some((published(), start)), tried_at: Some(start) };
+        let kept = Kept { fetched: Some((published(), start)), failed_at: None };
         kept.usable(key_id, ttl, start + age).is_some()
     }
 
@@ -106,10 +117,18 @@ mod tests {
     #[test]
     fn a_failed_fetch_neither_drops_keys_nor_makes_them_younger() {
         let start = Instant::now();
-        let kept = Kept { fetched: Some((published(), start)), tried_at: Some(start + 20 * SECOND) };
+        let kept = Kept { fetched: Some((published(), start)), failed_at: Some(start + 20 * SECOND) };
         assert!(kept.usable("one", 30 * SECOND, start + 29 * SECOND).is_some());
         assert!(kept.usable("one", 30 * SECOND, start + 30 * SECOND).is_none());
-        assert!(kept.usable("new", 30 * SECOND, start + 29 * SECOND).is_some());
+        assert!(kept.usable("new", 30 * SECOND, start + 29 * SECOND).is_none());
+    }
+
+    #[test]
+    fn after_a_failed_fetch_the_publisher_is_left_alone_for_a_while() {
+        let start = Instant::now();
+        let kept = Kept { fetched: None, failed_at: Some(start) };
+        assert!(kept.rests(start + 9 * SECOND) && !kept.rests(start + 10 * SECOND));
+        assert!(!Kept::default().rests(start));
     }
 
     #[test]

@@ -146,7 +146,7 @@ impl Verifier {
 impl Classify for AuthError {
     fn kind(&self) -> FailureKind {
         match self {
-            Self::NoKeySet { .. } | Self::File { .. } => FailureKind::Retryable,
+            Self::NoKeySet { .. } | Self::KeySetAwaited | Self::File { .. } => FailureKind::Retryable,
             _ => FailureKind::Auth,
         }
     }

@@ -30,6 +30,9 @@ pub enum AuthError {
     /// The key it names did not sign it.
     #[error("the token's signature is wrong")]
     Signature,
+    /// The published keys could not be had a moment ago, and were not asked for again.
+    #[error("the published keys could not be had a moment ago")]
+    KeySetAwaited,
     /// The published keys cannot be had, so that nothing can be verified.
     #[error("the published keys cannot be had")]
     NoKeySet {

@@ -7,7 +7,8 @@ use std::{
     time::Duration,
 };
 
-use axum::{Router, extract::State, http::StatusCode, routing::get};
+use axum::{Router, body::Body, extract::State, http::StatusCode, routing::get};
+use futures_util::stream;
 use gen_worker_core::config::{ConfigErrors, Env};
 use gen_worker_net::NetConfig;
 use serde_json::json;
@@ -56,6 +57,13 @@ fn config(token: &str, jwks_url: Option<&Url>) -> AuthConfig {
 
 fn client() -> HttpClient {
     HttpClient::new(NetConfig::from_env(&Env::default(), &mut ConfigErrors::default())).unwrap()
+}
+
+/// Long enough that published keys are asked for again.
+async fn a_while_passes() {
+    tokio::time::pause();
+    tokio::time::advance(Duration::from_secs(11)).await;
+    tokio::time::resume();
 }
 
 #[tokio::test]
@@ -117,12 +125,47 @@ async fn a_new_key_is_found_after_a_while() {
     assert_eq!(refused.chain(), "the token's key is not published");
     assert_eq!(credential.bearer(), Some(old.as_str().into()));
 
-    tokio::time::pause();
-    tokio::time::advance(Duration::from_secs(11)).await;
-    tokio::time::resume();
+    a_while_passes().await;
     credential.refresh(new.as_str().into()).await.unwrap();
     assert_eq!(credential.bearer(), Some(new.as_str().into()));
     assert_eq!(publisher.asked.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test]
+async fn a_publisher_that_fails_is_not_asked_with_every_token() {
+    let (publisher, _server) = publish(StatusCode::OK, key_set([&*ONE]).to_string()).await;
+    let token = ONE.token(&json!({}));
+    let expiring = AuthConfig { jwks_ttl: Duration::from_secs(5), ..config(&token, Some(&publisher.url)) };
+    let credential = check(expiring, &client()).await.unwrap();
+    publisher.document.write().unwrap().0 = StatusCode::BAD_GATEWAY;
+    a_while_passes().await;
+    for _ in 0..3 {
+        let refused = credential.refresh(token.as_str().into()).await.unwrap_err();
+        assert_eq!(refused.kind, FailureKind::Retryable);
+    }
+    assert_eq!(publisher.asked.load(Ordering::Relaxed), 2);
+    publisher.document.write().unwrap().0 = StatusCode::OK;
+    a_while_passes().await;
+    credential.refresh(token.as_str().into()).await.unwrap();
+}
+
+#[tokio::test]
+async fn issuer_and_audience_come_from_the_settings() {
+    let (publisher, _server) = publish(StatusCode::OK, key_set([&*ONE]).to_string()).await;
+    let outcome = async |claims| {
+        let env = Env::from_iter([
+            ("AUTH_TOKEN", ONE.token(&claims).as_str()),
+            ("SCHEDULER_JWKS_URL", publisher.url.as_str()),
+            ("SCHEDULER_JWT_ISSUER", "scheduler"),
+            ("SCHEDULER_JWT_AUDIENCE", "worker"),
+        ]);
+        check(AuthConfig::from_env(&env, &mut ConfigErrors::default()), &client()).await
+    };
+    outcome(json!({"iss": "scheduler", "aud": "worker"})).await.unwrap();
+    let refused = outcome(json!({"iss": "worker", "aud": "worker"})).await;
+    assert!(matches!(refused, Err(AuthError::WrongIssuer)), "{refused:?}");
+    let refused = outcome(json!({"iss": "scheduler", "aud": "scheduler"})).await;
+    assert!(matches!(refused, Err(AuthError::WrongAudience)), "{refused:?}");
 }
 
 #[tokio::test]
@@ -159,13 +202,13 @@ async fn a_file_is_read_again_when_it_changes_and_kept_when_it_is_gone() {
     credential.renew().await.unwrap();
     assert_eq!(bearer(&credential).as_deref(), Some("sent"), "the file has not changed since");
 
-    fs::write(&path, "the next").unwrap();
+    fs::write(&path, "the-next").unwrap();
     credential.renew().await.unwrap();
-    assert_eq!(bearer(&credential).as_deref(), Some("the next"));
+    assert_eq!(bearer(&credential).as_deref(), Some("the-next"));
 
     fs::remove_file(&path).unwrap();
     credential.renew().await.unwrap();
-    assert_eq!(bearer(&credential).as_deref(), Some("the next"));
+    assert_eq!(bearer(&credential).as_deref(), Some("the-next"));
 }
 
 #[tokio::test]
@@ -213,6 +256,7 @@ async fn a_file_whose_keys_cannot_be_had_is_tried_again_unchanged() {
     let credential = check(file_config(&path, Some(&publisher.url)), &client()).await.unwrap();
     assert_eq!(credential.renew().await.unwrap_err().kind, FailureKind::Retryable);
     publisher.document.write().unwrap().0 = StatusCode::OK;
+    a_while_passes().await;
     credential.renew().await.unwrap();
     assert!(credential.bearer().is_some());
 }
@@ -251,6 +295,27 @@ async fn a_refused_refresh_keeps_the_token_and_shows_none() {
 async fn a_publisher_that_never_answers_is_given_five_seconds() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}/keys", listener.local_addr().unwrap()).parse().unwrap();
+    let since = tokio::time::Instant::now();
+    let refused = check(config(&ONE.token(&json!({})), Some(&url)), &client()).await;
+    assert!(matches!(refused, Err(AuthError::NoKeySet { .. })), "{refused:?}");
+    assert_eq!(since.elapsed().as_secs(), 5);
+}
+
+/// Sends a head and then a byte each second, for ever.
+#[tokio::test(start_paused = true)]
+async fn a_publisher_that_trickles_is_given_five_seconds_too() {
+    let trickle = || {
+        let bytes = stream::unfold((), |()| async {
+            tokio::time::sleep(Duration::from_secs(1)).await;
+            Some((Ok::<_, std::io::Error>(" "), ()))
+        });
+        Body::from_stream(bytes)
+    };
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/keys", listener.local_addr().unwrap()).parse().unwrap();
+    let app = Router::new().route("/keys", get(async move || trickle()));
+    let mut server = JoinSet::new();
+    server.spawn(async { axum::serve(listener, app).await.unwrap() });
     let since = tokio::time::Instant::now();
     let refused = check(config(&ONE.token(&json!({})), Some(&url)), &client()).await;
     assert!(matches!(refused, Err(AuthError::NoKeySet { .. })), "{refused:?}");
