@@ -15,7 +15,7 @@ use crate::{
     cache::KeyCache,
     config::AuthConfig,
     error::AuthError,
-    file::TokenFile,
+    file::{MAX_BYTES, TokenFile},
     verify::{self, Claims, LEEWAY, Policy},
 };
 
@@ -81,6 +81,9 @@ impl Credential {
 
     /// Puts a token in place of the one held, once it has passed its check.
     async fn adopt(&self, token: Secret<String>) -> Result<(), AuthError> {
+        if !is_bearer(token.expose()) {
+            return Err(AuthError::NotABearer);
+        }
         let claims = match &self.verifier {
             Some(verifier) => verifier.verify(token.expose()).await?,
             None => verify::unverified(token.expose()),
@@ -123,7 +126,7 @@ impl CredentialSource for Credential {
 
     async fn refresh(&self, token: Secret<String>) -> Result<(), JobFailure> {
         let _one_at_a_time = self.file.lock().await;
-        Ok(self.adopt(token).await?)
+        Ok(self.adopt(token.expose().trim().into()).await?)
     }
 }
 
@@ -154,6 +157,11 @@ impl Classify for AuthError {
     fn safe_message(&self) -> String {
         self.to_string()
     }
+}
+
+/// Whether a header can carry it. One that none can would keep the worker from dialling for good.
+fn is_bearer(token: &str) -> bool {
+    !token.is_empty() && token.len() <= MAX_BYTES && token.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// The error and its causes in one line.

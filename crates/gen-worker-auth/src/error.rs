@@ -30,6 +30,9 @@ pub enum AuthError {
     /// The key it names did not sign it.
     #[error("the token's signature is wrong")]
     Signature,
+    /// No header can carry it.
+    #[error("the token is not one word of plain ASCII, of at most 64 KiB")]
+    NotABearer,
     /// The published keys could not be had a moment ago, and were not asked for again.
     #[error("the published keys could not be had a moment ago")]
     KeySetAwaited,

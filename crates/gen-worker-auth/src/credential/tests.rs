@@ -169,6 +169,20 @@ async fn issuer_and_audience_come_from_the_settings() {
 }
 
 #[tokio::test]
+async fn a_token_that_no_header_can_carry_takes_no_other_ones_place() {
+    let credential = check(config("held", None), &client()).await.unwrap();
+    for unusable in ["two words", "line\nbreak", "n\u{e4}h", "", " ", "x".repeat((64 << 10) + 1).as_str()] {
+        let refused = credential.refresh(unusable.into()).await.unwrap_err();
+        assert_eq!(refused.kind, FailureKind::Auth, "{unusable}");
+    }
+    assert_eq!(bearer(&credential).as_deref(), Some("held"));
+    credential.refresh(" sent\n".into()).await.unwrap();
+    assert_eq!(bearer(&credential).as_deref(), Some("sent"));
+    let refused = check(config("two words", None), &client()).await;
+    assert!(matches!(refused, Err(AuthError::NotABearer)), "{refused:?}");
+}
+
+#[tokio::test]
 async fn callers_share_one_fetch() {
     let (publisher, _server) = publish(StatusCode::OK, key_set([&*ONE]).to_string()).await;
     let cache = KeyCache::new(client(), publisher.url.clone(), Duration::ZERO);
