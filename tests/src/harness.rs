@@ -1,7 +1,9 @@
 //! One real worker process against scripted peers on loopback.
 //!
 //! [`WorkerProcess`] starts a binary with exactly the environment that a test gives it, keeps everything it logs, and ends
-//! it when dropped. Peers come from the testkit.
+//! it when dropped. [`Embedded`] is a worker in the test's own process. Peers come from the testkit.
+
+mod embedded;
 
 use std::{
     collections::BTreeMap,
@@ -20,6 +22,8 @@ use tokio::{
     task::JoinHandle,
     time::timeout,
 };
+
+pub use crate::embedded::Embedded;
 
 /// Longest wait for a process to end.
 const END: Duration = Duration::from_secs(30);
@@ -124,8 +128,20 @@ impl WorkerProcess {
     /// # Panics
     /// The process has ended.
     pub async fn terminate(&self) {
+        self.signal("-TERM").await;
+    }
+
+    /// Sends SIGINT.
+    ///
+    /// # Panics
+    /// The process has ended.
+    pub async fn interrupt(&self) {
+        self.signal("-INT").await;
+    }
+
+    async fn signal(&self, signal: &str) {
         let id = self.child.id().expect("the worker is running").to_string();
-        let sent = Command::new("kill").args(["-TERM", &id]).status().await.expect("kill is there");
+        let sent = Command::new("kill").args([signal, &id]).status().await.expect("kill is there");
         assert!(sent.success());
     }
 

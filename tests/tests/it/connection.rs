@@ -1,14 +1,11 @@
 //! What the end of a stream leads to: which peer is dialled next, after how long, and when the worker gives up.
 
-use std::{
-    thread::JoinHandle,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
-use gen_worker::{Call, Env, Function, RuntimeConfig, Worker, WorkerConfig, WorkerError};
-use gen_worker_runtime::{ConnectionError, Shutdown, WorkerFailure};
-use gen_worker_testkit::{FakeScheduler, WorkerStream};
-use gen_worker_tests::{WorkerProcess, WorkerSettings};
+use gen_worker::{Call, Function, RuntimeConfig, Worker, WorkerError, WorkerFailure};
+use gen_worker_runtime::ConnectionError;
+use gen_worker_testkit::FakeScheduler;
+use gen_worker_tests::{Embedded, WorkerProcess, WorkerSettings};
 use serde_json::Value;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -156,41 +153,14 @@ async fn an_attempt_that_failed_is_one_line_too() {
     assert_eq!((&failed[2]["attempts"], &failed[2]["cause"]), (&3.into(), &"the worker started".into()));
 }
 
-/// A worker in this process, with waits that no variable sets.
-struct InProcess {
-    shutdown: Shutdown,
-    working: JoinHandle<Result<(), WorkerFailure>>,
-}
-
-impl InProcess {
-    fn start(addresses: &str, adjust: impl FnOnce(&mut RuntimeConfig)) -> Self {
-        let env = Env::from_iter([
-            ("SCHEDULER_ADDRS", addresses),
-            ("SCHEDULER_ADDR", addresses.split(',').next().expect("there is one")),
-            ("RECONNECT_DELAY", "0.01"),
-            ("RECONNECT_JITTER_SECONDS", "0"),
-        ]);
-        let mut config = WorkerConfig::from_env(&env).expect("the settings are right").runtime;
-        adjust(&mut config);
-        let idle = Function::builder::<Value>("idle", "tests")
-            .asynchronous(|_: Call<Value>| async { Ok::<_, WorkerError>(()) })
-            .expect("its types have schemas");
-        let worker = Worker::builder(config).function(idle).build().expect("the worker has a function");
-        Self { shutdown: worker.shutdown(), working: std::thread::spawn(move || worker.run()) }
-    }
-
-    async fn ended(self) -> Result<(), WorkerFailure> {
-        tokio::task::spawn_blocking(|| self.working.join().expect("it does not panic"))
-            .await
-            .expect("nor does this")
-    }
-
-    async fn leave(self, mut stream: WorkerStream) {
-        self.shutdown.drain();
-        stream.ended().await.expect("in peace");
-        stream.end_ok();
-        self.ended().await.expect("left as asked");
-    }
+/// A worker in this process with one function, and these waits.
+fn embedded(addresses: &str, adjust: impl FnOnce(&mut RuntimeConfig)) -> Embedded {
+    let mut settings = Embedded::settings(addresses);
+    adjust(&mut settings);
+    let idle = Function::builder::<Value>("idle", "tests")
+        .asynchronous(|_: Call<Value>| async { Ok::<_, WorkerError>(()) })
+        .expect("its types have schemas");
+    Embedded::start(Worker::builder(settings).function(idle))
 }
 
 #[tokio::test]
@@ -198,7 +168,7 @@ async fn failures_are_forgotten_only_after_a_time_of_health() {
     let scheduler = FakeScheduler::start().await;
     let address = scheduler.addr().to_string();
     let limit = |config: &mut RuntimeConfig| config.max_reconnect_attempts = Some(3.try_into().unwrap());
-    let worker = InProcess::start(&address, limit);
+    let worker = embedded(&address, limit);
     for _ in 0..3 {
         scheduler.accept().await.fail(Status::unavailable("restarting")).await;
     }
@@ -207,7 +177,7 @@ async fn failures_are_forgotten_only_after_a_time_of_health() {
         panic!("{ended:?}");
     };
 
-    let worker = InProcess::start(&address, |config| {
+    let worker = embedded(&address, |config| {
         limit(config);
         config.stable = Duration::ZERO;
     });
@@ -222,7 +192,7 @@ async fn a_peer_that_never_speaks_http2_is_left_for_the_next() {
     let mute = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let next = FakeScheduler::start().await;
     let addresses = format!("{},{}", mute.local_addr().unwrap(), next.addr());
-    let worker = InProcess::start(&addresses, |config| {
+    let worker = embedded(&addresses, |config| {
         // Connected by its age, which must not make it the address to start with.
         config.connected_after = Duration::from_millis(50);
         config.keepalive_interval = Duration::from_millis(200);
@@ -263,7 +233,7 @@ async fn answer_pings(peer: &mut TcpStream, mut pings: u32) {
 #[tokio::test]
 async fn a_scheduler_that_only_answers_pings_is_healthy() {
     let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let worker = InProcess::start(&silent.local_addr().unwrap().to_string(), |config| {
+    let worker = embedded(&silent.local_addr().unwrap().to_string(), |config| {
         config.keepalive_interval = Duration::from_millis(20);
         config.keepalive_timeout = Duration::from_millis(300);
     });
@@ -271,7 +241,7 @@ async fn a_scheduler_that_only_answers_pings_is_healthy() {
     // Three times as long as a peer that does not answer would be kept.
     timeout(PATIENCE, answer_pings(&mut peer, 48)).await.unwrap();
     assert!(timeout(Duration::ZERO, silent.accept()).await.is_err(), "the stream was opened again");
-    worker.shutdown.drain();
+    worker.shutdown().drain();
     drop((peer, silent));
     worker.ended().await.unwrap();
 }

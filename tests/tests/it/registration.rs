@@ -8,10 +8,10 @@ use std::{
     time::Duration,
 };
 
-use gen_worker::{Call, Env, Function, Worker, WorkerConfig, WorkerError};
+use gen_worker::{Call, Function, RuntimeConfig, Worker, WorkerError};
 use gen_worker_proto::scheduler::worker_scheduler_message::Msg;
-use gen_worker_testkit::FakeScheduler;
-use gen_worker_tests::WorkerSettings;
+use gen_worker_testkit::{FakeScheduler, WorkerStream};
+use gen_worker_tests::{Embedded, WorkerSettings};
 
 use super::{CONFORMANCE, worker};
 
@@ -64,46 +64,64 @@ async fn heartbeats_repeat_the_registration() {
     assert!(!heartbeat.resources.unwrap().function_schemas.is_empty());
 }
 
-/// A function that never yields, on every thread that user code has: the heartbeats that release it must come all the same.
+/// A worker on whose every thread for user code, and beyond, `spin` spins until it is released.
+struct Spinning {
+    worker: Embedded,
+    stream: WorkerStream,
+    runs: usize,
+    released: Release,
+}
+
+impl Spinning {
+    async fn start(scheduler: &FakeScheduler) -> Self {
+        let released = Arc::new(AtomicBool::new(false));
+        let heartbeat = Duration::from_millis(50);
+        let settings = RuntimeConfig { heartbeat, ..Embedded::settings(&scheduler.addr().to_string()) };
+        let worker = Embedded::start(Worker::builder(settings).function(spin(released.clone())));
+        let mut stream = scheduler.accept().await;
+        stream.next_registration().await;
+        let runs = std::thread::available_parallelism().unwrap().get() * 2;
+        for n in 0..runs {
+            stream.run(&n.to_string(), "spin", serde_json::json!({})).await;
+        }
+        Self { worker, stream, runs, released: Release(released) }
+    }
+}
+
+/// Ends what spins when the test ends, also when it fails.
+struct Release(Arc<AtomicBool>);
+
+impl Drop for Release {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
+fn spin(released: Arc<AtomicBool>) -> Function {
+    Function::builder::<serde_json::Value>("spin", "tests")
+        .asynchronous(move |_: Call<serde_json::Value>| {
+            let released = released.clone();
+            async move {
+                while !released.load(Ordering::Relaxed) {
+                    std::hint::spin_loop();
+                }
+                Ok::<_, WorkerError>(())
+            }
+        })
+        .unwrap()
+}
+
+/// The heartbeats that release what spins must come all the same.
 #[tokio::test]
 async fn user_code_cannot_delay_a_heartbeat() {
     let scheduler = FakeScheduler::start().await;
-    let address = scheduler.addr().to_string();
-    let released = Arc::new(AtomicBool::new(false));
-    let spin = {
-        let released = released.clone();
-        Function::builder::<serde_json::Value>("spin", "tests")
-            .asynchronous(move |_: Call<serde_json::Value>| {
-                let released = released.clone();
-                async move {
-                    while !released.load(Ordering::Relaxed) {
-                        std::hint::spin_loop();
-                    }
-                    Ok::<_, WorkerError>(())
-                }
-            })
-            .unwrap()
-    };
-    let config = WorkerConfig::from_env(&Env::from_iter([("SCHEDULER_ADDR", address)])).unwrap();
-    let runtime = gen_worker::RuntimeConfig { heartbeat: Duration::from_millis(50), ..config.runtime };
-    let worker = Worker::builder(runtime).function(spin).build().unwrap();
-    let shutdown = worker.shutdown();
-    let working = std::thread::spawn(move || worker.run());
-    let mut stream = scheduler.accept().await;
-    stream.next_registration().await;
-    let threads = std::thread::available_parallelism().unwrap().get();
-    for n in 0..threads * 2 {
-        stream.run(&format!("r{n}"), "spin", serde_json::json!({})).await;
-    }
+    let mut spinning = Spinning::start(&scheduler).await;
     for _ in 0..5 {
-        assert!(stream.next_registration().await.is_heartbeat);
+        assert!(spinning.stream.next_registration().await.is_heartbeat);
     }
-    released.store(true, Ordering::Relaxed);
-    for _ in 0..threads * 2 {
-        assert!(stream.next_result().await.success);
+    drop(spinning.released);
+    for _ in 0..spinning.runs {
+        assert!(spinning.stream.next_result().await.success);
     }
-    shutdown.drain();
-    stream.ended().await.unwrap();
-    stream.end_ok();
-    tokio::task::spawn_blocking(|| working.join().unwrap().unwrap()).await.unwrap();
+    spinning.worker.leave(spinning.stream).await;
 }
