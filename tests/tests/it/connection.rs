@@ -4,9 +4,9 @@ use std::time::{Duration, Instant};
 
 use gen_worker::{Call, Function, RuntimeConfig, Worker, WorkerError, WorkerFailure};
 use gen_worker_runtime::ConnectionError;
-use gen_worker_testkit::FakeScheduler;
+use gen_worker_testkit::{FakeScheduler, FaultProxy};
 use gen_worker_tests::{Embedded, WorkerProcess, WorkerSettings};
-use serde_json::Value;
+use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -244,4 +244,77 @@ async fn a_scheduler_that_only_answers_pings_is_healthy() {
     worker.shutdown().drain();
     drop((peer, silent));
     worker.ended().await.unwrap();
+}
+
+#[tokio::test]
+async fn streams_that_end_in_peace_at_once_are_failures_too() {
+    let scheduler = FakeScheduler::start().await;
+    let mut worker = WorkerSettings::new(CONFORMANCE, &scheduler).set("MAX_RECONNECT_ATTEMPTS", "3").start();
+    for _ in 0..3 {
+        scheduler.accept().await.end_ok();
+    }
+    assert_eq!(worker.ended().await.code(), Some(4));
+    nothing_comes_to(&scheduler).await;
+}
+
+#[tokio::test]
+async fn a_leader_that_has_died_is_not_dialled_for_ever() {
+    let (follower, mut leader) = (FakeScheduler::start().await, FakeScheduler::start().await);
+    follower.refuse_next(not_leader(&leader));
+    let _worker = WorkerSettings::new(CONFORMANCE, &follower).start();
+    leader.accept().await.next_registration().await;
+    leader.stop().await;
+    follower.accept().await.next_registration().await;
+}
+
+#[tokio::test]
+async fn an_attempt_that_was_refused_is_logged_with_the_code() {
+    let scheduler = FakeScheduler::start().await;
+    scheduler.refuse_next(Status::unauthenticated("expired"));
+    let worker = WorkerSettings::new(CONFORMANCE, &scheduler).start();
+    scheduler.accept().await.next_registration().await;
+    let failed = &lines(&worker, "not connected")[0];
+    assert_eq!(failed["error"], "Unauthenticated: expired", "{failed}");
+}
+
+/// The network swallows everything and tells neither side: only unanswered pings show it.
+#[tokio::test]
+async fn a_peer_that_is_gone_without_a_word_is_left() {
+    let scheduler = FakeScheduler::start().await;
+    let network = FaultProxy::start(scheduler.addr()).await;
+    let worker = embedded(&network.addr().to_string(), |settings| {
+        settings.keepalive_interval = Duration::from_millis(100);
+        settings.keepalive_timeout = Duration::from_millis(100);
+    });
+    let mut lost = scheduler.accept().await;
+    lost.next_registration().await;
+    network.pause();
+    let dialled_again = async {
+        while network.accepted() < 2 {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, dialled_again).await.expect("the worker leaves a network that is silent");
+    network.resume();
+    let mut stream = scheduler.accept().await;
+    stream.next_registration().await;
+    stream.run("heard", "idle", Value::Null).await;
+    assert_eq!(stream.next_result().await.run_id, "heard");
+    worker.leave(stream).await;
+}
+
+#[tokio::test]
+async fn a_message_above_the_limit_costs_the_stream_and_no_result() {
+    let (scheduler, worker, mut stream) = worker(&[("WORKER_MAX_MESSAGE_BYTES", "1")]).await;
+    stream.run("at work", "sleep", json!({"ms": 300})).await;
+    stream.run("finished", "echo", json!({"text": ""})).await;
+    stream.next_result().await;
+    stream.run("too large", "echo", json!({"text": "x".repeat(3 << 20)})).await;
+    let mut stream = scheduler.accept().await;
+    for run_id in ["finished", "at work"] {
+        let result = stream.next_result().await;
+        assert!(result.success && result.run_id == run_id, "{result:?}");
+    }
+    let connected = &lines(&worker, "connected")[1];
+    assert!(connected["cause"].as_str().unwrap().starts_with("OutOfRange"), "{connected}");
 }

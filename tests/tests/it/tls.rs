@@ -1,11 +1,15 @@
 //! Schedulers over TLS: whom the worker trusts, and as whom it shows itself.
 
-use std::{fs, path::Path};
+use std::{fs, path::Path, time::Duration};
 
 use gen_worker_testkit::FakeScheduler;
 use gen_worker_tests::{WorkerProcess, WorkerSettings};
 use rcgen::{BasicConstraints, Certificate, CertificateParams, IsCa, Issuer, KeyPair};
-use tonic::transport::{self, Identity, ServerTlsConfig};
+use tokio::time::timeout;
+use tonic::{
+    Status,
+    transport::{self, Identity, ServerTlsConfig},
+};
 
 use super::CONFORMANCE;
 
@@ -48,13 +52,21 @@ impl Authority {
 
 /// A worker that dials over TLS, with these files in its folder and these variables naming them.
 fn worker(scheduler: &FakeScheduler, files: &[(&str, &str)]) -> WorkerProcess {
+    worker_with(scheduler, files, |settings| settings)
+}
+
+fn worker_with(
+    scheduler: &FakeScheduler,
+    files: &[(&str, &str)],
+    more: impl FnOnce(WorkerSettings) -> WorkerSettings,
+) -> WorkerProcess {
     let mut settings = WorkerSettings::new(CONFORMANCE, scheduler).set("USE_TLS", "true");
     for (variable, pem) in files {
         let file = settings.directory().join(variable);
         fs::write(&file, pem).expect("its folder is there");
         settings = settings.set(variable, file.to_string_lossy());
     }
-    settings.set("MAX_RECONNECT_ATTEMPTS", "2").start()
+    more(settings).set("MAX_RECONNECT_ATTEMPTS", "2").start()
 }
 
 #[tokio::test]
@@ -115,4 +127,19 @@ async fn mistakes_in_the_files_end_the_start() {
     let missing = Path::new("no-such-file.pem").to_string_lossy();
     let mut worker = WorkerSettings::new(CONFORMANCE, &scheduler).set("SCHEDULER_TLS_CA", missing).start();
     assert_eq!(worker.ended().await.code(), Some(2));
+}
+
+#[tokio::test]
+async fn no_redirect_leads_from_tls_to_plaintext() {
+    let authority = Authority::new();
+    let follower = FakeScheduler::start_tls(authority.server()).await;
+    let leader = FakeScheduler::start().await;
+    follower.refuse_next(Status::failed_precondition(format!("not_leader:grpc://{}", leader.addr())));
+    let ca = authority.certificate.pem();
+    let worker = worker_with(&follower, &[("SCHEDULER_TLS_CA", &ca)], |settings| {
+        settings.set("SCHEDULER_REDIRECT_ALLOW", leader.addr().to_string()).set("AUTH_TOKEN", "hunter2")
+    });
+    follower.accept().await.next_registration().await;
+    assert!(timeout(Duration::ZERO, leader.accept()).await.is_err(), "the redirect was followed");
+    assert!(worker.log().contains("from TLS to plaintext"), "{}", worker.log());
 }
