@@ -4,6 +4,7 @@ use gen_worker_proto::scheduler::{self as v1, worker_scheduler_message::Msg};
 use gen_worker_testkit::WorkerStream;
 use gen_worker_tests::pack;
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
 
 use super::worker;
 
@@ -151,4 +152,50 @@ async fn capacity_that_is_lost_is_not_advertised() {
             break;
         }
     }
+}
+
+#[tokio::test]
+async fn a_deadline_ends_blocking_code_as_far_as_anyone_can_tell() {
+    let (_scheduler, _worker, mut stream) = worker(&[]).await;
+    stream.send(with_deadline("spin", &json!({"ms": 20_000}), 50)).await;
+    ends_as(&mut stream, "timeout", true).await;
+}
+
+#[tokio::test]
+async fn a_deadline_counts_from_admission_on() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}", silent.local_addr().unwrap());
+    let (_scheduler, _worker, mut stream) = worker(&[]).await;
+    let Msg::RunRequest(request) = with_deadline("digest", &json!({"file": {"ref": "cat.png"}}), 200) else {
+        unreachable!("it is a run")
+    };
+    stream.send(Msg::RunRequest(v1::TaskExecutionRequest { file_base_url: base, ..request })).await;
+    ends_as(&mut stream, "timeout", true).await;
+}
+
+#[tokio::test]
+async fn a_cancel_that_comes_twice_or_late_changes_nothing() {
+    let (_scheduler, _worker, mut stream) = worker(&[]).await;
+    stream.run("r", "sleep", json!({"ms": 3_600_000})).await;
+    stream.send(interrupt("r")).await;
+    stream.send(interrupt("r")).await;
+    ends_as(&mut stream, "canceled", false).await;
+    stream.send(interrupt("r")).await;
+    stream.run("next", "echo", json!({"text": ""})).await;
+    let next = stream.next_result().await;
+    assert!(next.success && next.run_id == "next", "{next:?}");
+}
+
+/// The cancel is for the first attempt, and comes when the second is at work.
+#[tokio::test]
+async fn a_cancel_of_an_attempt_is_for_that_attempt() {
+    let (_scheduler, _worker, mut stream) = worker(&[]).await;
+    let Msg::RunRequest(request) = with_deadline("sleep", &json!({"ms": 300}), 0) else {
+        unreachable!("it is a run")
+    };
+    stream.send(Msg::RunRequest(v1::TaskExecutionRequest { attempt: 2, ..request })).await;
+    let first = v1::InterruptTaskCommand { run_id: "r".into(), attempt: 1 };
+    stream.send(Msg::InterruptRunCmd(first)).await;
+    let result = stream.next_result().await;
+    assert!(result.success && result.attempt == 2, "{result:?}");
 }

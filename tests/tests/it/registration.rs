@@ -9,7 +9,7 @@ use std::{
 };
 
 use gen_worker::{Call, Function, RuntimeConfig, Worker, WorkerError};
-use gen_worker_proto::scheduler::worker_scheduler_message::Msg;
+use gen_worker_proto::scheduler::{self as v1, worker_scheduler_message::Msg};
 use gen_worker_testkit::{FakeScheduler, WorkerStream};
 use gen_worker_tests::{Embedded, WorkerSettings};
 
@@ -122,6 +122,21 @@ async fn user_code_cannot_delay_a_heartbeat() {
     drop(spinning.released);
     for _ in 0..spinning.runs {
         assert!(spinning.stream.next_result().await.success);
+    }
+    spinning.worker.leave(spinning.stream).await;
+}
+
+#[tokio::test]
+async fn user_code_cannot_delay_a_cancel_or_a_drain() {
+    let scheduler = FakeScheduler::start().await;
+    let mut spinning = Spinning::start(&scheduler).await;
+    let interrupt = v1::InterruptTaskCommand { run_id: "0".into(), attempt: 0 };
+    spinning.stream.send(Msg::InterruptRunCmd(interrupt)).await;
+    let canceled = spinning.stream.next_result().await;
+    assert_eq!((canceled.run_id.as_str(), canceled.error_type.as_str()), ("0", "canceled"));
+    spinning.worker.shutdown().drain();
+    for _ in 1..spinning.runs {
+        assert_eq!(spinning.stream.next_result().await.error_type, "retryable");
     }
     spinning.worker.leave(spinning.stream).await;
 }
