@@ -214,6 +214,7 @@ async fn a_payload_above_the_usual_message_limit_is_taken() {
 #[tokio::test]
 async fn unknown_messages_are_ignored() {
     let (_scheduler, _worker, mut stream) = worker(&[]).await;
+    stream.send_unknown().await;
     stream.send(Msg::SpawnTasks(v1::SpawnTasksRequest::default())).await;
     stream.send(Msg::RunRequest(v1::TaskExecutionRequest::default())).await;
     stream.send(Msg::TokenRefresh(v1::TokenRefresh::default())).await;
@@ -283,4 +284,27 @@ async fn a_panic_is_one_line_with_where_it_happened() {
     let line =
         log.lines().find(|line| line.contains("at the disco")).unwrap_or_else(|| panic!("no line in\n{log}"));
     assert!(line.contains("runs.rs") && line.contains("\"run_id\":\"r\""), "{line}");
+}
+
+#[tokio::test]
+async fn an_output_that_no_message_can_hold_is_a_refusal_that_says_so() {
+    let (_scheduler, _worker, mut stream) = worker(&[("WORKER_MAX_MESSAGE_BYTES", "1")]).await;
+    // The limit is raised to the least that holds what belongs around a payload.
+    let result = result_of(&mut stream, "raw", json!({"size": 2 << 20})).await;
+    let (kind, retryable, safe, _) = failure(&result);
+    assert_eq!((kind, retryable), ("validation", false));
+    assert!(safe.starts_with("Output payload too large: "), "{safe}");
+    assert!(result_of(&mut stream, "echo", json!({"text": ""})).await.success);
+}
+
+#[tokio::test]
+async fn what_a_caller_is_not_told_stands_in_the_workers_log() {
+    let (_scheduler, worker, mut stream) = worker(&[]).await;
+    let payload = json!({"kind": "internal", "message": "disk 7 is on fire"});
+    let result = result_of(&mut stream, "fail", payload).await;
+    assert_eq!(failure(&result).3, "InternalError: internal error");
+    let log = worker.log();
+    let line = log.lines().find(|line| line.contains("disk 7 is on fire"));
+    let line = line.unwrap_or_else(|| panic!("no line in\n{log}"));
+    assert!(line.contains(r#""run_id":"r""#) && line.contains(r#""function":"fail""#), "{line}");
 }

@@ -131,6 +131,15 @@ impl WorkerStream {
         self.push(Ok(WorkerSchedulerMessage { msg: Some(msg) })).await;
     }
 
+    /// Sends a message of a kind that no worker of this version knows.
+    ///
+    /// # Panics
+    /// As [`send`](Self::send).
+    pub async fn send_unknown(&mut self) {
+        // What a reader cannot name, it reads as no kind at all; so it reads an empty message.
+        self.push(Ok(WorkerSchedulerMessage { msg: None })).await;
+    }
+
     /// Starts a run with this payload, encoded as MessagePack with field names as keys.
     ///
     /// # Panics
