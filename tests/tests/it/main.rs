@@ -4,8 +4,10 @@
 mod cancel;
 mod connection;
 mod credentials;
+mod delivery;
 mod drain;
 mod files;
+mod gpu;
 mod job;
 mod journal;
 mod models;

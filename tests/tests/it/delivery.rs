@@ -1,0 +1,122 @@
+//! What becomes of results that were written, and of functions that panic: with waits that no variable sets.
+
+use std::time::Duration;
+
+use futures_util::{StreamExt, stream};
+use gen_worker::{Call, DeltaStream, Function, RealtimeSocket, RuntimeConfig, Worker, WorkerError};
+use gen_worker_proto::scheduler::{self as v1, worker_scheduler_message::Msg};
+use gen_worker_testkit::{FakeScheduler, WorkerStream};
+use gen_worker_tests::Embedded;
+use serde_json::{Value, json};
+
+fn echo() -> Function {
+    Function::builder::<Value>("echo", "tests")
+        .asynchronous(|call: Call<Value>| async move { Ok::<_, WorkerError>(call.input) })
+        .unwrap()
+}
+
+/// A worker that keeps a written result for no time at all, and looks every few milliseconds.
+async fn forgetful(scheduler: &FakeScheduler) -> (Embedded, WorkerStream) {
+    let settings = RuntimeConfig {
+        result_retention: Duration::ZERO,
+        heartbeat: Duration::from_millis(20),
+        ..Embedded::settings(&scheduler.addr().to_string())
+    };
+    let worker = Embedded::start(Worker::builder(settings).function(echo()));
+    (worker, scheduler.accept().await)
+}
+
+/// Runs `echo`, whose result is the next.
+async fn run_echo(stream: &mut WorkerStream, run_id: &str) {
+    stream.run(run_id, "echo", json!({})).await;
+    assert_eq!(stream.next_result().await.run_id, run_id);
+}
+
+/// The worker has kept its books since.
+async fn a_heartbeat_later(stream: &mut WorkerStream) {
+    for _ in 0..2 {
+        while !stream.next_registration().await.is_heartbeat {}
+    }
+}
+
+#[tokio::test]
+async fn a_result_is_forgotten_after_its_time_when_nobody_acknowledges() {
+    let scheduler = FakeScheduler::start().await;
+    let (worker, mut stream) = forgetful(&scheduler).await;
+    run_echo(&mut stream, "old").await;
+    a_heartbeat_later(&mut stream).await;
+    stream.drop_connection();
+    let mut stream = scheduler.accept().await;
+    run_echo(&mut stream, "new").await;
+    worker.leave(stream).await;
+}
+
+#[tokio::test]
+async fn a_scheduler_that_acknowledges_is_waited_for_however_long_it_takes() {
+    let scheduler = FakeScheduler::start().await;
+    let (worker, mut stream) = forgetful(&scheduler).await;
+    stream.hello(&["result-ack"]).await;
+    run_echo(&mut stream, "kept").await;
+    a_heartbeat_later(&mut stream).await;
+    stream.drop_connection();
+    let mut stream = scheduler.accept().await;
+    let kept = stream.next_result().await;
+    assert_eq!(kept.run_id, "kept");
+    stream.ack(&kept).await;
+    run_echo(&mut stream, "probe").await;
+    worker.leave(stream).await;
+}
+
+fn blocks() -> Function {
+    Function::builder::<Value>("blocks", "tests")
+        .blocking(|_: Call<Value>| -> Result<(), WorkerError> { panic!("in a thread") })
+        .unwrap()
+}
+
+fn streams() -> Function {
+    Function::builder::<Value>("streams", "tests")
+        .asynchronous(|_: Call<Value>| async {
+            let items = stream::iter([1, 2]).map(|n| if n == 2 { panic!("in a stream") } else { Ok(n) });
+            Ok::<_, WorkerError>(DeltaStream::new(items))
+        })
+        .unwrap()
+}
+
+fn converses() -> Function {
+    Function::realtime("converses", "tests")
+        .asynchronous(|_: Call<RealtimeSocket>| async {
+            if true {
+                panic!("in a session");
+            }
+            Ok::<_, WorkerError>(())
+        })
+        .unwrap()
+}
+
+#[tokio::test]
+async fn whatever_panics_is_reported_as_internal_and_the_worker_lives_on() {
+    let scheduler = FakeScheduler::start().await;
+    let settings = Embedded::settings(&scheduler.addr().to_string());
+    let functions = [blocks(), streams(), converses(), echo()];
+    let worker = Embedded::start(Worker::builder(settings).functions(functions));
+    let mut stream = scheduler.accept().await;
+    for function in ["blocks", "streams"] {
+        stream.run(function, function, json!({})).await;
+        let result = stream.next_result().await;
+        let told = (result.error_type.as_str(), result.retryable, result.safe_message.as_str());
+        assert_eq!(told, ("internal", false, "internal error"), "{function}");
+    }
+    let events: Vec<_> = stream.events("streams").into_iter().map(|event| event.event_type).collect();
+    assert_eq!(events[..2], ["output.delta", "output.error"]);
+    let open = v1::RealtimeOpenCommand {
+        session_id: "s".into(),
+        function_name: "converses".into(),
+        ..Default::default()
+    };
+    stream.send(Msg::RealtimeOpenCmd(open)).await;
+    let close =
+        stream.wait_for("a close", |m| if let Msg::RealtimeCloseCmd(c) = m { Some(c) } else { None }).await;
+    assert_eq!(close.reason, "error:InternalError");
+    run_echo(&mut stream, "after").await;
+    worker.leave(stream).await;
+}
