@@ -2,13 +2,15 @@
 
 use std::{fs, path::Path};
 
+use gen_worker::{Call, Function, ModelArtifacts, ModelBinding, Worker, WorkerError};
 use gen_worker_core::{Algorithm, Digest};
 use gen_worker_proto::scheduler::{
     self as v1, TaskExecutionResult, WorkerResources, worker_scheduler_message::Msg,
 };
 use gen_worker_testkit::{FakeHub, FakeScheduler, Fault, WorkerStream};
-use gen_worker_tests::{WorkerProcess, WorkerSettings, unpack};
+use gen_worker_tests::{Embedded, WorkerProcess, WorkerSettings, unpack};
 use serde_json::{Value, json};
+use tokio::net::TcpListener;
 
 use super::{CONFORMANCE, worker};
 
@@ -267,4 +269,53 @@ async fn unload(stream: &mut WorkerStream, model_id: &str) {
     let pick = |msg| if let Msg::UnloadModelResult(result) = msg { Some(result) } else { None };
     let answer = stream.wait_for("an unload result", pick).await;
     assert_eq!((answer.model_id.as_str(), answer.success), (model_id, true), "{answer:?}");
+}
+
+/// A hub that takes connections and never answers.
+#[tokio::test]
+async fn a_model_command_keeps_nothing_else_waiting() {
+    let silent = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", silent.local_addr().unwrap());
+    let (_scheduler, mut worker, mut stream) = worker(&[("COZY_HUB_URL", &url)]).await;
+    stream.send(Msg::LoadModelCmd(v1::LoadModelCommand { model_id: MODEL.into() })).await;
+    let _loading = silent.accept().await.unwrap();
+    stream.run("asleep", "sleep", json!({"ms": 3_600_000})).await;
+    let interrupt = v1::InterruptTaskCommand { run_id: "asleep".into(), attempt: 0 };
+    stream.send(Msg::InterruptRunCmd(interrupt)).await;
+    assert_eq!(stream.next_result().await.error_type, "canceled");
+    stream.run("awake", "echo", json!({"text": ""})).await;
+    assert!(stream.next_result().await.success);
+    unload(&mut stream, "acme/other").await;
+    // Nor does it keep the worker.
+    worker.terminate().await;
+    stream.ended().await.unwrap();
+    stream.end_ok();
+    assert!(worker.ended().await.success());
+}
+
+/// Neither a source of models nor a manager for them.
+#[tokio::test]
+async fn without_a_model_manager_the_allow_list_counts_all_the_same() {
+    let wants = Function::builder::<Value>("wants", "tests")
+        .model::<ModelArtifacts>("model", ModelBinding::Payload("model_ref"))
+        .asynchronous(|_: Call<Value>| async { Ok::<_, WorkerError>(()) })
+        .unwrap();
+    let scheduler = FakeScheduler::start().await;
+    let settings = Embedded::settings(&scheduler.addr().to_string());
+    let worker = Embedded::start(Worker::builder(settings).function(wants));
+    let mut stream = scheduler.accept().await;
+    assert!(!stream.next_registration().await.resources.unwrap().supports_model_loading);
+    configure(&mut stream, &["acme/other"], &[]).await;
+    for (model_ref, words) in
+        [(MODEL, "not allowed for deployment"), ("acme/other", "without a source of models")]
+    {
+        stream.run("r", "wants", json!({"model_ref": model_ref})).await;
+        let result = stream.next_result().await;
+        let (kind, message) = refusal(&result);
+        assert!(kind == "validation" && message.contains(words), "{kind}: {message}");
+    }
+    let (model_id, success, message) = load(&mut stream, MODEL).await;
+    assert_eq!((model_id.as_str(), success), (MODEL, false));
+    assert_eq!(message, "LoadModelCommand: No model manager configured on worker.");
+    worker.leave(stream).await;
 }

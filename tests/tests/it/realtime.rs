@@ -1,7 +1,11 @@
 //! Realtime sessions (contract §3.9).
 
+use std::{future::pending, num::NonZeroU32};
+
+use gen_worker::{Call, Function, RealtimeSocket, ResourceRequirements, Worker, WorkerError};
 use gen_worker_proto::scheduler::{self as v1, worker_scheduler_message::Msg};
-use gen_worker_testkit::WorkerStream;
+use gen_worker_testkit::{FakeScheduler, WorkerStream};
+use gen_worker_tests::Embedded;
 use serde_json::json;
 
 use super::worker;
@@ -201,4 +205,43 @@ async fn a_session_ends_with_its_stream() {
     stream.drop_connection();
     let mut stream = scheduler.accept().await;
     assert_eq!(next_close(&mut stream).await, closed("s", "stream_lost"));
+}
+
+#[tokio::test]
+async fn a_session_that_is_open_is_not_opened_twice() {
+    let (_scheduler, _worker, mut stream) = worker(&[]).await;
+    open_mirror(&mut stream, "s").await;
+    open_mirror(&mut stream, "s").await;
+    say(&mut stream, "s", "once", true).await;
+    assert_eq!(next_frame(&mut stream).await, ("s".into(), b"once".to_vec(), true));
+    hang_up(&mut stream, "s").await;
+    assert_eq!(next_close(&mut stream).await, closed("s", "completed"));
+    open_mirror(&mut stream, "s").await;
+    say(&mut stream, "s", "again", true).await;
+    assert_eq!(next_frame(&mut stream).await.1, b"again");
+}
+
+#[tokio::test]
+async fn a_handler_that_does_not_heed_the_close_is_ended_and_gives_its_place_back() {
+    let deaf = Function::realtime("deaf", "tests")
+        .resources(ResourceRequirements { max_concurrency: NonZeroU32::new(1), ..Default::default() })
+        .asynchronous(|_: Call<RealtimeSocket>| pending::<Result<(), WorkerError>>())
+        .unwrap();
+    let scheduler = FakeScheduler::start().await;
+    let settings = Embedded::settings(&scheduler.addr().to_string());
+    let worker = Embedded::start(Worker::builder(settings).function(deaf));
+    let mut stream = scheduler.accept().await;
+    for session_id in ["first", "second"] {
+        loop {
+            stream.send(Msg::RealtimeOpenCmd(open(session_id, "deaf"))).await;
+            hang_up(&mut stream, session_id).await;
+            let (closed, reason) = next_close(&mut stream).await;
+            assert_eq!(closed, session_id);
+            if reason == "error:CanceledError" {
+                break;
+            }
+            assert_eq!(reason, "worker busy", "only its place is still to be given back");
+        }
+    }
+    worker.leave(stream).await;
 }
