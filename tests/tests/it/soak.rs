@@ -11,9 +11,7 @@ use gen_worker_proto::scheduler::{self as v1, worker_scheduler_message::Msg};
 use gen_worker_testkit::{FakeScheduler, WorkerStream};
 use tokio::time::{Instant, timeout_at};
 
-const RUNS: usize = 5_000;
 const IN_FLIGHT: usize = 200;
-const STREAM_LIVES: Duration = Duration::from_millis(300);
 
 /// How often each run was executed.
 type Executions = Arc<Mutex<BTreeMap<String, u32>>>;
@@ -32,8 +30,11 @@ fn nap(executions: Executions) -> Function {
         .unwrap()
 }
 
-/// A scheduler that acknowledges, and on every new stream sends again what it has no result of.
+/// A scheduler that on every new stream sends again what it has no result of.
 struct Schedule {
+    runs: usize,
+    acknowledges: bool,
+    stream_lives: Duration,
     waiting: VecDeque<String>,
     sent: BTreeSet<String>,
     results: BTreeMap<String, u32>,
@@ -53,12 +54,13 @@ impl Schedule {
 
     /// One stream, for as long as it lives or until everything has a result.
     async fn serve(&mut self, stream: &mut WorkerStream) {
-        let end = Instant::now() + STREAM_LIVES;
+        let end = Instant::now() + self.stream_lives;
+        let (mut told, mut asked_again) = (BTreeSet::new(), self.sent.clone());
         stream.next_registration().await;
         for run_id in &self.sent {
             stream.send(Self::request(run_id)).await;
         }
-        while self.results.len() < RUNS {
+        while self.results.len() < self.runs {
             while self.sent.len() < IN_FLIGHT
                 && let Some(run_id) = self.waiting.pop_front()
             {
@@ -67,7 +69,11 @@ impl Schedule {
             }
             let Ok(result) = timeout_at(end, stream.next_result()).await else { return };
             assert!(result.success && result.attempt == 1, "{result:?}");
-            stream.ack(&result).await;
+            let once_or_asked = told.insert(result.run_id.clone()) || asked_again.remove(&result.run_id);
+            assert!(once_or_asked, "twice on one stream: {result:?}");
+            if self.acknowledges {
+                stream.ack(&result).await;
+            }
             self.sent.remove(&result.run_id);
             *self.results.entry(result.run_id).or_default() += 1;
         }
@@ -76,6 +82,15 @@ impl Schedule {
 
 #[tokio::test]
 async fn no_result_is_lost_and_no_run_executed_twice_while_the_stream_keeps_breaking() {
+    soak(5_000, true, Duration::from_millis(300)).await;
+}
+
+#[tokio::test]
+async fn nor_when_the_scheduler_acknowledges_nothing() {
+    soak(2_000, false, Duration::from_millis(100)).await;
+}
+
+async fn soak(runs: usize, acknowledges: bool, stream_lives: Duration) {
     let scheduler = FakeScheduler::start().await;
     let env = Env::from_iter([
         ("SCHEDULER_ADDR", scheduler.addr().to_string().as_str()),
@@ -88,14 +103,15 @@ async fn no_result_is_lost_and_no_run_executed_twice_while_the_stream_keeps_brea
     let worker = Worker::builder(config.runtime).function(nap(executions.clone())).build().unwrap();
     let shutdown = worker.shutdown();
     let working = std::thread::spawn(move || worker.run());
-    let waiting = (0..RUNS).map(|n| format!("run-{n}")).collect();
-    let mut schedule = Schedule { waiting, sent: BTreeSet::new(), results: BTreeMap::new() };
+    let waiting = (0..runs).map(|n| format!("run-{n}")).collect();
+    let (sent, results) = (BTreeSet::new(), BTreeMap::new());
+    let mut schedule = Schedule { runs, acknowledges, stream_lives, waiting, sent, results };
     let mut streams = 0;
-    while schedule.results.len() < RUNS {
+    while schedule.results.len() < runs {
         let mut stream = scheduler.accept().await;
         streams += 1;
         schedule.serve(&mut stream).await;
-        if schedule.results.len() < RUNS {
+        if schedule.results.len() < runs {
             stream.drop_connection();
         } else {
             shutdown.drain();
@@ -105,6 +121,6 @@ async fn no_result_is_lost_and_no_run_executed_twice_while_the_stream_keeps_brea
     tokio::task::spawn_blocking(|| working.join().unwrap().unwrap()).await.unwrap();
     let executions = executions.lock().unwrap();
     assert!(streams > 1, "the stream never broke");
-    assert_eq!(executions.len(), RUNS);
+    assert_eq!(executions.len(), runs);
     assert!(executions.values().all(|times| *times == 1), "executed twice after {streams} streams");
 }
