@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    path::PathBuf,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
@@ -35,6 +36,27 @@ fn keys(publisher: &FakeHub) -> String {
 fn token(seconds: i64) -> String {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("it is later than 1970").as_secs();
     ONE.token(&json!({"sub": "worker", "exp": now as i64 + seconds}))
+}
+
+/// A worker whose token is the file's, which holds this one and is checked; it logs everything.
+fn worker_with_file(scheduler: &FakeScheduler, publisher: &FakeHub, token: &str) -> (WorkerProcess, PathBuf) {
+    let settings = WorkerSettings::new(CONFORMANCE, scheduler)
+        .set("WORKER_JWT_FILE", "token")
+        .set("SCHEDULER_JWKS_URL", keys(publisher))
+        .set("RUST_LOG", "trace");
+    let path = settings.directory().join("token");
+    fs::write(&path, token).expect("it can be written");
+    (settings.start(), path)
+}
+
+/// Waits until the worker has logged this.
+async fn says(worker: &WorkerProcess, words: &str) {
+    let waits = async {
+        while !worker.log().contains(words) {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(Duration::from_secs(30), waits).await.expect("the worker says it");
 }
 
 fn bearer(token: &str) -> String {
@@ -92,6 +114,8 @@ async fn the_token_of_a_file_is_read_again_when_it_has_changed() {
 async fn a_token_from_the_scheduler_is_used_for_the_next_dial() {
     let (scheduler, _worker, mut stream) = worker(&[("WORKER_JWT", "the-first")]).await;
     refresh(&mut stream, "probe", "the-second").await;
+    // No header could carry it, and no dial would be made any more.
+    refresh(&mut stream, "another probe", "two\nlines").await;
     stream.drop_connection();
     let mut stream = scheduler.accept().await;
     assert_eq!(stream.authorization(), Some("Bearer the-second"));
@@ -129,15 +153,9 @@ async fn every_token_passes_the_same_check_as_the_first() {
 #[tokio::test]
 async fn an_expired_token_closes_the_worker_until_there_is_another() {
     let (scheduler, publisher) = (FakeScheduler::start().await, publisher().await);
-    let settings = WorkerSettings::new(CONFORMANCE, &scheduler)
-        .set("WORKER_JWT_FILE", "token")
-        .set("SCHEDULER_JWKS_URL", keys(&publisher))
-        .set("RUST_LOG", "trace");
-    let path = settings.directory().join("token");
     // The leeway of 30 seconds is over in five.
     let (short, long) = (token(-25), token(600));
-    fs::write(&path, &short).expect("it can be written");
-    let worker = settings.start();
+    let (worker, path) = worker_with_file(&scheduler, &publisher, &short);
     let mut stream = scheduler.accept().await;
     assert!(!functions(&mut stream).await.is_empty());
 
@@ -150,6 +168,7 @@ async fn an_expired_token_closes_the_worker_until_there_is_another() {
     assert_eq!((refused.error_type.as_str(), refused.retryable), ("retryable", true));
     assert_eq!(refused.safe_message, "worker busy");
     assert_eq!(refused.error_message, "The worker's credential has expired.");
+    says(&worker, "the worker's token has expired: no runs are taken").await;
     stream.drop_connection();
     let mut stream = scheduler.accept().await;
     assert!(functions(&mut stream).await.is_empty());
@@ -170,20 +189,9 @@ async fn functions(stream: &mut WorkerStream) -> Vec<String> {
 #[tokio::test]
 async fn no_dial_is_made_with_a_token_of_a_file_that_is_refused() {
     let (scheduler, publisher) = (FakeScheduler::start().await, publisher().await);
-    let settings = WorkerSettings::new(CONFORMANCE, &scheduler)
-        .set("WORKER_JWT_FILE", "token")
-        .set("SCHEDULER_JWKS_URL", keys(&publisher))
-        .set("RUST_LOG", "trace");
-    let path = settings.directory().join("token");
     let (expired, good) = (token(-60), token(600));
-    fs::write(&path, &expired).expect("it can be written");
-    let worker = settings.start();
-    let waits = async {
-        while !worker.log().contains("no token to dial with: the token has expired") {
-            tokio::task::yield_now().await;
-        }
-    };
-    timeout(Duration::from_secs(30), waits).await.expect("the worker says why it does not dial");
+    let (worker, path) = worker_with_file(&scheduler, &publisher, &expired);
+    says(&worker, "no token to dial with: the token has expired").await;
     fs::write(&path, &good).expect("it can be written");
     // The first stream of all comes with the good token.
     assert_eq!(scheduler.accept().await.authorization(), Some(bearer(&good).as_str()));
@@ -215,4 +223,11 @@ async fn a_refused_token_of_a_variable_ends_the_start_and_is_not_shown() {
         assert_eq!(worker.ended().await.code(), Some(5), "{}", worker.log());
         assert_untold(&worker, &[&refused]);
     }
+}
+
+#[tokio::test]
+async fn a_variable_without_a_usable_token_ends_the_start() {
+    let mut worker = WorkerSettings::anywhere(CONFORMANCE).set("AUTH_TOKEN", "two words").start();
+    assert_eq!(worker.ended().await.code(), Some(5), "{}", worker.log());
+    assert!(worker.log().contains("one word of plain ASCII") && !worker.log().contains("two words"));
 }
