@@ -7,7 +7,10 @@ use gen_worker_proto::scheduler::{
     WorkerSchedulerMessage, worker_scheduler_message::Msg,
 };
 use serde::Serialize;
-use tokio::{sync::mpsc, time::timeout};
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout, timeout_at},
+};
 use tonic::{Status, Streaming, metadata::MetadataMap};
 
 use super::{PATIENCE, connection::KillSwitch};
@@ -57,16 +60,17 @@ impl WorkerStream {
     /// # Panics
     /// None comes within 30 s, or the stream ends.
     pub async fn recv(&mut self) -> WorkerSchedulerMessage {
-        self.next("a message").await
+        self.next("a message", Instant::now() + PATIENCE).await
     }
 
     /// The first message from here on from which `pick` makes something. The others are kept in [`seen`](Self::seen).
     ///
     /// # Panics
-    /// No message comes for 30 s, or the stream ends; the panic says that `what` was waited for.
+    /// It does not come within 30 s, whatever else comes, or the stream ends; the panic says that `what` was waited for.
     pub async fn wait_for<T>(&mut self, what: &str, mut pick: impl FnMut(Msg) -> Option<T>) -> T {
+        let until = Instant::now() + PATIENCE;
         loop {
-            if let Some(picked) = self.next(what).await.msg.and_then(&mut pick) {
+            if let Some(picked) = self.next(what, until).await.msg.and_then(&mut pick) {
                 return picked;
             }
         }
@@ -111,10 +115,11 @@ impl WorkerStream {
     /// The worker or the network broke the stream off.
     ///
     /// # Panics
-    /// No message and no end comes for 30 s.
+    /// The end does not come within 30 s, whatever else comes.
     pub async fn ended(&mut self) -> Result<(), Status> {
+        let until = Instant::now() + PATIENCE;
         loop {
-            match timeout(PATIENCE, self.inbound.message()).await {
+            match timeout_at(until, self.inbound.message()).await {
                 Ok(Ok(Some(message))) => self.seen.push(message),
                 Ok(Ok(None)) => return Ok(()),
                 Ok(Err(status)) => return Err(status),
@@ -198,8 +203,8 @@ impl WorkerStream {
         sent.unwrap_or_else(|_| panic!("the worker is gone; {}", self.history()));
     }
 
-    async fn next(&mut self, what: &str) -> WorkerSchedulerMessage {
-        match timeout(PATIENCE, self.inbound.message()).await {
+    async fn next(&mut self, what: &str, until: Instant) -> WorkerSchedulerMessage {
+        match timeout_at(until, self.inbound.message()).await {
             Ok(Ok(Some(message))) => {
                 self.seen.push(message.clone());
                 message

@@ -115,3 +115,23 @@ async fn says_what_it_waited_for() {
     drop(sender);
     stream.next_result().await;
 }
+
+/// A worker that waits for ever says so every ten seconds, and must not keep the test waiting with it.
+#[tokio::test(start_paused = true)]
+#[should_panic(expected = "a result did not come within 30 s")]
+async fn heartbeats_do_not_keep_a_wait_alive() {
+    let scheduler = FakeScheduler::start().await;
+    let (sender, _inbound) = open(&scheduler).await;
+    let mut stream = scheduler.accept().await;
+    let beat = async {
+        loop {
+            let heartbeat = WorkerRegistration { is_heartbeat: true, ..Default::default() };
+            say(&sender, Msg::WorkerRegistration(heartbeat)).await;
+            tokio::time::sleep(Duration::from_secs(10)).await;
+        }
+    };
+    tokio::select! {
+        result = stream.next_result() => drop(result),
+        () = beat => {}
+    }
+}
