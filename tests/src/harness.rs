@@ -25,7 +25,7 @@ use tokio::{
 
 pub use crate::embedded::Embedded;
 
-/// Longest wait for a process to end.
+/// Longest wait for a process to end, or to say something.
 const END: Duration = Duration::from_secs(30);
 
 /// Where a worker's environment is put together.
@@ -116,6 +116,20 @@ impl WorkerProcess {
     /// Everything on stderr so far.
     pub fn log(&self) -> String {
         self.log.text()
+    }
+
+    /// Waits until these words stand in the log. What a worker logs before it sends may be read after what it sent.
+    ///
+    /// # Panics
+    /// They do not within 30 s.
+    pub async fn says(&self, words: &str) {
+        let said = async {
+            while !self.log().contains(words) {
+                tokio::task::yield_now().await;
+            }
+        };
+        let in_time = timeout(END, said).await.is_ok();
+        assert!(in_time, "the worker did not say `{words}`; it logged\n{}", self.log());
     }
 
     /// Everything on stdout so far.

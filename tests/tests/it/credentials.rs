@@ -3,14 +3,13 @@
 use std::{
     fs,
     path::PathBuf,
-    time::{Duration, SystemTime, UNIX_EPOCH},
+    time::{SystemTime, UNIX_EPOCH},
 };
 
 use gen_worker_proto::scheduler::{self as v1, worker_scheduler_message::Msg};
 use gen_worker_testkit::{FakeHub, FakeScheduler, WorkerStream};
 use gen_worker_tests::{WorkerProcess, WorkerSettings};
 use serde_json::json;
-use tokio::time::timeout;
 
 use super::{CONFORMANCE, worker};
 
@@ -47,16 +46,6 @@ fn worker_with_file(scheduler: &FakeScheduler, publisher: &FakeHub, token: &str)
     let path = settings.directory().join("token");
     fs::write(&path, token).expect("it can be written");
     (settings.start(), path)
-}
-
-/// Waits until the worker has logged this.
-async fn says(worker: &WorkerProcess, words: &str) {
-    let waits = async {
-        while !worker.log().contains(words) {
-            tokio::task::yield_now().await;
-        }
-    };
-    timeout(Duration::from_secs(30), waits).await.expect("the worker says it");
 }
 
 fn bearer(token: &str) -> String {
@@ -146,7 +135,7 @@ async fn every_token_passes_the_same_check_as_the_first() {
     stream.drop_connection();
     let stream = scheduler.accept().await;
     assert_eq!(stream.authorization(), Some(bearer(&second).as_str()));
-    assert!(worker.log().contains("the scheduler sent a token that is refused"), "{}", worker.log());
+    worker.says("the scheduler sent a token that is refused").await;
     assert_untold(&worker, &[&first, &forged, &second]);
 }
 
@@ -168,7 +157,7 @@ async fn an_expired_token_closes_the_worker_until_there_is_another() {
     assert_eq!((refused.error_type.as_str(), refused.retryable), ("retryable", true));
     assert_eq!(refused.safe_message, "worker busy");
     assert_eq!(refused.error_message, "The worker's credential has expired.");
-    says(&worker, "the worker's token has expired: no runs are taken").await;
+    worker.says("the worker's token has expired: no runs are taken").await;
     stream.drop_connection();
     let mut stream = scheduler.accept().await;
     assert!(functions(&mut stream).await.is_empty());
@@ -191,7 +180,7 @@ async fn no_dial_is_made_with_a_token_of_a_file_that_is_refused() {
     let (scheduler, publisher) = (FakeScheduler::start().await, publisher().await);
     let (expired, good) = (token(-60), token(600));
     let (worker, path) = worker_with_file(&scheduler, &publisher, &expired);
-    says(&worker, "no token to dial with: the token has expired").await;
+    worker.says("no token to dial with: the token has expired").await;
     fs::write(&path, &good).expect("it can be written");
     // The first stream of all comes with the good token.
     assert_eq!(scheduler.accept().await.authorization(), Some(bearer(&good).as_str()));

@@ -303,6 +303,7 @@ async fn what_a_caller_is_not_told_stands_in_the_workers_log() {
     let payload = json!({"kind": "internal", "message": "disk 7 is on fire"});
     let result = result_of(&mut stream, "fail", payload).await;
     assert_eq!(failure(&result).3, "InternalError: internal error");
+    worker.says("disk 7 is on fire").await;
     let log = worker.log();
     let line = log.lines().find(|line| line.contains("disk 7 is on fire"));
     let line = line.unwrap_or_else(|| panic!("no line in\n{log}"));
