@@ -1,8 +1,8 @@
 //! Telling a run to stop, and why.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::Arc;
 
-use tokio_util::sync::CancellationToken;
+use tokio::sync::SetOnce;
 
 /// Why a run was told to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,10 +32,7 @@ impl CancelReason {
 
 /// One run's stop signal. Clones share it; the first reason given stays.
 #[derive(Debug, Clone, Default)]
-pub struct Cancellation {
-    token: CancellationToken,
-    reason: Arc<OnceLock<CancelReason>>,
-}
+pub struct Cancellation(Arc<SetOnce<CancelReason>>);
 
 impl Cancellation {
     /// A signal that was not given.
@@ -43,15 +40,14 @@ impl Cancellation {
         Self::default()
     }
 
-    /// Gives the signal. Later calls change nothing.
-    pub fn cancel(&self, reason: CancelReason) {
-        self.reason.get_or_init(|| reason);
-        self.token.cancel();
+    /// Gives the signal, and says whether this was the first time. Later calls change nothing.
+    pub fn cancel(&self, reason: CancelReason) -> bool {
+        self.0.set(reason).is_ok()
     }
 
     /// Why the signal was given; `None` while it was not.
     pub fn reason(&self) -> Option<CancelReason> {
-        self.reason.get().copied()
+        self.0.get().copied()
     }
 
     /// Waits until the signal is given.
@@ -59,7 +55,6 @@ impl Cancellation {
     /// # Cancel safety
     /// Dropping the future loses nothing.
     pub async fn canceled(&self) -> CancelReason {
-        self.token.cancelled().await;
-        *self.reason.get().expect("the reason is set before the token")
+        *self.0.wait().await
     }
 }

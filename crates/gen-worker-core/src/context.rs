@@ -39,7 +39,7 @@ pub struct RunFacts {
 pub struct ActionContext(Arc<Inner>);
 
 struct Inner {
-    facts: RunFacts,
+    facts: Arc<RunFacts>,
     cancellation: Cancellation,
     events: Arc<dyn EventSink>,
     files: Arc<dyn FileStore>,
@@ -48,12 +48,12 @@ struct Inner {
 impl ActionContext {
     /// A context; the runtime makes them, and so does the testkit.
     pub fn new(
-        facts: RunFacts,
+        facts: impl Into<Arc<RunFacts>>,
         cancellation: Cancellation,
         events: Arc<dyn EventSink>,
         files: Arc<dyn FileStore>,
     ) -> Self {
-        Self(Arc::new(Inner { facts, cancellation, events, files }))
+        Self(Arc::new(Inner { facts: facts.into(), cancellation, events, files }))
     }
 
     /// The run's id.
