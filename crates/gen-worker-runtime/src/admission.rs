@@ -1,25 +1,24 @@
 //! Whether a run may start, and what it holds while it does.
 
+mod book;
+
 use std::{
-    cmp::Ordering,
-    collections::{HashMap, VecDeque},
+    convert::Infallible,
+    future::pending,
     num::NonZeroU32,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant, SystemTime},
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::{Instant, SystemTime},
 };
 
 use gen_worker_core::{
-    ByteLimit, CancelReason, Cancellation, FailureKind, FunctionName, FunctionSpec, JobFailure, RunId,
+    ByteLimit, CancelReason, FailureKind, FunctionName, FunctionSpec, JobFailure, RunId,
     ports::CredentialSource,
 };
+use tokio::{sync::Notify, time::sleep_until};
 
+use self::book::Book;
+pub(crate) use self::book::{PermitId, Zombies};
 use crate::shutdown::{Phase, Shutdown};
-
-/// How long a cancel for an unknown run is remembered, so that a dispatch that it overtook ends `canceled`.
-const TOMBSTONE: Duration = Duration::from_secs(60);
-
-/// Most tombstones kept; the oldest go first.
-const MAX_TOMBSTONES: usize = 10_000;
 
 /// What admission enforces.
 #[derive(Debug, Clone)]
@@ -32,10 +31,16 @@ pub(crate) struct Limits {
 pub(crate) struct Applicant<'a> {
     pub run_id: &'a RunId,
     pub attempt: i64,
-    pub function: &'a FunctionName,
-    /// `None`: there is no such function.
-    pub spec: Option<&'a FunctionSpec>,
+    pub spec: &'a FunctionSpec,
     pub payload_bytes: usize,
+    /// When it has to stop; `None`: whenever it does.
+    pub deadline: Option<Instant>,
+}
+
+/// What can be told to stop. Telling it again changes nothing.
+pub(crate) trait Stop: Send + Sync {
+    /// Stops what holds this permit.
+    fn stop(self: Arc<Self>, permit: PermitId, reason: CancelReason);
 }
 
 /// Why a run is not started.
@@ -45,165 +50,14 @@ pub(crate) enum Refusal {
     Failed(JobFailure),
     /// The same attempt is already running.
     AlreadyRunning,
+    /// The same attempt has finished, and its result is held.
+    Finished,
     /// A newer attempt is running; this one is history.
     Stale,
 }
 
-struct Active {
-    attempt: i64,
-    function: FunctionName,
-    cancellation: Cancellation,
-    /// It was reported, and does not stop.
-    zombie: bool,
-    /// It is a realtime session, which no scheduler knows as a run.
-    session: bool,
-}
-
-/// Work that was told to stop, was reported, and goes on: it keeps its place.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Zombies {
-    pub all: u32,
-    pub by_function: HashMap<FunctionName, u32>,
-}
-
-/// How many places are taken, in the worker and in one function.
-struct Places {
-    all: u32,
-    function: u32,
-}
-
-/// The state behind the permits: which runs hold one. Pure: nothing here waits or reads a clock.
-pub(crate) struct Book {
-    limits: Limits,
-    next_permit: u64,
-    active: HashMap<u64, (RunId, Active)>,
-    by_run: HashMap<RunId, u64>,
-    by_function: HashMap<FunctionName, u32>,
-    tombstones: VecDeque<(Instant, RunId, i64)>,
-}
-
-impl Book {
-    pub(crate) fn new(limits: Limits) -> Self {
-        Self {
-            limits,
-            next_permit: 0,
-            active: HashMap::new(),
-            by_run: HashMap::new(),
-            by_function: HashMap::new(),
-            tombstones: VecDeque::new(),
-        }
-    }
-
-    /// Decides, in the order of the contract (§3.2); `closed` says why no run is taken at all. A higher attempt of a run that
-    /// is running supersedes it.
-    fn judge(&mut self, run: &Applicant<'_>, closed: Option<&str>, now: Instant) -> Result<(), Refusal> {
-        let failed = |failure| Err(Refusal::Failed(failure));
-        let Some(spec) = run.spec else {
-            return failed(unknown_function(run.function));
-        };
-        if !self.limits.max_input.admits(run.payload_bytes as u64) {
-            return failed(input_too_large(run.payload_bytes, self.limits.max_input));
-        }
-        if let Some(why) = closed {
-            return failed(busy(why.to_owned()));
-        }
-        if self.take_tombstone(run, now) {
-            return failed(JobFailure::new(FailureKind::Canceled, "canceled"));
-        }
-        let mut places = Places { all: self.active.len() as u32, function: self.running(&spec.name) };
-        if let Some(active) = self.by_run.get(run.run_id).map(|permit| &self.active[permit].1) {
-            match run.attempt.cmp(&active.attempt) {
-                Ordering::Less => return Err(Refusal::Stale),
-                Ordering::Equal => return Err(Refusal::AlreadyRunning),
-                Ordering::Greater => {
-                    active.cancellation.cancel(CancelReason::Superseded);
-                    // Its place is the new attempt's: it stops, and nobody waits for its result.
-                    places.all -= 1;
-                    places.function -= u32::from(active.function == spec.name);
-                }
-            }
-        }
-        self.full(spec, places).map_or(Ok(()), failed)
-    }
-
-    fn running(&self, function: &FunctionName) -> u32 {
-        self.by_function.get(function).copied().unwrap_or(0)
-    }
-
-    fn full(&self, spec: &FunctionSpec, taken: Places) -> Option<JobFailure> {
-        let reached = |limit: Option<NonZeroU32>, running: u32| limit.filter(|limit| running >= limit.get());
-        if let Some(limit) = reached(self.limits.max_concurrency, taken.all) {
-            return Some(busy(format!("Worker concurrency limit reached ({limit}).")));
-        }
-        let limit = reached(spec.resources.max_concurrency, taken.function)?;
-        Some(busy(format!("Function concurrency limit reached for {} ({limit}).", spec.name)))
-    }
-
-    fn take_tombstone(&mut self, run: &Applicant<'_>, now: Instant) -> bool {
-        self.tombstones.retain(|(since, ..)| now.duration_since(*since) < TOMBSTONE);
-        let covers = |(_, id, attempt): &(Instant, RunId, i64)| {
-            id == run.run_id && (*attempt == run.attempt || *attempt == 0)
-        };
-        let found = self.tombstones.iter().position(covers);
-        found.map(|at| self.tombstones.remove(at)).is_some()
-    }
-
-    fn enter(&mut self, run: &Applicant<'_>, cancellation: Cancellation) -> u64 {
-        let permit = self.next_permit;
-        self.next_permit += 1;
-        *self.by_function.entry(run.function.clone()).or_default() += 1;
-        self.by_run.insert(run.run_id.clone(), permit);
-        let (attempt, function) = (run.attempt, run.function.clone());
-        let session = run.spec.is_some_and(FunctionSpec::is_realtime);
-        let active = Active { attempt, function, cancellation, zombie: false, session };
-        self.active.insert(permit, (run.run_id.clone(), active));
-        permit
-    }
-
-    /// The run was answered: the same run may be sent again. Its permit stays taken until what it started has ended.
-    fn answered(&mut self, permit: u64) {
-        if let Some((run_id, _)) = self.active.get(&permit)
-            && self.by_run.get(run_id) == Some(&permit)
-        {
-            self.by_run.remove(run_id);
-        }
-    }
-
-    fn zombies(&self) -> Zombies {
-        let mut zombies = Zombies::default();
-        for (_, active) in self.active.values().filter(|(_, active)| active.zombie) {
-            zombies.all += 1;
-            *zombies.by_function.entry(active.function.clone()).or_default() += 1;
-        }
-        zombies
-    }
-
-    fn leave(&mut self, permit: u64) {
-        self.answered(permit);
-        if let Some((_, active)) = self.active.remove(&permit)
-            && let Some(running) = self.by_function.get_mut(&active.function)
-        {
-            *running -= 1;
-        }
-    }
-
-    fn interrupt(&mut self, run_id: &RunId, attempt: i64, now: Instant) {
-        let active = self.by_run.get(run_id).map(|permit| &self.active[permit].1);
-        match active {
-            Some(active) if attempt == 0 || attempt == active.attempt => {
-                active.cancellation.cancel(CancelReason::User);
-            }
-            _ => {
-                self.tombstones.push_back((now, run_id.clone(), attempt));
-                if self.tombstones.len() > MAX_TOMBSTONES {
-                    self.tombstones.pop_front();
-                }
-            }
-        }
-    }
-}
-
-fn unknown_function(function: &FunctionName) -> JobFailure {
+/// What is asked before all else (§3.2).
+pub(crate) fn unknown_function(function: &FunctionName) -> JobFailure {
     JobFailure::new(FailureKind::Internal, "internal error")
         .detailed(format!("Unknown function requested: {function}"))
 }
@@ -214,40 +68,73 @@ fn input_too_large(bytes: usize, limit: ByteLimit) -> JobFailure {
         .detailed(format!("Input payload too large: {bytes} bytes (max {max})"))
 }
 
-fn busy(error_message: String) -> JobFailure {
+/// Somewhere else, or later, the run may be taken.
+pub(crate) fn busy(error_message: String) -> JobFailure {
     JobFailure::new(FailureKind::Retryable, "worker busy").detailed(error_message)
 }
 
 /// Hands out permits. Clones share the book.
 #[derive(Clone)]
-pub(crate) struct Admission {
-    book: Arc<Mutex<Book>>,
+pub(crate) struct Admission(Arc<Office>);
+
+struct Office {
+    book: Mutex<Book>,
+    /// A deadline has come that is sooner than all others.
+    sooner: Notify,
+    /// How many functions did not stop when that became too many.
+    overrun: OnceLock<u32>,
     credential: Arc<dyn CredentialSource>,
     shutdown: Shutdown,
 }
 
 impl Admission {
     pub(crate) fn new(limits: Limits, credential: Arc<dyn CredentialSource>, shutdown: Shutdown) -> Self {
-        Self { book: Arc::new(Mutex::new(Book::new(limits))), credential, shutdown }
+        let (book, sooner, overrun) = (Mutex::new(Book::new(limits)), Notify::new(), OnceLock::new());
+        Self(Arc::new(Office { book, sooner, overrun, credential, shutdown }))
     }
 
     /// Decides about a run, and takes a permit if it may start.
-    pub(crate) fn admit(&self, run: &Applicant<'_>, cancellation: &Cancellation) -> Result<Permit, Refusal> {
+    pub(crate) fn admit(&self, applicant: &Applicant<'_>, run: Arc<dyn Stop>) -> Result<Permit, Refusal> {
+        let closed = self.closed();
         let mut book = self.book();
-        book.judge(run, self.closed(), Instant::now())?;
-        let id = book.enter(run, cancellation.clone());
-        Ok(Permit { admission: self.clone(), id })
+        let superseded = book.judge(applicant, closed, Instant::now())?;
+        let (id, is_soonest) = book.enter(applicant, run);
+        drop(book);
+        if is_soonest {
+            self.0.sooner.notify_one();
+        }
+        stop(superseded, CancelReason::Superseded);
+        Ok(Permit { admission: Some(self.clone()), id })
     }
 
     /// Tells a run to stop; if it is not running, it will be refused should it come within a minute.
     pub(crate) fn interrupt(&self, run_id: &RunId, attempt: i64) {
-        self.book().interrupt(run_id, attempt, Instant::now());
+        let running = self.book().interrupt(run_id, attempt, Instant::now());
+        stop(running, CancelReason::User);
     }
 
-    /// Tells every run to stop.
+    /// Tells everything to stop.
     pub(crate) fn cancel_all(&self, reason: CancelReason) {
-        for (_, active) in self.book().active.values() {
-            active.cancellation.cancel(reason);
+        let all = self.book().all();
+        stop(all, reason);
+    }
+
+    /// Tells runs to stop when their time is over, for as long as it is polled.
+    pub(crate) async fn enforce_deadlines(&self) -> Infallible {
+        loop {
+            let next = self.book().next_deadline();
+            let passed = async {
+                match next {
+                    Some(deadline) => sleep_until(deadline.into()).await,
+                    None => pending().await,
+                }
+            };
+            tokio::select! {
+                () = passed => {}
+                () = self.0.sooner.notified() => {}
+            }
+            let overdue = self.book().take_overdue(tokio::time::Instant::now().into_std());
+            stop(overdue, CancelReason::Deadline);
         }
     }
 
@@ -258,24 +145,38 @@ impl Admission {
 
     /// Why no run is admitted now.
     fn closed(&self) -> Option<&'static str> {
-        if self.shutdown.phase() >= Phase::Draining {
+        if self.0.shutdown.phase() >= Phase::Draining {
             return Some("Worker is draining; refusing new tasks");
         }
-        (!self.credential.usable(SystemTime::now())).then_some("The worker's credential has expired.")
+        (!self.0.credential.usable(SystemTime::now())).then_some("The worker's credential has expired.")
     }
 
     /// The runs that were admitted and not yet answered.
     pub(crate) fn active(&self) -> Vec<(RunId, i64)> {
-        let book = self.book();
-        let runs = book.by_run.iter().map(|(run_id, permit)| (run_id, &book.active[permit].1));
-        runs.filter(|(_, active)| !active.session)
-            .map(|(run_id, active)| (run_id.clone(), active.attempt))
-            .collect()
+        self.book().unanswered()
     }
 
-    /// Starts the worker's drain.
-    pub(crate) fn close(&self) {
-        self.shutdown.drain();
+    /// Reports a run that does not stop, and in the same moment takes it for answered.
+    pub(crate) fn answer(&self, permit: PermitId, report: impl FnOnce()) {
+        let mut book = self.book();
+        report();
+        book.answered(permit);
+    }
+
+    /// The run was reported and does not stop. Returns how many such there are; `None`: it has ended after all.
+    pub(crate) fn abandon(&self, permit: PermitId) -> Option<u32> {
+        self.book().abandon(permit)
+    }
+
+    /// Too many functions do not stop: the worker drains.
+    pub(crate) fn overrun(&self, zombies: u32) {
+        self.0.overrun.get_or_init(|| zombies);
+        self.0.shutdown.drain();
+    }
+
+    /// How many functions did not stop, if that is why the worker leaves.
+    pub(crate) fn overrun_by(&self) -> Option<u32> {
+        self.0.overrun.get().copied()
     }
 
     /// The work that does not stop.
@@ -284,38 +185,47 @@ impl Admission {
     }
 
     fn book(&self) -> MutexGuard<'_, Book> {
-        self.book.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.book.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Called without the book's lock.
+fn stop(running: impl IntoIterator<Item = book::Running>, reason: CancelReason) {
+    running.into_iter().for_each(|(permit, run)| run.stop(permit, reason));
 }
 
 /// The right to run, given back when dropped. Whatever a run started holds a clone (behind an `Arc`), so that work which
 /// does not stop keeps its place.
 pub(crate) struct Permit {
-    admission: Admission,
-    id: u64,
+    /// `None`: it was given back.
+    admission: Option<Admission>,
+    id: PermitId,
 }
 
 impl Permit {
-    /// The run was answered.
-    pub(crate) fn answered(&self) {
-        self.admission.book().answered(self.id);
+    pub(crate) fn id(&self) -> PermitId {
+        self.id
     }
-}
 
-impl Permit {
-    /// The run was reported and does not stop. Returns how many such there are.
-    pub(crate) fn abandoned(&self) -> u32 {
-        let mut book = self.admission.book();
-        if let Some((_, active)) = book.active.get_mut(&self.id) {
-            active.zombie = true;
+    /// Reports the run, and in the same moment takes it for answered and gives the permit back, unless something that the
+    /// run started still holds it: whoever hears of the result finds the place free, and nobody finds the run missing.
+    pub(crate) fn settle(self: Arc<Self>, report: impl FnOnce()) {
+        let admission = self.admission.clone().expect("a permit that is held was not given back");
+        let mut book = admission.book();
+        report();
+        book.answered(self.id);
+        if let Some(mut last) = Arc::into_inner(self) {
+            last.admission = None;
+            book.leave(last.id);
         }
-        book.zombies().all
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        self.admission.book().leave(self.id);
+        if let Some(admission) = &self.admission {
+            admission.book().leave(self.id);
+        }
     }
 }
 

@@ -59,6 +59,8 @@ vars! {
         "Send `error_message` as the JSON object that the first schedulers read, `{\"message\": …, \"retryable\": …}`.";
     RESULT_RETENTION = "WORKER_RESULT_RETENTION_SECONDS", "seconds", "60",
         "How long a result is kept after it was written to a healthy stream of a scheduler that does not acknowledge.";
+    RESULT_BUFFER = "WORKER_RESULT_BUFFER_BYTES", "bytes", "67108864",
+        "Results kept in memory until they are delivered. Beyond it those that were written first are forgotten, if the scheduler does not acknowledge; no new run is taken, if it does; and nothing more is read from a scheduler that reads no more.";
     STATE_DIR = "WORKER_STATE_DIR", "path", "",
         "Where results are written before they are sent, so that they survive the process; one worker at a time. Unset, they are in memory only.";
     EVENT_BUFFER = "WORKER_EVENT_BUFFER", "count", "1024",
@@ -152,6 +154,8 @@ pub struct RuntimeConfig {
     pub legacy_errors: bool,
     /// How long an unacknowledged result is kept after it was written.
     pub result_retention: Duration,
+    /// Bytes of results that are kept until they are delivered.
+    pub result_buffer: usize,
     /// Where results are kept so that they survive the process; `None`: in memory only.
     pub state_dir: Option<PathBuf>,
     /// Events kept while they cannot be sent.
@@ -218,6 +222,7 @@ impl RuntimeConfig {
             max_zombies: read.number(&MAX_ZOMBIES),
             legacy_errors: read.flag(&LEGACY_ERRORS),
             result_retention: read.seconds(&RESULT_RETENTION),
+            result_buffer: read.number(&RESULT_BUFFER),
             state_dir: read.path(&STATE_DIR),
             event_buffer: read.number::<usize>(&EVENT_BUFFER).max(1),
             max_delta: read.byte_limit(&MAX_DELTA),

@@ -1,19 +1,17 @@
 //! One match: a command, and who handles it. Nothing here waits, so that no command waits behind another.
 
-use std::{
-    collections::HashSet,
-    sync::{Mutex, PoisonError},
-};
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use gen_worker_core::{Cancellation, FailureKind, JobFailure, RunId};
+use gen_worker_core::{FailureKind, JobFailure, RunId};
 use tracing::{debug, info, warn};
 
 use crate::{
-    admission::{Applicant, Refusal},
+    admission::{Refusal, busy, unknown_function},
     command::{Command, RunRequest},
     credential::Keeper,
     job::Jobs,
     model_control::ModelControl,
+    outbox::Key,
     realtime::Sessions,
     shutdown::Shutdown,
     wire::outbound,
@@ -26,13 +24,20 @@ pub(crate) struct Dispatcher {
     models: ModelControl,
     credential: Keeper,
     shutdown: Shutdown,
-    /// The extensions that the scheduler announced last.
-    spoken: Mutex<HashSet<String>>,
+    /// The scheduler of this stream wants to hear that a run was admitted.
+    tell_accepted: AtomicBool,
 }
 
 impl Dispatcher {
     pub(crate) fn new(jobs: Jobs, models: ModelControl, credential: Keeper, shutdown: Shutdown) -> Self {
-        Self { jobs, sessions: Sessions::default(), models, credential, shutdown, spoken: Mutex::default() }
+        Self {
+            jobs,
+            sessions: Sessions::default(),
+            models,
+            credential,
+            shutdown,
+            tell_accepted: AtomicBool::new(false),
+        }
     }
 
     pub(crate) fn handle(&self, command: Command) {
@@ -48,7 +53,7 @@ impl Dispatcher {
             Command::LoadModel(model) => self.models.load(model),
             Command::UnloadModel(model) => self.models.unload(model),
             Command::Configure(config) => self.jobs.model_table().configure(config),
-            Command::Hello { features } => *self.spoken() = features.into_iter().collect(),
+            Command::Hello { features } => self.greeted(&features),
             Command::Acknowledge { run_id, attempt } => self.jobs.outbox().acknowledge(&(run_id, attempt)),
             Command::Drain { deadline, reason } => {
                 info!(reason, "the scheduler asked this worker to leave");
@@ -75,34 +80,32 @@ impl Dispatcher {
 
     fn run(&self, request: RunRequest) {
         let key = (request.run_id.clone(), request.attempt);
-        if request.attempt != 0 && self.jobs.outbox().resend(&key) {
-            info!(run_id = %key.0, attempt = key.1, "this attempt has finished: its result is sent again");
-            return;
+        if self.jobs.outbox().has_result_of(&key) {
+            return self.send_again(&key);
         }
-        let function =
-            self.jobs.function(&request.function).filter(|function| !function.spec().is_realtime()).cloned();
-        let applicant = Applicant {
-            run_id: &request.run_id,
-            attempt: request.attempt,
-            function: &request.function,
-            spec: function.as_ref().map(|function| &**function.spec()),
-            payload_bytes: request.payload.len(),
+        let known = self.jobs.function(&request.function).filter(|function| !function.spec().is_realtime());
+        let Some(function) = known.cloned() else {
+            return self.refuse(&key.0, key.1, unknown_function(&request.function));
         };
-        let cancellation = Cancellation::new();
-        match (self.jobs.admission().admit(&applicant, &cancellation), function) {
-            (Ok(permit), Some(function)) => {
-                self.jobs.outbox().forget(&key);
-                self.accepted(&key.0, key.1);
-                self.jobs.start(function, request, cancellation, permit);
-            }
-            (Err(Refusal::Failed(failure)), _) => self.refuse(&key.0, key.1, failure),
-            (Err(Refusal::AlreadyRunning), _) => {
+        if self.jobs.outbox().is_full() {
+            let why = "Too many results wait to be delivered; refusing new tasks".to_owned();
+            return self.refuse(&key.0, key.1, busy(why));
+        }
+        match self.jobs.start(function, request) {
+            Ok(()) => self.accepted(&key.0, key.1),
+            Err(Refusal::Failed(failure)) => self.refuse(&key.0, key.1, failure),
+            Err(Refusal::AlreadyRunning) => {
                 info!(run_id = %key.0, attempt = key.1, "already running");
                 self.accepted(&key.0, key.1);
             }
-            (Err(Refusal::Stale), _) => info!(run_id = %key.0, attempt = key.1, "a newer attempt is running"),
-            (Ok(_), None) => unreachable!("only known functions are admitted"),
+            Err(Refusal::Finished) => self.send_again(&key),
+            Err(Refusal::Stale) => info!(run_id = %key.0, attempt = key.1, "a newer attempt is running"),
         }
+    }
+
+    fn send_again(&self, key: &Key) {
+        info!(run_id = %key.0, attempt = key.1, "this attempt has finished: its result is sent again");
+        self.jobs.outbox().resend(key);
     }
 
     fn refuse(&self, run_id: &RunId, attempt: i64, failure: JobFailure) {
@@ -111,23 +114,22 @@ impl Dispatcher {
         self.jobs.outbox().result((run_id.clone(), attempt), message);
     }
 
-    /// Whether the scheduler says when it has a result for good.
     /// What the scheduler of an earlier stream announced says nothing about this one's.
     pub(crate) fn new_stream(&self) {
-        self.spoken().clear();
+        self.tell_accepted.store(false, Ordering::Relaxed);
     }
 
-    pub(crate) fn acknowledges(&self) -> bool {
-        self.spoken().contains("result-ack")
-    }
-
-    fn accepted(&self, run_id: &RunId, attempt: i64) {
-        if self.spoken().contains("run-accepted") {
-            self.jobs.outbox().answer(outbound::accepted(run_id, attempt));
+    fn greeted(&self, features: &[String]) {
+        let speaks = |feature: &str| features.iter().any(|spoken| spoken == feature);
+        self.tell_accepted.store(speaks("run-accepted"), Ordering::Relaxed);
+        if speaks("result-ack") {
+            self.jobs.outbox().await_acknowledgements();
         }
     }
 
-    fn spoken(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
-        self.spoken.lock().unwrap_or_else(PoisonError::into_inner)
+    fn accepted(&self, run_id: &RunId, attempt: i64) {
+        if self.tell_accepted.load(Ordering::Relaxed) {
+            self.jobs.outbox().answer(outbound::accepted(run_id, attempt));
+        }
     }
 }

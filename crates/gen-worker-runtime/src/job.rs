@@ -1,35 +1,39 @@
 //! A run, from admission to its one outcome.
 //!
 //! The pipeline is `Received → Decoded → Local → Ready → Returned → bytes`: each step consumes what the step before it
-//! made, so none can be left out. It runs on the user runtime. Beside it, on the control runtime, a supervisor watches the
-//! deadline and the cancel signal, and reports exactly one outcome whatever the pipeline does.
+//! made, so none can be left out. It runs on the user runtime, and reports its own end; [`run`] sees to it that exactly one
+//! outcome is reported whatever the pipeline does.
 
 mod decode;
 mod emit;
 mod inject;
 mod inputs;
 mod invoke;
+mod ration;
+mod run;
 mod session;
 mod store;
-mod supervise;
 mod timings;
-mod voice;
 
 use std::sync::{Arc, atomic::AtomicUsize};
 
 use bytes::Bytes;
 use gen_worker_core::{
-    ActionContext, Cancellation, Deadline, Extensions, Function, FunctionName, JobFailure, RunFacts,
-    WorkerError,
+    ActionContext, Deadline, Extensions, Function, FunctionName, JobFailure, RunFacts, WorkerError,
 };
 use tokio::{runtime::Handle, sync::Semaphore};
 use tokio_util::task::TaskTracker;
-use tracing::{Instrument, Span, info_span};
 
 pub(crate) use self::inject::ModelTable;
-use self::{decode::Received, inject::Ready, supervise::Supervisor, timings::Timings, voice::Voice};
+use self::{
+    decode::Received,
+    inject::Ready,
+    ration::Ration,
+    run::{Audience, Run},
+    timings::Stage,
+};
 use crate::{
-    admission::{Admission, Permit},
+    admission::{Admission, Applicant, Permit, Refusal},
     command::RunRequest,
     config::RuntimeConfig,
     outbox::Outbox,
@@ -51,6 +55,8 @@ pub(crate) struct Workshop {
     pub gpu_runs: Arc<AtomicUsize>,
     pub users: Handle,
     pub tracker: TaskTracker,
+    /// Of runs that succeeded.
+    pub lines: Ration,
 }
 
 /// Starts jobs. Clones share the workshop.
@@ -78,30 +84,29 @@ impl Jobs {
         self.0.registry.get(name)
     }
 
-    /// Starts an admitted run: its pipeline on the user runtime, its supervisor on this one.
-    pub(crate) fn start(
-        &self,
-        function: Function,
-        request: RunRequest,
-        cancellation: Cancellation,
-        permit: Permit,
-    ) {
-        let (job, payload, span) = self.prepare(function, request, cancellation.clone(), permit);
-        let supervisor = Supervisor::of(&job, cancellation);
-        let pipeline = run(Received { job, payload });
-        let work = self.0.users.spawn(pipeline.instrument(span.clone()));
-        self.0.tracker.spawn(supervisor.watch(work).instrument(span));
+    /// Starts a run, if it is admitted.
+    pub(crate) fn start(&self, function: Function, request: RunRequest) -> Result<(), Refusal> {
+        let (payload, bytes) = (request.payload.clone(), request.payload.len());
+        let (run, permit) = self.admit(&function, request, bytes, Audience::Scheduler)?;
+        let key = (run.facts.run_id.clone(), run.facts.attempt);
+        // It may have finished since it was looked for; an uncounted attempt before it is history.
+        if self.0.outbox.has_result_of(&key) {
+            return Err(Refusal::Finished);
+        }
+        self.0.outbox.forget(&key);
+        let job = Job::new(run.clone(), function, permit.clone());
+        run.start(permit, carry_out(Received { job, payload }));
+        Ok(())
     }
 
-    /// What every step of the job has at hand, its payload, and its span.
-    fn prepare(
+    fn admit(
         &self,
-        function: Function,
+        function: &Function,
         request: RunRequest,
-        cancellation: Cancellation,
-        permit: Permit,
-    ) -> (Job, Bytes, Span) {
-        let span = info_span!("job", run_id = %request.run_id, function = %request.function, attempt = request.attempt);
+        payload_bytes: usize,
+        audience: Audience,
+    ) -> Result<(Arc<Run>, Arc<Permit>), Refusal> {
+        let spec = function.spec();
         let facts = RunFacts {
             run_id: request.run_id,
             function: request.function,
@@ -110,40 +115,57 @@ impl Jobs {
             deadline: request.timeout.map(Deadline::after),
             scope: request.scope,
         };
-        let voice = Voice::new(self.0.outbox.clone(), facts.run_id.clone());
-        let files = self.0.ports.files.clone();
-        let context = ActionContext::new(facts.clone(), cancellation, voice.clone(), files);
-        let job = Job {
-            shop: self.0.clone(),
-            function,
-            facts,
-            context,
-            voice,
-            permit: Arc::new(permit),
-            timings: Timings::start(),
+        let run = Run::new(self.0.clone(), facts, spec.output_mode, audience);
+        let applicant = Applicant {
+            run_id: &run.facts.run_id,
+            attempt: run.facts.attempt,
+            spec,
+            payload_bytes,
+            deadline: run.facts.deadline.map(|deadline| deadline.at),
         };
-        (job, request.payload, span)
+        let permit = self.0.admission.admit(&applicant, run.clone())?;
+        Ok((run, Arc::new(permit)))
     }
 }
 
 /// What every step of a run has at hand.
 pub(crate) struct Job {
-    shop: Arc<Workshop>,
+    run: Arc<Run>,
     function: Function,
-    facts: RunFacts,
     context: ActionContext,
-    voice: Arc<Voice>,
     permit: Arc<Permit>,
-    timings: Timings,
 }
 
-async fn run(received: Received) -> Result<Bytes, JobFailure> {
+impl Job {
+    fn new(run: Arc<Run>, function: Function, permit: Arc<Permit>) -> Self {
+        let files = run.shop.ports.files.clone();
+        let context = ActionContext::new(run.facts.clone(), run.cancellation.clone(), run.clone(), files);
+        Self { run, function, context, permit }
+    }
+
+    fn shop(&self) -> &Workshop {
+        &self.run.shop
+    }
+
+    fn facts(&self) -> &RunFacts {
+        &self.run.facts
+    }
+
+    /// Measures one stage.
+    async fn stage<F: Future>(&self, stage: Stage, work: F) -> F::Output {
+        self.run.timings.stage(stage, work).await
+    }
+}
+
+/// A run that is told to stop before its function was called is given up at once.
+async fn carry_out(received: Received) -> Result<Bytes, JobFailure> {
     let context = received.job.context.clone();
     let ready = tokio::select! {
         biased;
-        reason = context.canceled() => return Err(WorkerError::canceled(reason.as_str()).into()),
         ready = prepare(received) => ready?,
+        reason = context.canceled() => return Err(WorkerError::canceled(reason.as_str()).into()),
     };
+    context.check_canceled()?;
     ready.invoke().await?.store().await
 }
 

@@ -17,7 +17,7 @@ use std::{
 
 use bytes::Bytes;
 use gen_worker_core::{
-    ByteLimit, CancelReason, Cancellation, FailureKind, Frame, JobFailure, Outgoing, RealtimePeer, RunId,
+    ByteLimit, CancelReason, FailureKind, Frame, JobFailure, Outgoing, RealtimePeer, RunId,
 };
 use tokio::{
     sync::{Notify, Semaphore, SetOnce, mpsc, oneshot},
@@ -27,7 +27,7 @@ use tracing::{info, warn};
 
 use self::inbox::Inbox;
 use crate::{
-    admission::{Applicant, Refusal},
+    admission::{PermitId, Refusal, Stop},
     command::Opening,
     job::Jobs,
     outbox::Outbox,
@@ -56,16 +56,12 @@ impl Sessions {
     /// Opens a session, or says why not.
     pub(crate) fn open(&self, jobs: &Jobs, opening: Opening) {
         let (id, name) = (opening.run.run_id.clone(), &opening.run.function);
-        let Some(handler) = jobs.function(name).filter(|function| function.spec().is_realtime()).cloned()
-        else {
+        let known = jobs.function(name).filter(|function| function.spec().is_realtime());
+        let Some(handler) = known.cloned() else {
             return refuse(jobs.outbox(), &id, "unknown_function");
         };
-        let spec = Some(&**handler.spec());
-        let applicant = Applicant { run_id: &id, attempt: 0, function: name, spec, payload_bytes: 0 };
-        let cancellation = Cancellation::new();
-        match jobs.admission().admit(&applicant, &cancellation) {
-            Ok(permit) => {
-                let session = jobs.converse(self, handler, opening, cancellation, permit);
+        match jobs.converse(self, handler, opening) {
+            Ok(session) => {
                 self.table().insert(id, session);
             }
             Err(Refusal::Failed(failure)) => refuse(jobs.outbox(), &id, &refusal(&failure)),
@@ -125,7 +121,7 @@ fn refusal(failure: &JobFailure) -> String {
 pub(crate) struct Session {
     id: RunId,
     limits: SessionLimits,
-    cancellation: Cancellation,
+    handler: (PermitId, Arc<dyn Stop>),
     outbox: Arc<Outbox>,
     inbox: Mutex<Inbox>,
     /// Something came in.
@@ -140,12 +136,12 @@ impl Session {
     pub(crate) fn new(
         id: RunId,
         limits: SessionLimits,
-        cancellation: Cancellation,
+        handler: (PermitId, Arc<dyn Stop>),
         outbox: Arc<Outbox>,
     ) -> Self {
         let inbox = Mutex::new(Inbox::new(limits.buffer));
         let (heard, active, ended) = (Notify::new(), Notify::new(), SetOnce::new());
-        Self { id, limits, cancellation, outbox, inbox, heard, active, ended }
+        Self { id, limits, handler, outbox, inbox, heard, active, ended }
     }
 
     /// Carries frames until the handler has ended, or the worker ends the session; then tells the peer why, once everything
@@ -195,14 +191,19 @@ impl Session {
     fn hang_up(&self) {
         self.inbox().finish();
         self.heard.notify_one();
-        self.cancellation.cancel(CancelReason::User);
+        self.stop();
     }
 
     /// Ends the session from this side; the first reason stays.
     fn end(&self, reason: &'static str) {
         // It fails when there is a reason already.
         let _ = self.ended.set(reason);
-        self.cancellation.cancel(CancelReason::User);
+        self.stop();
+    }
+
+    fn stop(&self) {
+        let (permit, handler) = &self.handler;
+        handler.clone().stop(*permit, CancelReason::User);
     }
 
     async fn carry(

@@ -252,6 +252,7 @@ impl Parts {
             gpu_runs: reporter.gpu_runs(),
             users,
             tracker: tracker.clone(),
+            lines: Default::default(),
         });
         let dispatcher = Arc::new(Dispatcher::new(jobs, models, keeper.clone(), shutdown.clone()));
         let link = Link {
@@ -280,6 +281,7 @@ impl Parts {
         let ended = tokio::select! {
             ended = &mut connection => ended,
             never = keeper.keep() => match never {},
+            never = admission.enforce_deadlines() => match never {},
             () = leave(&config, &admission, &tracker, &shutdown) => {
                 timeout(FLUSH, connection).await.unwrap_or(Ok(()))
             }
@@ -289,9 +291,9 @@ impl Parts {
         if !outbox.can_leave() {
             return Err(WorkerFailure::Unsaid { waited: FLUSH });
         }
-        match admission.zombies().all {
-            count if count > config.max_zombies => Err(WorkerFailure::Zombies { count }),
-            _ => Ok(()),
+        match admission.overrun_by() {
+            Some(count) => Err(WorkerFailure::Zombies { count }),
+            None => Ok(()),
         }
     }
 }

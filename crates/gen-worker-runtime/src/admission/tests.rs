@@ -1,8 +1,10 @@
 //! Admission without a runtime.
 
+use std::time::Duration;
+
 use gen_worker_core::{ByteSize, Call, Function, ResourceRequirements, WorkerError};
 
-use super::*;
+use super::{book::TOMBSTONE, *};
 use crate::ports::Ports;
 
 fn function(name: &'static str, max_concurrency: Option<u32>) -> Function {
@@ -29,9 +31,25 @@ fn desk(max_concurrency: u32, functions: Vec<Function>) -> Desk {
     Desk { admission: Admission::new(limits, credential, shutdown.clone()), shutdown, functions }
 }
 
+/// A run that only keeps why it was told to stop, first.
+#[derive(Default)]
+struct Canceled(OnceLock<CancelReason>);
+
+impl Stop for Canceled {
+    fn stop(self: Arc<Self>, _permit: PermitId, reason: CancelReason) {
+        self.0.get_or_init(|| reason);
+    }
+}
+
+impl Canceled {
+    fn reason(&self) -> Option<CancelReason> {
+        self.0.get().copied()
+    }
+}
+
 impl Desk {
-    fn ask(&self, run: &str, attempt: i64, function: &str) -> Result<(Permit, Cancellation), Refusal> {
-        self.ask_with(run, attempt, function, 1)
+    fn ask(&self, run: &str, attempt: i64, function: &str) -> Result<(Permit, Arc<Canceled>), Refusal> {
+        self.ask_with(run, attempt, function, 1, None)
     }
 
     fn ask_with(
@@ -40,12 +58,14 @@ impl Desk {
         attempt: i64,
         function: &str,
         payload_bytes: usize,
-    ) -> Result<(Permit, Cancellation), Refusal> {
+        deadline: Option<Instant>,
+    ) -> Result<(Permit, Arc<Canceled>), Refusal> {
         let (run_id, name) = (RunId::parse(run).unwrap(), FunctionName::parse(function).unwrap());
         let spec = self.functions.iter().map(|f| &**f.spec()).find(|spec| spec.name == name);
-        let cancellation = Cancellation::new();
-        let applicant = Applicant { run_id: &run_id, attempt, function: &name, spec, payload_bytes };
-        self.admission.admit(&applicant, &cancellation).map(|permit| (permit, cancellation))
+        let spec = spec.ok_or_else(|| Refusal::Failed(unknown_function(&name)))?;
+        let applicant = Applicant { run_id: &run_id, attempt, spec, payload_bytes, deadline };
+        let run = Arc::<Canceled>::default();
+        self.admission.admit(&applicant, run.clone()).map(|permit| (permit, run))
     }
 }
 
@@ -65,9 +85,14 @@ fn refusals_come_in_the_contracts_order_and_words() {
     let expect = |asked, kind, safe: &str, message: &str| {
         assert_eq!(refusal(asked), (kind, safe.to_owned(), message.to_owned()));
     };
-    expect(desk.ask_with("r", 0, "no", 99), "internal", "internal error", "Unknown function requested: no");
+    expect(
+        desk.ask_with("r", 0, "no", 99, None),
+        "internal",
+        "internal error",
+        "Unknown function requested: no",
+    );
     let too_large = "Input payload too large: 99 bytes (max 10)";
-    expect(desk.ask_with("r", 0, "f", 99), "validation", "invalid input", too_large);
+    expect(desk.ask_with("r", 0, "f", 99, None), "validation", "invalid input", too_large);
     let _f = desk.ask("1", 0, "f").unwrap();
     expect(
         desk.ask("2", 0, "f"),
@@ -93,10 +118,13 @@ fn no_run_starts_after_drain_begins() {
 fn a_zombie_keeps_its_permit() {
     let desk = desk(1, vec![function("f", None)]);
     let (permit, _) = desk.ask("r", 0, "f").unwrap();
-    permit.answered();
+    desk.admission.answer(permit.id(), || {});
     assert!(desk.admission.active().is_empty());
     assert!(desk.ask("s", 0, "f").is_err());
-    assert_eq!((permit.abandoned(), desk.admission.zombies().by_function.len()), (1, 1));
+    assert_eq!(
+        (desk.admission.abandon(permit.id()), desk.admission.zombies().by_function.len()),
+        (Some(1), 1)
+    );
     drop(permit);
     assert_eq!(desk.admission.zombies(), Zombies::default());
     assert!(desk.ask("s", 0, "f").is_ok());
@@ -136,17 +164,46 @@ fn a_cancel_that_overtook_its_run_ends_it_once() {
 fn a_tombstone_lasts_a_minute() {
     let mut book = Book::new(Limits { max_input: ByteLimit::Unlimited, max_concurrency: None });
     let (run_id, f, now) = (RunId::parse("r").unwrap(), function("f", None), Instant::now());
-    let run = Applicant {
-        run_id: &run_id,
-        attempt: 0,
-        function: &f.spec().name,
-        spec: Some(f.spec()),
-        payload_bytes: 0,
-    };
+    let run = Applicant { run_id: &run_id, attempt: 0, spec: f.spec(), payload_bytes: 0, deadline: None };
     book.interrupt(&run_id, 0, now);
-    assert!(matches!(book.judge(&run, None, now + TOMBSTONE), Ok(())));
+    assert!(matches!(book.judge(&run, None, now + TOMBSTONE), Ok(None)));
     book.interrupt(&run_id, 0, now);
     assert!(matches!(book.judge(&run, None, now + TOMBSTONE / 2), Err(Refusal::Failed(_))));
+}
+
+#[test]
+fn a_result_and_its_place_are_handed_over_in_the_same_moment() {
+    let desk = desk(1, vec![function("f", None)]);
+    let permit = Arc::new(desk.ask("r", 1, "f").unwrap().0);
+    let held_by_a_thread = permit.clone();
+    permit.settle(|| assert!(desk.admission.0.book.try_lock().is_err(), "nobody is admitted meanwhile"));
+    assert!(desk.admission.active().is_empty());
+    assert!(desk.ask("s", 1, "f").is_err(), "what goes on keeps the place");
+    drop(held_by_a_thread);
+    let permit = Arc::new(desk.ask("s", 1, "f").unwrap().0);
+    permit.settle(|| {});
+    assert!(desk.ask("t", 1, "f").is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn deadlines_are_enforced_in_their_order_and_not_after_the_end() {
+    let desk = desk(0, vec![function("f", None)]);
+    let since = tokio::time::Instant::now();
+    let within = |seconds| Some((since + Duration::from_secs(seconds)).into_std());
+    let ask = |run, deadline| desk.ask_with(run, 0, "f", 1, deadline).unwrap();
+    let (_late, late) = ask("late", within(20));
+    let (_never, never) = ask("never", None);
+    let (ended, over) = ask("ended", within(5));
+    drop(ended);
+    let enforce =
+        |seconds| tokio::time::timeout(Duration::from_secs(seconds), desk.admission.enforce_deadlines());
+    assert!(enforce(6).await.is_err());
+    // Comes while the later one is waited for.
+    let (_soon, soon) = ask("soon", within(10));
+    assert!(enforce(5).await.is_err());
+    assert_eq!([over.reason(), soon.reason(), late.reason()], [None, Some(CancelReason::Deadline), None]);
+    assert!(enforce(10).await.is_err());
+    assert_eq!([late.reason(), never.reason()], [Some(CancelReason::Deadline), None]);
 }
 
 /// A credential that has expired.

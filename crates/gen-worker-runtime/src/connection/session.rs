@@ -5,12 +5,11 @@ use std::{sync::Arc, time::Duration};
 use futures_util::FutureExt;
 use gen_worker_core::ports::CredentialSource;
 use tokio::{
-    sync::mpsc,
-    time::{Instant, MissedTickBehavior, interval_at, sleep_until, timeout},
+    sync::oneshot,
+    time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until, timeout},
 };
-use tokio_stream::wrappers::ReceiverStream;
 use tonic::{
-    Request, Status, Streaming,
+    Request, Response, Status, Streaming,
     metadata::MetadataValue,
     transport::{Channel, Endpoint},
 };
@@ -26,7 +25,7 @@ use crate::{
     config::RuntimeConfig,
     dispatch::Dispatcher,
     heartbeat::Reporter,
-    outbox::Outbox,
+    outbox::{Losses, Outbox, Speech},
     shutdown::{Phase, Shutdown},
     wire::{Client, Message, inbound},
 };
@@ -34,8 +33,8 @@ use crate::{
 /// A look-up with its TCP and TLS handshakes that takes longer has failed.
 const DIAL: Duration = Duration::from_secs(10);
 
-/// Messages between the outbox and HTTP/2. Small, so that what is sent next is decided as late as possible.
-const IN_FLIGHT: usize = 16;
+/// The same for a worker that leaves, which has few seconds to hand over what it holds.
+const LAST_DIAL: Duration = Duration::from_secs(2);
 
 /// How long the peer may take to read what was said and end the stream, once the worker leaves.
 const GOODBYE: Duration = Duration::from_secs(5);
@@ -49,6 +48,8 @@ pub(crate) struct Link {
     pub credential: Arc<dyn CredentialSource>,
     pub shutdown: Shutdown,
 }
+
+type Answer = Result<Response<Streaming<Message>>, Status>;
 
 /// How a session went.
 #[derive(Debug)]
@@ -98,14 +99,25 @@ impl<'a> Session<'a> {
             return Err(format!("no token to dial with: {}", refused.chain()));
         }
         let since = Instant::now();
-        let dialled = match timeout(DIAL, self.connect()).await {
-            Ok(Ok(channel)) => Ok(channel),
-            Ok(Err(error)) => Err(format!("cannot connect: {}", innermost(&error))),
-            Err(_) => Err(format!("cannot connect: no answer within {} s", DIAL.as_secs())),
+        let dialled = tokio::select! {
+            dialled = self.connect() => dialled.map_err(|error| format!("cannot connect: {}", innermost(&error))),
+            waited = self.patience() => Err(format!("cannot connect: no answer within {} s", waited.as_secs())),
         };
         self.gap.dialled(since.elapsed());
         self.opened = Instant::now();
         dialled
+    }
+
+    /// Comes to its end when a dial has taken too long, and says how long that is.
+    async fn patience(&self) -> Duration {
+        let leaving = async {
+            self.link.shutdown.reached(Phase::Flushing).await;
+            sleep(LAST_DIAL).await;
+        };
+        tokio::select! {
+            () = sleep(DIAL) => DIAL,
+            () = leaving => LAST_DIAL,
+        }
     }
 
     async fn connect(&self) -> Result<Channel, tonic::transport::Error> {
@@ -121,12 +133,11 @@ impl<'a> Session<'a> {
     }
 
     async fn hold(&mut self, channel: Channel) -> Ended {
-        let (say, said) = mpsc::channel(IN_FLIGHT);
-        // First in the queue before the call is made, so that nothing can come before it.
-        say.try_send(self.link.reporter.registration(false)).expect("a new channel has room");
         self.link.dispatcher.new_stream();
-        self.link.outbox.restart();
-        let request = match self.request(said) {
+        // Made before the call, so that nothing can come before it.
+        let registration = self.link.reporter.registration(false);
+        let (speech, said) = self.link.outbox.start_stream(registration);
+        let request = match self.request(speech) {
             Ok(request) => request,
             Err(cause) => return Ended::Lost { cause },
         };
@@ -134,7 +145,7 @@ impl<'a> Session<'a> {
             .max_decoding_message_size(self.config.max_message_bytes)
             .max_encoding_message_size(self.config.max_message_bytes);
         let call = client.connect_worker(request);
-        match self.pump(say, call).await {
+        match self.pump(call, said).await {
             Ok(()) => Ended::Left,
             Err(status) => {
                 self.link.dispatcher.stream_lost();
@@ -143,8 +154,8 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn request(&self, said: mpsc::Receiver<Message>) -> Result<Request<ReceiverStream<Message>>, String> {
-        let mut request = Request::new(ReceiverStream::new(said));
+    fn request(&self, speech: Speech) -> Result<Request<Speech>, String> {
+        let mut request = Request::new(speech);
         if let Some(token) = self.link.credential.bearer() {
             let mut value = MetadataValue::try_from(format!("Bearer {}", token.expose()))
                 .map_err(|_| "the worker's token holds characters that no header can carry".to_owned())?;
@@ -154,12 +165,14 @@ impl<'a> Session<'a> {
         Ok(request)
     }
 
-    /// Both ways from the start: a scheduler may answer the call only when it has something to say.
+    /// Hears the peer, while HTTP/2 takes what there is to say from the outbox. It hears from the start: a scheduler may
+    /// answer the call only when it has something to say.
     async fn pump(
         &mut self,
-        say: mpsc::Sender<Message>,
-        call: impl Future<Output = Result<tonic::Response<Streaming<Message>>, Status>>,
+        call: impl Future<Output = Answer>,
+        mut said: oneshot::Receiver<()>,
     ) -> Result<(), Status> {
+        let Link { outbox, shutdown, .. } = self.link;
         let call = call.fuse();
         tokio::pin!(call);
         let mut heard: Option<Streaming<Message>> = None;
@@ -168,41 +181,38 @@ impl<'a> Session<'a> {
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let proven = sleep_until(now + self.config.connected_after);
         tokio::pin!(proven);
-        let mut heartbeat_due = false;
-        let mut drain_seen = self.link.shutdown.phase();
+        let mut phase = shutdown.phase();
+        let next_phase = shutdown.changed(phase);
+        tokio::pin!(next_phase);
         loop {
-            let sendable = heartbeat_due || self.link.outbox.has_next();
-            if !sendable && self.link.shutdown.phase() >= Phase::Flushing && self.link.outbox.is_said() {
-                return self.leave(say, call, heard).await;
+            if phase >= Phase::Flushing {
+                outbox.finish();
             }
             tokio::select! {
+                biased;
+                _ = heartbeat.tick() => {
+                    outbox.heartbeat(self.link.reporter.registration(true));
+                    self.keep_books();
+                }
+                next = &mut next_phase => {
+                    phase = next;
+                    next_phase.set(shutdown.changed(phase));
+                    if phase < Phase::Flushing {
+                        outbox.heartbeat(self.link.reporter.registration(true));
+                    }
+                }
+                () = &mut proven, if !self.connected => self.connected(),
                 answer = &mut call, if heard.is_none() => {
                     heard = Some(answer?.into_inner());
                     self.answered = true;
                     self.connected();
                 }
-                message = next(&mut heard) => match message? {
+                _ = &mut said, if phase >= Phase::Flushing => return self.leave(call, heard).await,
+                () = outbox.relieved(), if outbox.is_congested() => {}
+                message = next(&mut heard), if !outbox.is_congested() => match message? {
                     Some(message) => self.hear(message),
                     None => return Err(Status::ok("the scheduler closed the stream")),
                 },
-                room = say.reserve(), if sendable => {
-                    let room = room.map_err(|_| Status::unavailable("the stream broke"))?;
-                    if std::mem::take(&mut heartbeat_due) {
-                        room.send(self.link.reporter.registration(true));
-                    } else if let Some(message) = self.link.outbox.next() {
-                        room.send(message);
-                    }
-                }
-                () = self.link.outbox.filled(), if !sendable => {}
-                _ = heartbeat.tick() => {
-                    heartbeat_due = true;
-                    self.keep_books();
-                }
-                () = &mut proven, if !self.connected => self.connected(),
-                phase = self.link.shutdown.changed(drain_seen) => {
-                    heartbeat_due |= phase < Phase::Flushing;
-                    drain_seen = phase;
-                }
             }
         }
     }
@@ -226,23 +236,25 @@ impl<'a> Session<'a> {
     }
 
     fn keep_books(&self) {
-        if !self.link.dispatcher.acknowledges() {
-            self.link.outbox.expire(self.config.result_retention);
+        self.link.outbox.expire(self.config.result_retention);
+        let Losses { events, results } = self.link.outbox.take_losses();
+        if events > 0 {
+            warn!(dropped = events, "events were dropped: the scheduler reads more slowly than runs talk");
         }
-        let dropped = self.link.outbox.take_dropped();
-        if dropped > 0 {
-            warn!(dropped, "events were dropped: the scheduler reads more slowly than runs talk");
+        if results > 0 {
+            debug!(
+                results,
+                "results were forgotten before their retention was over, to stay within WORKER_RESULT_BUFFER_BYTES"
+            );
         }
     }
 
-    /// Half-closes, then reads the peer to its end: resetting the stream could throw away what it has not read yet.
+    /// After the half-close, reads the peer to its end: resetting the stream could throw away what it has not read yet.
     async fn leave(
         &self,
-        say: mpsc::Sender<Message>,
-        call: impl Future<Output = Result<tonic::Response<Streaming<Message>>, Status>>,
+        call: impl Future<Output = Answer>,
         mut heard: Option<Streaming<Message>>,
     ) -> Result<(), Status> {
-        drop(say);
         let read_out = async {
             if heard.is_none() {
                 heard = Some(call.await?.into_inner());
@@ -260,9 +272,7 @@ impl<'a> Session<'a> {
                 warn!(waited_ms = GOODBYE.as_millis() as u64, "the scheduler did not end the stream");
             }
         }
-        if !self.link.dispatcher.acknowledges() {
-            self.link.outbox.expire(Duration::ZERO);
-        }
+        self.link.outbox.expire(Duration::ZERO);
         match self.link.outbox.can_leave() {
             true => Ok(()),
             false => Err(Status::unavailable("the scheduler left results unacknowledged")),

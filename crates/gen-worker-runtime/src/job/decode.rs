@@ -38,7 +38,7 @@ impl Received {
         let refs =
             spec.injections.iter().filter(|injection| injection.need != gen_worker_core::ModelNeed::None);
         let models = refs
-            .map(|injection| Ok((*injection, job.shop.models.resolve(injection, &payload, spec)?)))
+            .map(|injection| Ok((*injection, job.shop().models.resolve(injection, &payload, spec)?)))
             .collect::<Result<_, JobFailure>>()?;
         let decoded = job.function.decode(payload)?;
         Ok(Decoded { job, input: decoded.input, assets: decoded.assets, models, target })
@@ -58,5 +58,5 @@ fn output_target(job: &Job, payload: &mut Payload<'_>) -> Result<Option<Arc<dyn 
         let text = "`output_upload` needs a function with one output; this one streams";
         return Err(JobFailure::new(FailureKind::Validation, text));
     }
-    job.shop.ports.outputs.target(Secret::new(output_upload)).map(Some)
+    job.shop().ports.outputs.target(Secret::new(output_upload)).map(Some)
 }

@@ -15,18 +15,17 @@ pub(super) async fn all(
     let Output::Deltas(mut deltas) = output else {
         return Ok(output);
     };
-    let outbox = &job.shop.outbox;
-    let mut left = job.shop.config.max_delta_events.map_or(u32::MAX, |max| max.get());
+    let mut left = job.shop().config.max_delta_events.map_or(u32::MAX, |max| max.get());
     while left > 0
         && let Some(delta) = deltas.next().await
     {
         job.context.check_canceled()?;
-        let json = within(delta?.json, job.shop.config.max_delta);
-        outbox.emit_durable(Event::delta(json).about(&job.facts.run_id)).await;
+        let json = within(delta?.json, job.shop().config.max_delta);
+        job.run.emit_durable(Event::delta(json)).await;
         left -= 1;
     }
     drop((deltas, gpu));
-    outbox.emit_durable(Event::output_completed().about(&job.facts.run_id)).await;
+    job.run.emit_durable(Event::output_completed()).await;
     Ok(Output::Value(Bytes::new()))
 }
 

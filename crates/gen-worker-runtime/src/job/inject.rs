@@ -14,6 +14,7 @@ use gen_worker_core::{
 use super::{
     Job,
     inputs::{Local, RunDirectory},
+    timings::Stage,
 };
 use crate::{command::ModelConfig, model_control::ModelRefusal};
 
@@ -111,15 +112,13 @@ async fn provide(
     injection: &InjectionSpec,
     model: &ModelRef,
 ) -> Result<InjectedModel, JobFailure> {
-    let ports = &job.shop.ports;
+    let ports = &job.shop().ports;
     let Some(source) = &ports.model_source else {
         return Err(refusal("this worker was built without a source of models".to_owned()));
     };
-    let local = job.timings.stage("model", source.ensure(model, job.voice.clone())).await?;
+    let local = job.stage(Stage::Model, source.ensure(model, job.run.clone())).await?;
     let lease = match (injection.need, &ports.model_provider) {
-        (ModelNeed::Resident, Some(provider)) => {
-            Some(job.timings.stage("load", provider.lease(&local)).await?)
-        }
+        (ModelNeed::Resident, Some(provider)) => Some(job.stage(Stage::Load, provider.lease(&local)).await?),
         (ModelNeed::Resident, None) => {
             return Err(refusal("this worker was built without a model provider".to_owned()));
         }

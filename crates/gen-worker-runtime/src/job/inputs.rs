@@ -11,7 +11,7 @@ use gen_worker_core::{
 };
 use tracing::warn;
 
-use super::{Job, decode::Decoded};
+use super::{Job, decode::Decoded, timings::Stage};
 
 /// A run whose input files are on this machine.
 pub(crate) struct Local {
@@ -28,17 +28,17 @@ impl Decoded {
         let Self { job, input, assets, models, target } = self;
         let directory = match assets.is_empty() {
             true => None,
-            false => Some(RunDirectory::create(&job.shop.config.run_dir, &job.facts.run_id)?),
+            false => Some(RunDirectory::create(&job.shop().config.run_dir, &job.facts().run_id)?),
         };
         if let Some(directory) = &directory {
             let fetch_all = async {
                 for slot in &assets {
-                    let inputs = &job.shop.ports.inputs;
-                    slot.fill(inputs.fetch(&job.facts.scope, slot.asset(), directory.path()).await?);
+                    let inputs = &job.shop().ports.inputs;
+                    slot.fill(inputs.fetch(&job.facts().scope, slot.asset(), directory.path()).await?);
                 }
                 Ok::<_, JobFailure>(())
             };
-            job.timings.stage("inputs", fetch_all).await?;
+            job.stage(Stage::Inputs, fetch_all).await?;
         }
         Ok(Local { job, input, models, target, directory })
     }

@@ -6,13 +6,10 @@ use std::sync::{
 };
 
 use gen_worker_core::{Body, JobFailure, Output, RawCall, WorkerError, ports::OutputTarget};
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    task::JoinError,
-};
-use tracing::{Span, error};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tracing::Span;
 
-use super::{Job, emit, inject::Ready, inputs::RunDirectory};
+use super::{Job, emit, inject::Ready, inputs::RunDirectory, timings::Stage};
 
 /// A run whose function has returned. The GPU is free again; the input files are still there.
 pub(crate) struct Returned {
@@ -28,10 +25,10 @@ impl Ready {
     pub(crate) async fn invoke(self) -> Result<Returned, JobFailure> {
         let Self { job, input, models, target, directory } = self;
         let gpu = match job.function.spec().resources.requires_gpu {
-            true => Some(job.timings.stage("gpu_wait", GpuPermit::take(&job)).await?),
+            true => Some(job.stage(Stage::GpuWait, GpuPermit::take(&job)).await?),
             false => None,
         };
-        let extensions = job.shop.extensions.clone();
+        let extensions = job.shop().extensions.clone();
         let call = RawCall { context: job.context.clone(), input, models, extensions };
         let called = async {
             match emit::all(&job, call_body(&job, call, gpu).await?).await {
@@ -39,7 +36,7 @@ impl Ready {
                 Err(error) => Err(JobFailure::from(error)),
             }
         };
-        let output = job.timings.stage("run", called).await?;
+        let output = job.stage(Stage::Run, called).await?;
         Ok(Returned { job, output, target, _directory: directory })
     }
 }
@@ -61,15 +58,14 @@ async fn call_body(
                 let output = call.context.check_canceled().and_then(|()| span.in_scope(|| body(call)));
                 (output, gpu)
             });
-            let (output, gpu) = thread.await.map_err(|error| died(&error))?;
+            let (output, gpu) = thread.await.map_err(|_| panicked())?;
             Ok((output?, gpu))
         }
     }
 }
 
-/// User code panicked, or its task was ended from outside.
-pub(super) fn died(failed: &JoinError) -> JobFailure {
-    error!(error = %failed, "the function panicked");
+/// User code panicked; where and why is in a line that the process's panic hook logged.
+pub(super) fn panicked() -> JobFailure {
     JobFailure::from(WorkerError::internal("panicked")).detailed("InternalError: the function panicked")
 }
 
@@ -82,13 +78,13 @@ pub(crate) struct GpuPermit {
 impl GpuPermit {
     /// Waits for a place, unless the run is told to stop first.
     async fn take(job: &Job) -> Result<Self, WorkerError> {
-        let semaphore: Arc<Semaphore> = job.shop.gpu.clone();
+        let semaphore: Arc<Semaphore> = job.shop().gpu.clone();
         let place = tokio::select! {
             place = semaphore.acquire_owned() => place.expect("the semaphore is never closed"),
             reason = job.context.canceled() => return Err(WorkerError::canceled(reason.as_str())),
         };
-        job.shop.gpu_runs.fetch_add(1, Ordering::Relaxed);
-        Ok(Self { _place: place, running: job.shop.gpu_runs.clone() })
+        job.shop().gpu_runs.fetch_add(1, Ordering::Relaxed);
+        Ok(Self { _place: place, running: job.shop().gpu_runs.clone() })
     }
 }
 

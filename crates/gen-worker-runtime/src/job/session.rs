@@ -3,53 +3,49 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gen_worker_core::{Cancellation, Function, JobFailure, ModelBinding, ModelNeed, RealtimeSocket};
+use gen_worker_core::{Function, JobFailure, ModelBinding, ModelNeed, RealtimeSocket};
 use tokio::sync::oneshot;
 use tracing::Instrument;
 
-use super::{Job, Jobs, decode::Decoded, supervise::Supervisor};
+use super::{Audience, Job, Jobs, decode::Decoded};
 use crate::{
-    admission::Permit,
+    admission::Refusal,
     command::Opening,
     realtime::{Session, SessionLimits, Sessions},
 };
 
 impl Jobs {
-    /// Starts an admitted session: its handler on the user runtime; its supervisor, and what carries its frames, on this
-    /// one.
+    /// Starts a session, if it is admitted: its handler on the user runtime, and what carries its frames on this one.
     pub(crate) fn converse(
         &self,
         sessions: &Sessions,
         handler: Function,
         opening: Opening,
-        cancellation: Cancellation,
-        permit: Permit,
-    ) -> Arc<Session> {
-        let Opening { run, models } = opening;
-        let (job, _, span) = self.prepare(handler, run, cancellation.clone(), permit);
+    ) -> Result<Arc<Session>, Refusal> {
+        let Opening { run: request, models } = opening;
+        let (say, outcome) = oneshot::channel();
+        let (run, permit) = self.admit(&handler, request, 0, Audience::of_session(say))?;
         let (socket, peer) = RealtimeSocket::pair();
         let config = &self.0.config;
         let limits =
             SessionLimits { max_frame: config.max_ws_frame, buffer: config.ws_buffer, idle: config.ws_idle };
-        let (id, outbox) = (job.facts.run_id.clone(), self.0.outbox.clone());
-        let session = Arc::new(Session::new(id, limits, cancellation.clone(), outbox));
-        let (say, outcome) = oneshot::channel();
-        let supervisor = Supervisor::of(&job, cancellation);
-        let work = self.0.users.spawn(run_handler(job, models, socket).instrument(span.clone()));
-        self.0.tracker.spawn(supervisor.watch_session(work, say).instrument(span.clone()));
+        let (id, outbox) = (run.facts.run_id.clone(), self.0.outbox.clone());
+        let session = Arc::new(Session::new(id, limits, (permit.id(), run.clone()), outbox));
+        let job = Job::new(run.clone(), handler, permit.clone());
+        run.start(permit, run_handler(job, models, socket));
         let (serving, sessions) = (session.clone(), sessions.clone());
         let serve = async move {
             serving.serve(peer, outcome).await;
             sessions.forget(&serving);
         };
-        self.0.tracker.spawn(serve.instrument(span));
-        session
+        self.0.tracker.spawn(serve.instrument(run.span.clone()));
+        Ok(session)
     }
 }
 
 /// `models` are the references by the position of the handler's models; those that are not there are the deployment's.
 async fn run_handler(job: Job, models: Vec<String>, socket: RealtimeSocket) -> Result<Bytes, JobFailure> {
-    let table = &job.shop.models;
+    let table = &job.shop().models;
     let wanted = job.function.spec().injections.iter().filter(|injection| injection.need != ModelNeed::None);
     let models = wanted
         .enumerate()

@@ -7,7 +7,7 @@ use gen_worker_core::{
 };
 use serde::Serialize;
 
-use super::invoke::Returned;
+use super::{invoke::Returned, timings::Stage};
 
 /// Room for a result's other fields beside its payload.
 const RESULT_ENVELOPE_BYTES: u64 = 64 << 10;
@@ -15,15 +15,15 @@ const RESULT_ENVELOPE_BYTES: u64 = 64 << 10;
 impl Returned {
     /// Stores the output where the payload said, else takes it into the result, and encodes the result.
     pub(crate) async fn store(self) -> Result<Bytes, JobFailure> {
-        let limit = result_limit(self.job.shop.config.max_output, self.job.shop.config.max_message_bytes);
+        let limit = result_limit(self.job.shop().config.max_output, self.job.shop().config.max_message_bytes);
         let output = match (self.output, self.target) {
             (Output::Value(value), None) => value,
             (Output::Value(value), Some(target)) => {
                 let raw = RawOutput::bytes(value, "application/msgpack");
-                encode_value(&self.job.timings.stage("store", target.store(&raw)).await?)?
+                encode_value(&self.job.stage(Stage::Store, target.store(&raw)).await?)?
             }
             (Output::Raw(raw), Some(target)) => {
-                encode_value(&self.job.timings.stage("store", target.store(&raw)).await?)?
+                encode_value(&self.job.stage(Stage::Store, target.store(&raw)).await?)?
             }
             (Output::Raw(raw), None) => inline(raw, limit).await?,
             (Output::Deltas(_), _) => unreachable!("deltas were sent while the function ran"),

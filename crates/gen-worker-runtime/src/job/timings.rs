@@ -2,30 +2,68 @@
 
 use std::{
     fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::atomic::{AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
 use gen_worker_core::Event;
 use serde_json::Map;
 
-/// The stages of one run so far, shown as `model=1 run=20 …` in milliseconds. Clones share it.
-#[derive(Clone)]
+/// Runs that took less time have nothing to explain: `job.timings` would double what is sent for them.
+const WORTH_TELLING: Duration = Duration::from_millis(10);
+
+/// What a run spends its time on, in order.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Stage {
+    /// Fetching the files that the payload names.
+    Inputs,
+    /// Making models present on disk.
+    Model,
+    /// Bringing models into memory.
+    Load,
+    /// Waiting for a GPU.
+    GpuWait,
+    /// The function itself.
+    Run,
+    /// Storing its output.
+    Store,
+}
+
+impl Stage {
+    const ALL: [Self; 6] = [Self::Inputs, Self::Model, Self::Load, Self::GpuWait, Self::Run, Self::Store];
+
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Inputs => "inputs",
+            Self::Model => "model",
+            Self::Load => "load",
+            Self::GpuWait => "gpu_wait",
+            Self::Run => "run",
+            Self::Store => "store",
+        }
+    }
+}
+
+/// The stages of one run so far, shown as `model=1 run=20 …` in milliseconds.
 pub(crate) struct Timings {
     started: Instant,
-    stages: Arc<Mutex<Vec<(&'static str, Duration)>>>,
+    /// Microseconds and one, by stage; zero: it was not reached.
+    stages: [AtomicU64; Stage::ALL.len()],
 }
 
 impl Timings {
     pub(crate) fn start() -> Self {
-        Self { started: Instant::now(), stages: Arc::default() }
+        Self { started: Instant::now(), stages: Default::default() }
     }
 
-    /// Measures one stage.
-    pub(crate) async fn stage<F: Future>(&self, name: &'static str, work: F) -> F::Output {
+    /// Measures one stage; times of the same stage add up.
+    pub(crate) async fn stage<F: Future>(&self, stage: Stage, work: F) -> F::Output {
         let since = Instant::now();
         let result = work.await;
-        self.stages().push((name, since.elapsed()));
+        let micros = since.elapsed().as_micros() as u64;
+        let slot = &self.stages[stage as usize];
+        let before = slot.load(Ordering::Relaxed).max(1);
+        slot.store(before + micros, Ordering::Relaxed);
         result
     }
 
@@ -33,26 +71,53 @@ impl Timings {
         self.started.elapsed()
     }
 
-    /// `job.timings`: milliseconds by stage, and in all.
-    pub(crate) fn event(&self) -> Event {
+    /// `job.timings`: milliseconds by stage, and in all; `None`: the run was too short for them to matter.
+    pub(crate) fn event(&self) -> Option<Event> {
+        let total = self.total();
+        if total < WORTH_TELLING {
+            return None;
+        }
         let milliseconds = |took: Duration| serde_json::Value::from(took.as_micros() as f64 / 1000.0);
-        let mut payload: Map<_, _> =
-            self.stages().iter().map(|(name, took)| (format!("{name}_ms"), milliseconds(*took))).collect();
-        payload.insert("total_ms".to_owned(), milliseconds(self.total()));
-        Event::custom("job.timings", payload)
+        let stages = self.reached().map(|(stage, took)| (format!("{}_ms", stage.name()), milliseconds(took)));
+        let mut payload: Map<_, _> = stages.collect();
+        payload.insert("total_ms".to_owned(), milliseconds(total));
+        Some(Event::custom("job.timings", payload))
     }
 
-    fn stages(&self) -> MutexGuard<'_, Vec<(&'static str, Duration)>> {
-        self.stages.lock().unwrap_or_else(PoisonError::into_inner)
+    fn reached(&self) -> impl Iterator<Item = (Stage, Duration)> {
+        Stage::ALL.into_iter().filter_map(|stage| {
+            let micros = self.stages[stage as usize].load(Ordering::Relaxed).checked_sub(1)?;
+            Some((stage, Duration::from_micros(micros)))
+        })
     }
 }
 
 impl fmt::Display for Timings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, (name, took)) in self.stages().iter().enumerate() {
+        for (at, (stage, took)) in self.reached().enumerate() {
             let space = if at == 0 { "" } else { " " };
-            write!(f, "{space}{name}={}", took.as_millis())?;
+            write!(f, "{space}{}={}", stage.name(), took.as_millis())?;
         }
         Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn times_of_one_stage_add_up_and_short_runs_say_nothing() {
+        let mut timings = Timings::start();
+        timings.stage(Stage::Run, std::future::ready(())).await;
+        timings.stages[Stage::Run as usize] = AtomicU64::new(3001);
+        timings.stage(Stage::Run, std::future::ready(())).await;
+        assert_eq!(timings.to_string(), "run=3");
+        assert!(timings.event().is_none());
+        timings.started -= WORTH_TELLING;
+        let event = timings.event().expect("it took long enough");
+        let payload: serde_json::Value = serde_json::from_slice(&event.payload_json).unwrap();
+        assert!(payload["run_ms"].as_f64() >= Some(3.0) && payload["total_ms"].as_f64() >= Some(10.0));
+        assert!(payload.get("load_ms").is_none());
     }
 }

@@ -1,9 +1,15 @@
 //! The outbox without a stream.
 
+use std::task::Waker;
+
 use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt};
+use gen_worker_core::Frame;
 
 use super::*;
 use crate::wire::v1::worker_scheduler_message::Msg;
+
+const PLENTY: usize = 1 << 20;
 
 fn key(run: &str) -> Key {
     (RunId::parse(run).unwrap(), 0)
@@ -11,6 +17,10 @@ fn key(run: &str) -> Key {
 
 fn result(run: &str) -> Message {
     outbound::result(&key(run).0, 0, &Ok(Bytes::new()))
+}
+
+fn large_result(run: &str) -> Message {
+    outbound::result(&key(run).0, 0, &Ok(vec![0; PLENTY].into()))
 }
 
 fn delta(run: &str, n: usize) -> Event {
@@ -21,103 +31,218 @@ fn progress(run: &str) -> Event {
     Event::progress(0.5, None).about(&key(run).0)
 }
 
-/// `=r` for the result of `r`, `+r` for an event of it.
-fn drain(queue: &mut Queue) -> Vec<String> {
-    let now = Instant::now();
-    let name = |message: Message| match message.msg {
+fn registration() -> Message {
+    outbound::registration(Default::default(), Vec::new(), false)
+}
+
+/// A queue with a stream that has registered, by its number.
+fn queue(event_capacity: usize) -> (Queue, u64) {
+    let mut queue = Queue::new(event_capacity, PLENTY);
+    let stream = restart(&mut queue);
+    (queue, stream)
+}
+
+fn restart(queue: &mut Queue) -> u64 {
+    let stream = queue.start_stream(registration());
+    assert!(matches!(
+        next(queue, stream),
+        Poll::Ready(Some(Message { msg: Some(Msg::WorkerRegistration(_)) }))
+    ));
+    stream
+}
+
+fn next(queue: &mut Queue, stream: u64) -> Poll<Option<Message>> {
+    queue.poll_next(stream, Instant::now(), Waker::noop())
+}
+
+/// `=r` for the result of `r`, `+r` for an event of it, `~` for a frame.
+fn name(message: Message) -> String {
+    match message.msg {
         Some(Msg::RunResult(result)) => format!("={}", result.run_id),
         Some(Msg::WorkerEvent(event)) => format!("+{}", event.run_id),
+        Some(Msg::RealtimeFrame(_)) => "~".to_owned(),
+        Some(Msg::WorkerRegistration(registration)) if registration.is_heartbeat => "heartbeat".to_owned(),
         other => panic!("{other:?}"),
-    };
-    std::iter::from_fn(|| queue.next(now)).map(name).collect()
+    }
+}
+
+fn drain(queue: &mut Queue, stream: u64) -> Vec<String> {
+    let mut said = Vec::new();
+    while let Poll::Ready(Some(message)) = next(queue, stream) {
+        said.push(name(message));
+    }
+    said
 }
 
 #[test]
 fn a_result_follows_its_own_events_and_overtakes_those_of_others() {
-    let mut queue = Queue::new(10);
-    queue.push_event(progress("loud")).unwrap();
-    queue.push_event(delta("a", 1)).unwrap();
-    queue.push_event(progress("loud")).unwrap();
-    queue.push_event(delta("a", 2)).unwrap();
-    queue.push_result(key("a"), result("a"));
-    assert_eq!(drain(&mut queue), ["+a", "+a", "=a", "+loud", "+loud"]);
+    let (mut queue, stream) = queue(10);
+    for event in [progress("loud"), delta("a", 1), progress("loud"), delta("a", 2)] {
+        queue.events.push(event).unwrap();
+    }
+    queue.results.push(key("a"), result("a"));
+    assert_eq!(drain(&mut queue, stream), ["+a", "+a", "=a", "+loud", "+loud"]);
+}
+
+#[test]
+fn frames_and_events_take_turns() {
+    let (mut queue, stream) = queue(10);
+    let frame = || (outbound::realtime_frame(&key("s").0, Frame::Text(String::new())), None);
+    queue.frames.extend([frame(), frame(), frame()]);
+    queue.events.push(progress("a")).unwrap();
+    queue.events.push(progress("a")).unwrap();
+    assert_eq!(drain(&mut queue, stream), ["~", "+a", "~", "+a", "~"]);
+    assert!(queue.events.has_room(), "frames take no places of events");
 }
 
 #[test]
 fn every_buffer_is_bounded() {
-    let mut queue = Queue::new(3);
-    for _ in 0..100_000 {
-        queue.push_event(progress("loud")).unwrap();
+    let (mut queue, stream) = queue(10);
+    let per_result = 700;
+    for run in 0..PLENTY / per_result * 2 {
+        queue.results.push(key(&run.to_string()), result(&run.to_string()));
+        drain(&mut queue, stream);
+        queue.shed();
     }
-    assert_eq!((queue.events.len(), queue.dropped), (3, 99_997));
-    for n in 0..3 {
-        queue.push_event(delta("a", n)).unwrap();
+    assert!(!queue.is_full() && queue.results.all().count < PLENTY / 512);
+    assert!(queue.take_losses().results > 0, "what was written first went first, and was counted");
+    let held = queue.results.all().count;
+    restart(&mut queue);
+    assert!(queue.shed().is_empty() && queue.results.unwritten().count == held, "what waits is never shed");
+}
+
+#[test]
+fn a_scheduler_that_acknowledges_loses_nothing_and_is_given_no_more() {
+    let (mut queue, stream) = queue(10);
+    queue.results.await_acknowledgements();
+    for run in ["a", "b"] {
+        queue.results.push(key(run), large_result(run));
     }
-    assert!(queue.push_event(delta("a", 4)).is_err(), "a delta is never dropped");
-    queue.push_event(progress("loud")).unwrap();
-    assert_eq!(drain(&mut queue), ["+a", "+a", "+a"]);
+    assert_eq!(drain(&mut queue, stream), ["=a", "=b"]);
+    assert!(queue.shed().is_empty());
+    assert!(queue.is_full() && !queue.is_congested());
+    queue.results.expire(Instant::now() + Duration::from_secs(600), Duration::ZERO);
+    assert_eq!(queue.results.all().count, 2, "only an acknowledgement ends the wait for it");
+    queue.results.forget(&key("a"));
+    queue.results.forget(&key("b"));
+    assert!(!queue.is_full());
+}
+
+#[test]
+fn nothing_more_is_read_from_a_scheduler_that_reads_no_more() {
+    let outbox = Arc::new(Outbox::with(Queue::new(10, PLENTY), None));
+    let (mut speech, _said) = outbox.start_stream(registration());
+    outbox.result(key("a"), large_result("a"));
+    outbox.result(key("b"), large_result("b"));
+    assert!(outbox.is_congested());
+    for _ in 0..3 {
+        speech.next().now_or_never().flatten().expect("a registration and two results");
+    }
+    assert!(!outbox.is_congested());
+    assert!(outbox.relieved().now_or_never().is_some(), "the session is told");
 }
 
 #[test]
 fn results_are_delivered_once_or_fenced() {
-    let mut queue = Queue::new(1);
-    queue.push_result(key("a"), result("a"));
-    queue.push_result(key("b"), result("b"));
-    assert_eq!(drain(&mut queue), ["=a", "=b"]);
-    queue.restart();
-    assert_eq!(drain(&mut queue), ["=a", "=b"], "unacknowledged results are sent again on a new stream");
-    queue.forget(&key("a"));
-    queue.restart();
-    assert_eq!(drain(&mut queue), ["=b"]);
+    let (mut queue, stream) = queue(1);
+    queue.results.push(key("a"), result("a"));
+    queue.results.push(key("b"), result("b"));
+    assert_eq!(drain(&mut queue, stream), ["=a", "=b"]);
+    let stream = restart(&mut queue);
+    assert_eq!(
+        drain(&mut queue, stream),
+        ["=a", "=b"],
+        "unacknowledged results are sent again on a new stream"
+    );
+    queue.results.forget(&key("a"));
+    let stream = restart(&mut queue);
+    assert_eq!(drain(&mut queue, stream), ["=b"]);
+}
+
+#[test]
+fn a_stream_that_is_over_is_told_nothing() {
+    let (mut queue, old) = queue(1);
+    let new = restart(&mut queue);
+    queue.results.push(key("a"), result("a"));
+    assert!(matches!(next(&mut queue, old), Poll::Ready(None)));
+    assert_eq!(drain(&mut queue, new), ["=a"]);
+}
+
+#[test]
+fn a_stream_begins_with_its_registration_and_keeps_one_heartbeat() {
+    let mut queue = Queue::new(1, PLENTY);
+    let heartbeat = || Some(outbound::registration(Default::default(), Vec::new(), true));
+    queue.results.push(key("a"), result("a"));
+    let stream = queue.start_stream(registration());
+    queue.heartbeat = heartbeat();
+    queue.heartbeat = heartbeat();
+    let Poll::Ready(Some(first)) = next(&mut queue, stream) else { panic!("it has much to say") };
+    assert!(matches!(first.msg, Some(Msg::WorkerRegistration(registration)) if !registration.is_heartbeat));
+    assert_eq!(drain(&mut queue, stream), ["heartbeat", "=a"]);
 }
 
 #[test]
 fn without_acknowledgement_a_result_is_kept_for_a_while_of_health() {
-    let (mut queue, retention) = (Queue::new(1), Duration::from_secs(60));
-    queue.push_result(key("a"), result("a"));
-    queue.expire(Instant::now() + retention * 2, retention);
-    assert!(queue.has_next(), "what was never written is never forgotten");
-    drain(&mut queue);
-    queue.restart();
-    queue.expire(Instant::now() + retention * 2, retention);
-    assert_eq!(drain(&mut queue), ["=a"], "a new stream starts the time again");
-    queue.expire(Instant::now() + retention * 2, retention);
-    queue.restart();
-    assert!(!queue.has_next());
+    let ((mut queue, stream), retention) = (queue(1), Duration::from_secs(60));
+    let much_later = || Instant::now() + retention * 2;
+    queue.results.push(key("a"), result("a"));
+    queue.results.expire(much_later(), retention);
+    assert_eq!(queue.results.unwritten().count, 1, "what was never written is never forgotten");
+    drain(&mut queue, stream);
+    let stream = restart(&mut queue);
+    queue.results.expire(much_later(), retention);
+    assert_eq!(drain(&mut queue, stream), ["=a"], "a new stream starts the time again");
+    assert_eq!(queue.results.expire(much_later(), retention), [key("a")]);
+    assert!(queue.is_delivered());
 }
 
 #[test]
 fn a_result_is_resent_on_demand_and_once() {
-    let mut queue = Queue::new(1);
-    queue.push_result(key("a"), result("a"));
-    assert!(queue.resend(&key("a")) && !queue.resend(&key("b")));
-    assert_eq!(drain(&mut queue), ["=a"]);
-    assert!(queue.resend(&key("a")));
-    assert_eq!(drain(&mut queue), ["=a"]);
+    let (mut queue, stream) = queue(1);
+    queue.results.push(key("a"), result("a"));
+    queue.results.resend(&key("a"));
+    queue.results.resend(&key("b"));
+    assert_eq!(drain(&mut queue, stream), ["=a"]);
+    queue.results.resend(&key("a"));
+    assert!(queue.results.expire(Instant::now(), Duration::ZERO).is_empty(), "it is to be written again");
+    assert_eq!(drain(&mut queue, stream), ["=a"]);
 }
 
 #[test]
 fn a_result_is_held_back_until_the_journal_has_it() {
-    let mut queue = Queue::new(1);
-    let first = queue.hold_back(key("a"), result("a"));
-    queue.push_event(progress("loud")).unwrap();
-    assert_eq!(drain(&mut queue), ["+loud"], "and nothing else waits for it");
-    queue.restart();
-    assert!(queue.resend(&key("a")) && !queue.has_next() && !queue.is_said());
-    let second = queue.hold_back(key("a"), result("a"));
-    queue.release(first);
-    assert!(!queue.has_next(), "the first was replaced");
-    queue.release(second);
-    assert_eq!(drain(&mut queue), ["=a"]);
+    let (mut queue, stream) = queue(1);
+    let first = queue.results.hold_back(key("a"), result("a"));
+    queue.events.push(progress("loud")).unwrap();
+    assert_eq!(drain(&mut queue, stream), ["+loud"], "and nothing else waits for it");
+    let stream = restart(&mut queue);
+    queue.results.resend(&key("a"));
+    assert!(drain(&mut queue, stream).is_empty() && !queue.is_said());
+    let second = queue.results.hold_back(key("a"), result("a"));
+    queue.results.release(first);
+    assert!(drain(&mut queue, stream).is_empty(), "the first was replaced");
+    queue.results.release(second);
+    assert_eq!(drain(&mut queue, stream), ["=a"]);
     assert!(queue.is_said());
 }
 
 #[tokio::test]
+async fn a_stream_ends_once_all_is_said() {
+    let outbox = Arc::new(Outbox::with(Queue::new(1, PLENTY), None));
+    let (mut speech, said) = outbox.start_stream(registration());
+    outbox.result(key("a"), result("a"));
+    outbox.finish();
+    assert_eq!(speech.by_ref().count().await, 2, "a registration and a result");
+    said.await.unwrap_err();
+}
+
+#[tokio::test]
 async fn a_durable_event_waits_for_room() {
-    let outbox = Outbox::new(1);
+    let outbox = Arc::new(Outbox::with(Queue::new(1, PLENTY), None));
+    let (mut speech, _said) = outbox.start_stream(registration());
     outbox.emit_durable(delta("a", 1)).await;
     let second = outbox.emit_durable(delta("a", 2));
-    let take = async { outbox.next().is_some() };
-    let ((), taken) = tokio::join!(second, take);
-    assert!(taken && outbox.has_next());
+    let take = async { [speech.next().await, speech.next().await].map(Option::unwrap) };
+    let ((), [_, first]) = tokio::join!(second, take);
+    assert_eq!(name(first), "+a");
+    assert_eq!(name(speech.next().await.unwrap()), "+a");
 }

@@ -1,0 +1,302 @@
+//! Exactly one outcome for each run, whatever its pipeline does.
+//!
+//! The pipeline reports its own end. When the run is told to stop and its pipeline does not end within the grace, that is
+//! reported in its place, from the control runtime, on a thread that no user code enters. Whoever is first has the last word.
+
+use std::sync::{
+    Arc, Mutex, PoisonError,
+    atomic::{AtomicBool, Ordering},
+};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use gen_worker_core::{
+    CancelReason, Cancellation, Event, FailureKind, JobFailure, OutputMode, RunFacts, ports::EventSink,
+};
+use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
+use tracing::{Instrument, Span, debug, error, info, info_span, warn};
+
+use super::{Workshop, invoke::panicked, timings::Timings};
+use crate::{
+    admission::{Admission, Permit, PermitId, Stop},
+    wire::outbound,
+};
+
+/// How the pipeline ended.
+type Ended = Result<Bytes, JobFailure>;
+
+/// Who is told how a run ended.
+pub(super) enum Audience {
+    /// The scheduler, by the run's result.
+    Scheduler,
+    /// What carries the frames of a realtime session, by the reason why it closes.
+    Session(Mutex<Option<oneshot::Sender<String>>>),
+}
+
+impl Audience {
+    pub(super) fn of_session(say: oneshot::Sender<String>) -> Self {
+        Self::Session(Mutex::new(Some(say)))
+    }
+}
+
+/// What becomes of a run's place when it is reported.
+enum Place {
+    /// It is free, unless a thread that the run started still holds the permit.
+    Free(Arc<Permit>),
+    /// What goes on keeps it.
+    Kept(PermitId),
+}
+
+impl Place {
+    /// Reports the run, and in the same moment takes it for answered.
+    fn answered(self, admission: &Admission, report: impl FnOnce()) {
+        match self {
+            Self::Free(permit) => permit.settle(report),
+            Self::Kept(permit) => admission.answer(permit, report),
+        }
+    }
+}
+
+/// One run, from its admission to its last word: what its pipeline and whoever may stop it share.
+pub(super) struct Run {
+    pub shop: Arc<Workshop>,
+    pub facts: Arc<RunFacts>,
+    pub cancellation: Cancellation,
+    pub timings: Timings,
+    pub span: Span,
+    output_mode: OutputMode,
+    audience: Audience,
+    /// Its last word was said: what still works for it speaks to nobody.
+    is_silent: AtomicBool,
+    /// Its pipeline.
+    work: Mutex<Option<JoinHandle<()>>>,
+}
+
+impl Run {
+    pub(super) fn new(
+        shop: Arc<Workshop>,
+        facts: RunFacts,
+        output_mode: OutputMode,
+        audience: Audience,
+    ) -> Arc<Self> {
+        let span =
+            info_span!("job", run_id = %facts.run_id, function = %facts.function, attempt = facts.attempt);
+        Arc::new(Self {
+            shop,
+            facts: Arc::new(facts),
+            cancellation: Cancellation::new(),
+            timings: Timings::start(),
+            span,
+            output_mode,
+            audience,
+            is_silent: AtomicBool::new(false),
+            work: Mutex::new(None),
+        })
+    }
+
+    /// Starts the pipeline on the user runtime. Its end, a panic too, is reported there.
+    pub(super) fn start(
+        self: &Arc<Self>,
+        permit: Arc<Permit>,
+        pipeline: impl Future<Output = Ended> + Send + 'static,
+    ) {
+        let run = self.clone();
+        let work = async move {
+            let ended = std::panic::AssertUnwindSafe(pipeline).catch_unwind().await;
+            let ended = ended.unwrap_or_else(|_| Err(panicked()));
+            if run.has_last_word() {
+                run.tell(Some(ended), Place::Free(permit));
+            }
+        };
+        let work = self.shop.tracker.track_future(work.instrument(self.span.clone()));
+        *self.work() = Some(self.shop.users.spawn(work));
+    }
+
+    /// Emits an event that is part of the run's output, as soon as there is room; none after the run's last word.
+    pub(super) async fn emit_durable(&self, event: Event) {
+        if !self.is_silent() {
+            self.shop.outbox.emit_durable(event.about(&self.facts.run_id)).await;
+        }
+    }
+
+    /// Gives the pipeline its grace, then stops waiting for it. Async code is dropped; a thread goes on, and keeps its permit.
+    async fn wind_up(self: Arc<Self>, permit: PermitId) {
+        let work = self.work().take();
+        let mut work = work.expect("a run is started before anything can stop it, and stopped once");
+        let grace = self.shop.config.cancel_grace;
+        if timeout(grace, &mut work).await.is_ok() {
+            return;
+        }
+        if self.has_last_word() {
+            warn!(grace_ms = grace.as_millis() as u64, "the run did not stop when it was told to");
+            self.tell(None, Place::Kept(permit));
+        }
+        work.abort();
+        self.bury(permit, work).await;
+    }
+
+    /// Async code is gone a moment after its abort. A thread goes on and keeps its permit; with too many such the worker
+    /// leaves, because only the end of the process ends them.
+    async fn bury(&self, permit: PermitId, work: JoinHandle<()>) {
+        let config = &self.shop.config;
+        // It ends with an error, which says that it was aborted, or not in time.
+        let _ = timeout(config.cancel_grace, work).await;
+        let Some(zombies) = self.shop.admission.abandon(permit) else { return };
+        warn!(zombies, "a function does not stop: it keeps its place");
+        if zombies > config.max_zombies {
+            error!(zombies, max = config.max_zombies, "too many functions do not stop: the worker leaves");
+            self.shop.admission.overrun(zombies);
+        }
+    }
+
+    fn has_last_word(&self) -> bool {
+        !self.is_silent.swap(true, Ordering::AcqRel)
+    }
+
+    fn is_silent(&self) -> bool {
+        self.is_silent.load(Ordering::Acquire)
+    }
+
+    /// Says how the run ended; `None`: it did not.
+    fn tell(&self, ended: Option<Ended>, place: Place) {
+        let told = self.cancellation.reason();
+        match &self.audience {
+            Audience::Scheduler => match outcome(told, ended) {
+                Some(outcome) => self.report(&outcome, place),
+                None => {
+                    info!("superseded by a newer attempt: not reported");
+                    place.answered(&self.shop.admission, || {});
+                }
+            },
+            Audience::Session(say) => {
+                if let Some(Err(failure)) = &ended {
+                    warn!(kind = failure.kind.as_str(), error = failure.chain(), "failed");
+                }
+                place.answered(&self.shop.admission, || {});
+                let say = say.lock().unwrap_or_else(PoisonError::into_inner).take();
+                // Nobody waits for it when the session was closed from this side.
+                let _ = say.map(|say| say.send(close_reason(told, ended)));
+            }
+        }
+    }
+
+    /// Says everything about the run, its result last.
+    fn report(&self, outcome: &Ended, place: Place) {
+        let (outbox, run_id) = (&self.shop.outbox, &self.facts.run_id);
+        self.log(outcome);
+        if let (OutputMode::Incremental, Err(failure)) = (self.output_mode, outcome) {
+            let error = Event::output_error(failure.kind.as_str(), &failure.safe_message);
+            outbox.emit_last(error.about(run_id));
+        }
+        if let Some(timings) = self.timings.event() {
+            outbox.emit(timings.about(run_id));
+        }
+        let mut message = outbound::result(run_id, self.facts.attempt, outcome);
+        if let (true, Err(failure)) = (self.shop.config.legacy_errors, outcome) {
+            message = outbound::with_legacy_error(message, failure);
+        }
+        let key = (run_id.clone(), self.facts.attempt);
+        place.answered(&self.shop.admission, || outbox.result(key, message));
+    }
+
+    /// One line a run; of runs that succeed faster than anyone reads, some.
+    fn log(&self, outcome: &Ended) {
+        let (elapsed_ms, stages) = (self.timings.total().as_millis() as u64, &self.timings);
+        match outcome {
+            Ok(output) => match self.shop.lines.take() {
+                Some(left_out) => {
+                    info!(elapsed_ms, %stages, bytes = output.len(), left_out, "succeeded");
+                }
+                None => debug!(elapsed_ms, %stages, bytes = output.len(), "succeeded"),
+            },
+            Err(failure) => {
+                warn!(elapsed_ms, %stages, kind = failure.kind.as_str(), error = failure.chain(), "failed");
+            }
+        }
+    }
+
+    fn work(&self) -> std::sync::MutexGuard<'_, Option<JoinHandle<()>>> {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Stop for Run {
+    /// Called on the control runtime.
+    fn stop(self: Arc<Self>, permit: PermitId, reason: CancelReason) {
+        if self.cancellation.cancel(reason) {
+            let (tracker, span) = (self.shop.tracker.clone(), self.span.clone());
+            tracker.spawn(self.wind_up(permit).instrument(span));
+        }
+    }
+}
+
+impl EventSink for Run {
+    fn emit(&self, event: Event) {
+        if !self.is_silent() {
+            self.shop.outbox.emit(event.about(&self.facts.run_id));
+        }
+    }
+}
+
+/// What a run is reported as, from why it was told to stop, if it was, and how it ended, if it did; `None`: not at all.
+fn outcome(
+    told: Option<CancelReason>,
+    ended: Option<Result<Bytes, JobFailure>>,
+) -> Option<Result<Bytes, JobFailure>> {
+    let failed = |kind, text| Some(Err(JobFailure::new(kind, text)));
+    match (told, ended) {
+        (None, ended) => ended,
+        (Some(CancelReason::Superseded), _) => None,
+        // A worker that leaves takes what is finished with it.
+        (Some(CancelReason::Drain), Some(Ok(output))) => Some(Ok(output)),
+        (Some(CancelReason::Drain), _) => failed(FailureKind::Retryable, "worker is shutting down"),
+        (Some(CancelReason::Deadline), _) => failed(FailureKind::Timeout, "deadline exceeded"),
+        (Some(_), _) => failed(FailureKind::Canceled, "canceled"),
+    }
+}
+
+/// What the peer of a realtime session is told, from why its handler was told to stop, if it was, and how it ended.
+fn close_reason(told: Option<CancelReason>, ended: Option<Result<Bytes, JobFailure>>) -> String {
+    let error = |kind: FailureKind| format!("error:{}", kind.class());
+    match (told, ended) {
+        (Some(CancelReason::Deadline), _) => error(FailureKind::Timeout),
+        (_, Some(Ok(_))) => "completed".to_owned(),
+        (Some(CancelReason::Drain), _) => "drain".to_owned(),
+        (_, Some(Err(failure))) => error(failure.kind),
+        (_, None) => error(FailureKind::Canceled),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// How a run is reported that was told to stop for this reason, and then succeeded, failed, or went on.
+    fn reported(told: CancelReason) -> [&'static str; 3] {
+        let failure = || JobFailure::new(FailureKind::Validation, "");
+        [Some(Ok(Bytes::new())), Some(Err(failure())), None].map(|ended| match outcome(Some(told), ended) {
+            None => "nothing",
+            Some(Ok(_)) => "success",
+            Some(Err(failure)) => failure.kind.as_str(),
+        })
+    }
+
+    #[test]
+    fn the_reason_decides_whatever_the_run_did() {
+        assert_eq!(reported(CancelReason::User), ["canceled"; 3]);
+        assert_eq!(reported(CancelReason::Deadline), ["timeout"; 3]);
+        assert_eq!(reported(CancelReason::Drain), ["success", "retryable", "retryable"]);
+        assert_eq!(reported(CancelReason::Superseded), ["nothing"; 3]);
+    }
+
+    #[test]
+    fn a_session_is_told_why_it_closes() {
+        let failure = || JobFailure::new(FailureKind::Validation, "");
+        let told = |told| [Some(Ok(Bytes::new())), Some(Err(failure())), None].map(|e| close_reason(told, e));
+        assert_eq!(told(None)[..2], ["completed", "error:ValidationError"]);
+        let user = ["completed", "error:ValidationError", "error:CanceledError"];
+        assert_eq!(told(Some(CancelReason::User)), user);
+        assert_eq!(told(Some(CancelReason::Deadline)), ["error:TimeoutError"; 3]);
+        assert_eq!(told(Some(CancelReason::Drain)), ["completed", "drain", "drain"]);
+    }
+}

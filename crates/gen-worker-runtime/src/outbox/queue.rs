@@ -1,0 +1,172 @@
+//! What is said next. Pure: nothing here waits or reads a clock.
+
+use std::{
+    collections::VecDeque,
+    task::{Poll, Waker},
+    time::Instant,
+};
+
+use prost::Message as _;
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::{Key, Losses, events::Events, outbound, results::Results};
+use crate::wire::Message;
+
+/// Everything there is to say, by kind.
+pub(super) struct Queue {
+    /// What a stream begins with.
+    registration: Option<Message>,
+    /// The latest that was not sent yet.
+    pub heartbeat: Option<Message>,
+    answers: VecDeque<Message>,
+    answer_bytes: usize,
+    pub results: Results,
+    pub events: Events,
+    /// What realtime sessions say. A frame holds its place among its session's own; a session's end has none.
+    pub frames: VecDeque<(Message, Option<OwnedSemaphorePermit>)>,
+    /// Whose turn it is of these two.
+    frames_first: bool,
+    /// The stream ends once everything is said.
+    pub finishing: bool,
+    /// Which stream speaks: a late reader of an earlier one gets nothing.
+    stream: u64,
+    /// Who waits for something to say.
+    speaker: Option<Waker>,
+    max_bytes: usize,
+    shed: u64,
+}
+
+impl Queue {
+    /// `max_bytes`: of results that are kept.
+    pub(super) fn new(event_capacity: usize, max_bytes: usize) -> Self {
+        Self {
+            registration: None,
+            heartbeat: None,
+            answers: VecDeque::new(),
+            answer_bytes: 0,
+            results: Results::default(),
+            events: Events::new(event_capacity),
+            frames: VecDeque::new(),
+            frames_first: false,
+            finishing: false,
+            stream: 0,
+            speaker: None,
+            max_bytes,
+            shed: 0,
+        }
+    }
+
+    /// A new stream, by its number.
+    pub(super) fn start_stream(&mut self, registration: Message) -> u64 {
+        self.registration = Some(registration);
+        self.heartbeat = None;
+        self.results.restart();
+        self.finishing = false;
+        self.stream += 1;
+        self.stream
+    }
+
+    /// Takes an answer to a command.
+    pub(super) fn push_answer(&mut self, answer: Message) {
+        self.answer_bytes += answer.encoded_len();
+        self.answers.push_back(answer);
+    }
+
+    /// The next message of this stream; `None`: it is over.
+    pub(super) fn poll_next(&mut self, stream: u64, now: Instant, speaker: &Waker) -> Poll<Option<Message>> {
+        if stream != self.stream {
+            return Poll::Ready(None);
+        }
+        let next = self.next(now);
+        if next.is_none() && !(self.finishing && self.is_said()) {
+            self.speaker = Some(speaker.clone());
+            return Poll::Pending;
+        }
+        Poll::Ready(next)
+    }
+
+    /// Results before events: a flood of progress delays no result. Only the events of the run itself go before its result.
+    fn next(&mut self, now: Instant) -> Option<Message> {
+        if let Some(registration) = self.registration.take().or_else(|| self.heartbeat.take()) {
+            return Some(registration);
+        }
+        if let Some(answer) = self.answers.pop_front() {
+            self.answer_bytes -= answer.encoded_len();
+            return Some(answer);
+        }
+        let Some((run_id, _)) = self.results.due() else {
+            return self.next_of_the_rest();
+        };
+        match self.events.pop_of(run_id) {
+            Some(event) => Some(outbound::event(event)),
+            None => self.results.write(now),
+        }
+    }
+
+    /// Events and frames in turn, so that neither waits for a flood of the other.
+    fn next_of_the_rest(&mut self) -> Option<Message> {
+        self.frames_first = !self.frames_first;
+        if self.frames_first
+            && let Some((frame, _)) = self.frames.pop_front()
+        {
+            return Some(frame);
+        }
+        let event = self.events.pop().map(outbound::event);
+        event.or_else(|| self.frames.pop_front().map(|(frame, _)| frame))
+    }
+
+    /// Who is to be woken for what is there.
+    pub(super) fn waker_if_there_is_something(&mut self) -> Option<Waker> {
+        if self.has_next() || self.finishing { self.speaker.take() } else { None }
+    }
+
+    fn has_next(&self) -> bool {
+        let nothing = self.registration.is_none()
+            && self.heartbeat.is_none()
+            && self.answers.is_empty()
+            && self.results.unwritten().count == 0
+            && self.events.is_empty()
+            && self.frames.is_empty();
+        !nothing
+    }
+
+    /// Nothing is there to send, nor will be by itself.
+    pub(super) fn is_said(&self) -> bool {
+        !self.has_next() && self.results.held_back().count == 0
+    }
+
+    /// Nothing is held that the scheduler may not have.
+    pub(super) fn is_delivered(&self) -> bool {
+        self.is_said() && self.results.all().count == 0
+    }
+
+    /// Whether an acknowledgement can be about what is held. Without a fence it may be about an earlier run of the same id,
+    /// so only what this stream was told counts.
+    pub(super) fn can_be_acknowledged(&self, key: &Key) -> bool {
+        key.1 != 0 || self.results.is_written(key)
+    }
+
+    /// So many results are held that more runs should not be taken.
+    pub(super) fn is_full(&self) -> bool {
+        self.results.all().bytes > self.max_bytes
+    }
+
+    /// So much waits for the stream that nothing more should be read from it: what is read makes more to say.
+    pub(super) fn is_congested(&self) -> bool {
+        self.answer_bytes + self.results.unwritten().bytes + self.results.held_back().bytes > self.max_bytes
+    }
+
+    /// Makes room where nobody acknowledges, and says whose results went.
+    pub(super) fn shed(&mut self) -> Vec<Key> {
+        if !self.is_full() {
+            return Vec::new();
+        }
+        let shed = self.results.shed(self.max_bytes);
+        self.shed += shed.len() as u64;
+        shed
+    }
+
+    pub(super) fn take_losses(&mut self) -> Losses {
+        Losses { events: self.events.take_dropped(), results: std::mem::take(&mut self.shed) }
+    }
+}

@@ -1,0 +1,235 @@
+//! Results, each kept until it is delivered.
+
+use std::{
+    collections::{BTreeMap, HashMap, VecDeque},
+    time::{Duration, Instant},
+};
+
+use prost::Message as _;
+
+use super::Key;
+use crate::wire::Message;
+
+/// What keeping a result costs beside its bytes, about: its key twice, its places in the tables, and the message around the
+/// bytes. So that empty results are bounded too.
+const KEPT_BYTES: usize = 512;
+
+struct Held {
+    key: Key,
+    message: Message,
+    cost: usize,
+    state: State,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// The journal does not have it yet.
+    HeldBack,
+    /// It is to be written to the stream that is up, or the next.
+    Waiting,
+    /// It was written to the stream that is up.
+    Written,
+}
+
+/// What there is of one kind.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Amount {
+    pub count: usize,
+    pub bytes: usize,
+}
+
+impl Amount {
+    fn add(&mut self, cost: usize) {
+        self.count += 1;
+        self.bytes += cost;
+    }
+
+    fn remove(&mut self, cost: usize) {
+        self.count -= 1;
+        self.bytes -= cost;
+    }
+}
+
+/// The results that are held, by the number of each, which says their order.
+#[derive(Default)]
+pub(super) struct Results {
+    held: BTreeMap<u64, Held>,
+    by_key: HashMap<Key, u64>,
+    next: u64,
+    /// What waits, in its order, and numbers of some that do no more.
+    waiting: VecDeque<u64>,
+    /// What was written, in its order and when, and numbers of some that are gone. Empty where acknowledgements come: time
+    /// says nothing there.
+    written: VecDeque<(Instant, u64)>,
+    acknowledged: bool,
+    all: Amount,
+    held_back: Amount,
+    unwritten: Amount,
+}
+
+impl Results {
+    /// Takes a result, in place of an undelivered one of the same attempt.
+    pub(super) fn push(&mut self, key: Key, message: Message) {
+        let number = self.hold_back(key, message);
+        self.release(number);
+    }
+
+    /// Takes a result that may not be sent before it is released.
+    pub(super) fn hold_back(&mut self, key: Key, message: Message) -> u64 {
+        self.forget(&key);
+        let number = self.next;
+        self.next += 1;
+        let cost = message.encoded_len() + KEPT_BYTES;
+        self.by_key.insert(key.clone(), number);
+        self.held.insert(number, Held { key, message, cost, state: State::HeldBack });
+        self.all.add(cost);
+        self.held_back.add(cost);
+        number
+    }
+
+    /// Lets a result that was held back be sent, unless another took its place.
+    pub(super) fn release(&mut self, number: u64) {
+        self.wait(number, State::HeldBack);
+    }
+
+    pub(super) fn contains(&self, key: &Key) -> bool {
+        self.by_key.contains_key(key)
+    }
+
+    /// Sends the result of this attempt again, if it is held.
+    pub(super) fn resend(&mut self, key: &Key) {
+        if let Some(number) = self.by_key.get(key).copied() {
+            self.wait(number, State::Written);
+        }
+    }
+
+    /// The result that is to be sent next.
+    pub(super) fn due(&mut self) -> Option<&Key> {
+        while let Some(number) = self.waiting.front() {
+            let is_due = |held: &Held| held.state == State::Waiting;
+            if self.held.get(number).is_some_and(is_due) {
+                break;
+            }
+            self.waiting.pop_front();
+        }
+        self.waiting.front().map(|number| &self.held[number].key)
+    }
+
+    /// Sends the result that is due.
+    pub(super) fn write(&mut self, now: Instant) -> Option<Message> {
+        self.due()?;
+        let number = self.waiting.pop_front()?;
+        let held = self.held.get_mut(&number)?;
+        held.state = State::Written;
+        self.unwritten.remove(held.cost);
+        if !self.acknowledged {
+            self.written.push_back((now, number));
+        }
+        Some(held.message.clone())
+    }
+
+    /// The scheduler of this stream says when it has a result for good: nothing else makes it delivered.
+    pub(super) fn await_acknowledgements(&mut self) {
+        self.acknowledged = true;
+        self.written.clear();
+    }
+
+    /// A new stream: everything that may be sent is sent again, oldest first.
+    pub(super) fn restart(&mut self) {
+        self.acknowledged = false;
+        self.written.clear();
+        self.waiting.clear();
+        for (number, held) in &mut self.held {
+            match held.state {
+                State::HeldBack => continue,
+                State::Waiting => {}
+                State::Written => self.unwritten.add(held.cost),
+            }
+            held.state = State::Waiting;
+            self.waiting.push_back(*number);
+        }
+    }
+
+    /// The result of this attempt is delivered. Says whether it was held.
+    pub(super) fn forget(&mut self, key: &Key) -> bool {
+        let Some(number) = self.by_key.get(key).copied() else {
+            return false;
+        };
+        self.remove(number).is_some()
+    }
+
+    /// Forgets what was written at least `retention` ago, and says what; nothing where acknowledgements come.
+    pub(super) fn expire(&mut self, now: Instant, retention: Duration) -> Vec<Key> {
+        let is_old = |written: &(Instant, u64)| now.duration_since(written.0) >= retention;
+        let mut old = Vec::new();
+        while self.written.front().is_some_and(is_old) {
+            old.extend(self.forget_oldest_written());
+        }
+        old
+    }
+
+    /// Forgets what was written first until the rest is within this many bytes, and says what; nothing where
+    /// acknowledgements come.
+    pub(super) fn shed(&mut self, max_bytes: usize) -> Vec<Key> {
+        let mut shed = Vec::new();
+        while self.all.bytes > max_bytes && !self.written.is_empty() {
+            shed.extend(self.forget_oldest_written());
+        }
+        shed
+    }
+
+    /// Whether the stream that is up was told this result.
+    pub(super) fn is_written(&self, key: &Key) -> bool {
+        self.get(key).is_some_and(|held| held.state == State::Written)
+    }
+
+    pub(super) fn all(&self) -> Amount {
+        self.all
+    }
+
+    /// What is not in the journal yet.
+    pub(super) fn held_back(&self) -> Amount {
+        self.held_back
+    }
+
+    /// What waits for the stream.
+    pub(super) fn unwritten(&self) -> Amount {
+        self.unwritten
+    }
+
+    fn get(&self, key: &Key) -> Option<&Held> {
+        self.by_key.get(key).map(|number| &self.held[number])
+    }
+
+    /// Lets a result wait for its turn if this is its state.
+    fn wait(&mut self, number: u64, from: State) {
+        let Some(held) = self.held.get_mut(&number).filter(|held| held.state == from) else {
+            return;
+        };
+        if from == State::HeldBack {
+            self.held_back.remove(held.cost);
+        }
+        held.state = State::Waiting;
+        self.unwritten.add(held.cost);
+        self.waiting.push_back(number);
+    }
+
+    fn forget_oldest_written(&mut self) -> Option<Key> {
+        let (_, number) = self.written.pop_front()?;
+        // One that was asked for again since waits for its turn.
+        let is_written = self.held.get(&number)?.state == State::Written;
+        if is_written { self.remove(number) } else { None }
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Key> {
+        let held = self.held.remove(&number)?;
+        self.by_key.remove(&held.key);
+        self.all.remove(held.cost);
+        match held.state {
+            State::HeldBack => self.held_back.remove(held.cost),
+            State::Waiting => self.unwritten.remove(held.cost),
+            State::Written => {}
+        }
+        Some(held.key)
+    }
+}
