@@ -20,6 +20,21 @@ pub enum Frame {
     Text(String),
 }
 
+impl Frame {
+    /// Its length in bytes.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::Binary(data) => data.len(),
+            Self::Text(text) => text.len(),
+        }
+    }
+
+    /// Whether it holds nothing.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+}
+
 /// What a handler says through its socket.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outgoing {

@@ -110,8 +110,12 @@ impl Dispatcher {
 
     fn refuse(&self, run_id: &RunId, attempt: i64, failure: JobFailure) {
         warn!(%run_id, attempt, kind = failure.kind.as_str(), reason = failure.error_message(), "run refused");
+        let (key, retryable) = ((run_id.clone(), attempt), failure.kind == FailureKind::Retryable);
         let message = outbound::result(run_id, attempt, &Err(failure));
-        self.jobs.outbox().result((run_id.clone(), attempt), message);
+        match retryable {
+            true => self.jobs.outbox().refusal(key, message),
+            false => self.jobs.outbox().result(key, message),
+        }
     }
 
     /// What the scheduler of an earlier stream announced says nothing about this one's.

@@ -20,8 +20,8 @@ use gen_worker_core::{Event, EventClass, RunId, ports::EventSink};
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 use tracing::info;
 
-use self::queue::Queue;
 pub(crate) use self::speech::Speech;
+use self::{events::EventLimit, queue::Queue};
 use crate::{
     config::RuntimeConfig,
     journal::{Journal, JournalError},
@@ -44,6 +44,7 @@ pub(crate) struct Losses {
 pub(crate) struct Outbox {
     queue: Mutex<Queue>,
     journal: Option<Journal>,
+    max_event: EventLimit,
     /// So much waits for the stream that nothing more should be taken on.
     congested: AtomicBool,
     /// It was congested, and is no longer.
@@ -61,14 +62,15 @@ impl Outbox {
         let queue = Queue::new(config.event_buffer, config.result_buffer);
         match &config.state_dir {
             Some(directory) => Self::journaled(queue, config.max_message_bytes, directory),
-            None => Ok(Arc::new(Self::with(queue, None))),
+            None => Ok(Arc::new(Self::with(queue, None, config.max_message_bytes))),
         }
     }
 
-    fn with(queue: Queue, journal: Option<Journal>) -> Self {
+    fn with(queue: Queue, journal: Option<Journal>, max_message_bytes: usize) -> Self {
         Self {
             queue: Mutex::new(queue),
             journal,
+            max_event: EventLimit::within(max_message_bytes),
             congested: AtomicBool::new(false),
             relieved: Notify::new(),
             emptied: Notify::new(),
@@ -85,7 +87,7 @@ impl Outbox {
         let undelivered = writer.undelivered(max_message_bytes);
         info!(directory = %directory.display(), undelivered = undelivered.len(), "results are kept in a journal");
         undelivered.into_iter().for_each(|(key, message)| queue.results.push(key, message));
-        let outbox = Arc::new(Self::with(queue, Some(journal)));
+        let outbox = Arc::new(Self::with(queue, Some(journal), max_message_bytes));
         let released = Arc::downgrade(&outbox);
         let release = move |ids: &[u64]| {
             if let Some(outbox) = released.upgrade() {
@@ -114,6 +116,15 @@ impl Outbox {
         self.change(|queue| queue.finishing = true);
     }
 
+    /// Takes the refusal of a run that may be sent again. It is delivered as a result is, but answers no second try.
+    pub(crate) fn refusal(&self, key: Key, message: Message) {
+        self.change(|queue| {
+            queue.results.push(key.clone(), message);
+            queue.results.mark_refusal(&key);
+            queue.shed();
+        });
+    }
+
     /// Takes a run's result. Where there is a journal, it is sent once it is there.
     pub(crate) fn result(&self, key: Key, message: Message) {
         self.change(|queue| {
@@ -136,7 +147,8 @@ impl Outbox {
     }
 
     /// Takes an event that is part of a run's output; waits while there is no room.
-    pub(crate) async fn emit_durable(&self, mut event: Event) {
+    pub(crate) async fn emit_durable(&self, event: Event) {
+        let Some(mut event) = self.max_event.fit(event) else { return };
         loop {
             let emptied = self.emptied.notified();
             match self.change(|queue| queue.events.push(event)) {
@@ -149,7 +161,8 @@ impl Outbox {
 
     /// Takes the one event that ends a run's output, room or not: there is one a run.
     pub(crate) fn emit_last(&self, event: Event) {
-        self.change(|queue| queue.events.push_beyond(event));
+        let event = self.max_event.fit(event);
+        self.change(|queue| event.into_iter().for_each(|event| queue.events.push_beyond(event)));
     }
 
     /// Takes what a realtime session has to say, in its turn. A frame holds its place until it is handed to the stream; the
@@ -168,9 +181,9 @@ impl Outbox {
         self.change(|queue| queue.results.await_acknowledgements());
     }
 
-    /// Whether the result of a counted attempt is held. Where attempts are not counted, the same run may be a new one.
+    /// Whether what a counted attempt came to is held. Where attempts are not counted, the same run may be a new one.
     pub(crate) fn has_result_of(&self, key: &Key) -> bool {
-        key.1 != 0 && self.queue().results.contains(key)
+        key.1 != 0 && self.queue().results.has_outcome(key)
     }
 
     /// Sends the result of an attempt again, if it is still held.
@@ -281,8 +294,12 @@ impl Outbox {
 impl EventSink for Outbox {
     fn emit(&self, event: Event) {
         debug_assert_eq!(event.class, EventClass::Droppable);
-        // A droppable event is never handed back.
-        let _ = self.change(|queue| queue.events.push(event));
+        let event = self.max_event.fit(event);
+        self.change(|queue| match event {
+            // A droppable event is never handed back.
+            Some(event) => drop(queue.events.push(event)),
+            None => queue.events.drop_one(),
+        });
     }
 }
 

@@ -42,6 +42,8 @@ const UNSENT: usize = 64;
 pub(crate) struct SessionLimits {
     /// Largest frame that may come in.
     pub max_frame: ByteLimit,
+    /// Largest frame that a message can carry to the peer, in bytes.
+    pub max_sent: usize,
     /// Bytes that may wait for the handler.
     pub buffer: usize,
     /// Longest silence, both ways; zero: no limit.
@@ -242,6 +244,14 @@ impl Session {
             && let Some(said) = outgoing.recv().await
         {
             match said {
+                Outgoing::Frame(frame) if frame.len() > self.limits.max_sent => {
+                    warn!(
+                        bytes = frame.len(),
+                        max = self.limits.max_sent,
+                        "a frame is too large for a message"
+                    );
+                    self.end("frame_too_large");
+                }
                 Outgoing::Frame(frame) => {
                     self.active.notify_one();
                     self.outbox.frame(outbound::realtime_frame(&self.id, frame), Some(place));

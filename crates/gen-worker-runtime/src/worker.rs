@@ -193,6 +193,8 @@ impl Worker {
         // Threads that ignore their cancel would be waited for otherwise; what they were doing has been reported.
         users.shutdown_background();
         outbox.close();
+        // Nor is a thread that looks up a name or reads a file which hangs.
+        control.shutdown_background();
         ended
     }
 }

@@ -74,8 +74,9 @@ impl Book {
         }
     }
 
-    /// Decides, in the order of the contract (§3.2); `closed` says why no run is taken at all. A higher attempt of a run that
-    /// is running supersedes it: returns whom.
+    /// Decides, in the order of the contract (§3.2), but that a run which is running is never refused: what is sent again
+    /// starts nothing, and a refusal beside its result would be a second one. `closed` says why no run is taken at all. A
+    /// higher attempt of a run that is running supersedes it: returns whom.
     pub(super) fn judge(
         &mut self,
         applicant: &Applicant<'_>,
@@ -83,6 +84,11 @@ impl Book {
         now: Instant,
     ) -> Result<Option<Running>, Refusal> {
         let failed = |failure| Err(Refusal::Failed(failure));
+        match self.of_run(applicant.run_id).map(|(_, active)| applicant.attempt.cmp(&active.attempt)) {
+            Some(Ordering::Less) => return Err(Refusal::Stale),
+            Some(Ordering::Equal) => return Err(Refusal::AlreadyRunning),
+            Some(Ordering::Greater) | None => {}
+        }
         if !self.limits.max_input.admits(applicant.payload_bytes as u64) {
             return failed(input_too_large(applicant.payload_bytes, self.limits.max_input));
         }
@@ -96,16 +102,10 @@ impl Book {
         let mut places = Places { all: self.active.len() as u32, function: self.running(&spec.name) };
         let mut superseded = None;
         if let Some((permit, active)) = self.of_run(applicant.run_id) {
-            match applicant.attempt.cmp(&active.attempt) {
-                Ordering::Less => return Err(Refusal::Stale),
-                Ordering::Equal => return Err(Refusal::AlreadyRunning),
-                Ordering::Greater => {
-                    // Its place is the new attempt's: it stops, and nobody waits for its result.
-                    places.all -= 1;
-                    places.function -= u32::from(active.function == spec.name);
-                    superseded = Some((permit, active.run.clone()));
-                }
-            }
+            // Its place is the new attempt's: it stops, and nobody waits for its result.
+            places.all -= 1;
+            places.function -= u32::from(active.function == spec.name);
+            superseded = Some((permit, active.run.clone()));
         }
         match self.full(spec, places) {
             Some(failure) => failed(failure),

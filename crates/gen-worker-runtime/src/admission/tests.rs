@@ -144,6 +144,17 @@ fn the_same_attempt_is_not_started_twice_and_a_higher_one_supersedes() {
 }
 
 #[test]
+fn what_is_running_is_not_refused_when_it_is_sent_again() {
+    let desk = desk(1, vec![function("f", None)]);
+    let (_running, canceled) = desk.ask("r", 2, "f").unwrap();
+    desk.shutdown.drain();
+    assert!(matches!(desk.ask("r", 2, "f"), Err(Refusal::AlreadyRunning)));
+    assert!(matches!(desk.ask("r", 1, "f"), Err(Refusal::Stale)));
+    assert_eq!(refusal(desk.ask("r", 3, "f")).1, "worker busy");
+    assert_eq!(canceled.reason(), None, "a new attempt that is refused takes no place");
+}
+
+#[test]
 fn a_new_attempt_takes_the_place_of_the_old_one() {
     let desk = desk(1, vec![function("f", Some(1))]);
     let (_old, canceled) = desk.ask("r", 1, "f").unwrap();

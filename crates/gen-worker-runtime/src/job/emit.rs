@@ -5,6 +5,7 @@ use futures_util::StreamExt;
 use gen_worker_core::{Event, Output, WorkerError};
 
 use super::{Job, invoke::GpuPermit};
+use crate::wire::TRUNCATED;
 
 /// Sends every delta of an incremental output, in order, each as soon as there is room. Other outputs pass through.
 /// The GPU is held until the last one, since making them is what the function does.
@@ -30,5 +31,5 @@ pub(super) async fn all(
 }
 
 fn within(json: Bytes, limit: gen_worker_core::ByteLimit) -> Bytes {
-    if limit.admits(json.len() as u64) { json } else { Bytes::from_static(br#"{"truncated":true}"#) }
+    if limit.admits(json.len() as u64) { json } else { Bytes::from_static(TRUNCATED) }
 }

@@ -114,7 +114,7 @@ impl Run {
 
     /// Emits an event that is part of the run's output, as soon as there is room; none after the run's last word.
     pub(super) async fn emit_durable(&self, event: Event) {
-        if !self.is_silent() {
+        if self.may_speak() {
             self.shop.outbox.emit_durable(event.about(&self.facts.run_id)).await;
         }
     }
@@ -153,8 +153,10 @@ impl Run {
         !self.is_silent.swap(true, Ordering::AcqRel)
     }
 
-    fn is_silent(&self) -> bool {
-        self.is_silent.load(Ordering::Acquire)
+    /// Not after its last word, nor beside the attempt that took its place.
+    fn may_speak(&self) -> bool {
+        let superseded = self.cancellation.reason() == Some(CancelReason::Superseded);
+        !superseded && !self.is_silent.load(Ordering::Acquire)
     }
 
     /// Says how the run ended; `None`: it did not.
@@ -232,7 +234,7 @@ impl Stop for Run {
 
 impl EventSink for Run {
     fn emit(&self, event: Event) {
-        if !self.is_silent() {
+        if self.may_speak() {
             self.shop.outbox.emit(event.about(&self.facts.run_id));
         }
     }

@@ -14,6 +14,9 @@ use crate::{
     realtime::{Session, SessionLimits, Sessions},
 };
 
+/// Room for a message's other fields beside a frame's data.
+const FRAME_ENVELOPE_BYTES: usize = 1 << 10;
+
 impl Jobs {
     /// Starts a session, if it is admitted: its handler on the user runtime, and what carries its frames on this one.
     pub(crate) fn converse(
@@ -27,8 +30,12 @@ impl Jobs {
         let (run, permit) = self.admit(&handler, request, 0, Audience::of_session(say))?;
         let (socket, peer) = RealtimeSocket::pair();
         let config = &self.0.config;
-        let limits =
-            SessionLimits { max_frame: config.max_ws_frame, buffer: config.ws_buffer, idle: config.ws_idle };
+        let limits = SessionLimits {
+            max_frame: config.max_ws_frame,
+            max_sent: config.max_message_bytes.saturating_sub(FRAME_ENVELOPE_BYTES),
+            buffer: config.ws_buffer,
+            idle: config.ws_idle,
+        };
         let (id, outbox) = (run.facts.run_id.clone(), self.0.outbox.clone());
         let session = Arc::new(Session::new(id, limits, (permit.id(), run.clone()), outbox));
         let job = Job::new(run.clone(), handler, permit.clone());

@@ -2,7 +2,31 @@
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
+use bytes::Bytes;
 use gen_worker_core::{Event, EventClass, RunId};
+
+use crate::wire::TRUNCATED;
+
+/// Room for a message's other fields beside an event's type and payload.
+const ENVELOPE_BYTES: usize = 1 << 10;
+
+/// How large an event may be. A larger one than a message can hold would end the stream.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct EventLimit(usize);
+
+impl EventLimit {
+    pub(super) fn within(max_message_bytes: usize) -> Self {
+        Self(max_message_bytes.saturating_sub(ENVELOPE_BYTES))
+    }
+
+    /// The event, without its payload if that is too large; `None`: not even its type fits.
+    pub(super) fn fit(self, mut event: Event) -> Option<Event> {
+        if event.event_type.len() + event.payload_json.len() > self.0 {
+            event.payload_json = Bytes::from_static(TRUNCATED);
+        }
+        (event.event_type.len() + event.payload_json.len() <= self.0).then_some(event)
+    }
+}
 
 /// Events that wait. Every operation takes about the same time, however many do.
 pub(super) struct Events {
@@ -61,6 +85,11 @@ impl Events {
             EventClass::Durable => self.durable.insert(number, event),
             EventClass::Droppable => self.droppable.insert(number, event),
         };
+    }
+
+    /// Counts one that was dropped before it came here.
+    pub(super) fn drop_one(&mut self) {
+        self.dropped += 1;
     }
 
     /// The oldest.
@@ -145,6 +174,16 @@ mod tests {
         assert_eq!((events.len(), events.take_dropped()), (3, 4));
         events.push_beyond(delta("a", 5));
         assert_eq!(events.len(), 4);
+    }
+
+    #[test]
+    fn an_event_fits_into_a_message() {
+        let limit = EventLimit::within(ENVELOPE_BYTES + 100);
+        let small = delta("a", 7);
+        assert_eq!(limit.fit(small.clone()), Some(small));
+        let large = Event { payload_json: vec![b'x'; 101].into(), ..progress("a") };
+        assert_eq!(limit.fit(large).unwrap().payload_json, TRUNCATED);
+        assert_eq!(limit.fit(Event { event_type: "x".repeat(101).into(), ..progress("a") }), None);
     }
 
     #[test]

@@ -140,10 +140,10 @@ impl Queue {
         self.is_said() && self.results.all().count == 0
     }
 
-    /// Whether an acknowledgement can be about what is held. Without a fence it may be about an earlier run of the same id,
-    /// so only what this stream was told counts.
+    /// Whether an acknowledgement can be about what is held. One that was never written is not meant, but a refusal before
+    /// it; without a fence it may be about an earlier run of the same id, so only what this stream was told counts.
     pub(super) fn can_be_acknowledged(&self, key: &Key) -> bool {
-        key.1 != 0 || self.results.is_written(key)
+        if key.1 == 0 { self.results.is_written(key) } else { self.results.was_written(key) }
     }
 
     /// So many results are held that more runs should not be taken.

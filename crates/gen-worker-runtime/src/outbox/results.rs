@@ -19,6 +19,10 @@ struct Held {
     message: Message,
     cost: usize,
     state: State,
+    /// It is the refusal of a run that may be sent again.
+    is_refusal: bool,
+    /// It was written to some stream.
+    was_written: bool,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -81,7 +85,10 @@ impl Results {
         self.next += 1;
         let cost = message.encoded_len() + KEPT_BYTES;
         self.by_key.insert(key.clone(), number);
-        self.held.insert(number, Held { key, message, cost, state: State::HeldBack });
+        self.held.insert(
+            number,
+            Held { key, message, cost, state: State::HeldBack, is_refusal: false, was_written: false },
+        );
         self.all.add(cost);
         self.held_back.add(cost);
         number
@@ -92,8 +99,16 @@ impl Results {
         self.wait(number, State::HeldBack);
     }
 
-    pub(super) fn contains(&self, key: &Key) -> bool {
-        self.by_key.contains_key(key)
+    /// What is held of this attempt is no answer to a second try.
+    pub(super) fn mark_refusal(&mut self, key: &Key) {
+        if let Some(held) = self.by_key.get(key).and_then(|number| self.held.get_mut(number)) {
+            held.is_refusal = true;
+        }
+    }
+
+    /// Whether what this attempt came to is held.
+    pub(super) fn has_outcome(&self, key: &Key) -> bool {
+        self.get(key).is_some_and(|held| !held.is_refusal)
     }
 
     /// Sends the result of this attempt again, if it is held.
@@ -121,6 +136,7 @@ impl Results {
         let number = self.waiting.pop_front()?;
         let held = self.held.get_mut(&number)?;
         held.state = State::Written;
+        held.was_written = true;
         self.unwritten.remove(held.cost);
         if !self.acknowledged {
             self.written.push_back((now, number));
@@ -181,6 +197,11 @@ impl Results {
     /// Whether the stream that is up was told this result.
     pub(super) fn is_written(&self, key: &Key) -> bool {
         self.get(key).is_some_and(|held| held.state == State::Written)
+    }
+
+    /// Whether any stream was told this result.
+    pub(super) fn was_written(&self, key: &Key) -> bool {
+        self.get(key).is_some_and(|held| held.was_written)
     }
 
     pub(super) fn all(&self) -> Amount {

@@ -130,7 +130,7 @@ fn a_scheduler_that_acknowledges_loses_nothing_and_is_given_no_more() {
 
 #[test]
 fn nothing_more_is_read_from_a_scheduler_that_reads_no_more() {
-    let outbox = Arc::new(Outbox::with(Queue::new(10, PLENTY), None));
+    let outbox = Arc::new(Outbox::with(Queue::new(10, PLENTY), None, PLENTY));
     let (mut speech, _said) = outbox.start_stream(registration());
     outbox.result(key("a"), large_result("a"));
     outbox.result(key("b"), large_result("b"));
@@ -209,6 +209,31 @@ fn a_result_is_resent_on_demand_and_once() {
 }
 
 #[test]
+fn a_refusal_is_delivered_and_answers_no_second_try() {
+    let (mut queue, stream) = queue(1);
+    queue.results.push(key("a"), result("a"));
+    queue.results.mark_refusal(&key("a"));
+    assert!(!queue.results.has_outcome(&key("a")));
+    drain(&mut queue, stream);
+    let stream = restart(&mut queue);
+    assert_eq!(drain(&mut queue, stream), ["=a"]);
+}
+
+#[test]
+fn an_acknowledgement_of_a_refusal_costs_no_result() {
+    let (mut queue, stream) = queue(1);
+    let fenced = (key("a").0, 1);
+    queue.results.push(fenced.clone(), result("a"));
+    drain(&mut queue, stream);
+    queue.results.push(fenced.clone(), result("a"));
+    assert!(!queue.can_be_acknowledged(&fenced), "the second was told to nobody");
+    drain(&mut queue, stream);
+    restart(&mut queue);
+    assert!(queue.can_be_acknowledged(&fenced));
+    assert!(!queue.can_be_acknowledged(&key("b")));
+}
+
+#[test]
 fn a_result_is_held_back_until_the_journal_has_it() {
     let (mut queue, stream) = queue(1);
     let first = queue.results.hold_back(key("a"), result("a"));
@@ -227,7 +252,7 @@ fn a_result_is_held_back_until_the_journal_has_it() {
 
 #[tokio::test]
 async fn a_stream_ends_once_all_is_said() {
-    let outbox = Arc::new(Outbox::with(Queue::new(1, PLENTY), None));
+    let outbox = Arc::new(Outbox::with(Queue::new(1, PLENTY), None, PLENTY));
     let (mut speech, said) = outbox.start_stream(registration());
     outbox.result(key("a"), result("a"));
     outbox.finish();
@@ -237,7 +262,7 @@ async fn a_stream_ends_once_all_is_said() {
 
 #[tokio::test]
 async fn a_durable_event_waits_for_room() {
-    let outbox = Arc::new(Outbox::with(Queue::new(1, PLENTY), None));
+    let outbox = Arc::new(Outbox::with(Queue::new(1, PLENTY), None, PLENTY));
     let (mut speech, _said) = outbox.start_stream(registration());
     outbox.emit_durable(delta("a", 1)).await;
     let second = outbox.emit_durable(delta("a", 2));
