@@ -166,7 +166,9 @@ async fn carry_out(received: Received) -> Result<Bytes, JobFailure> {
         reason = context.canceled() => return Err(WorkerError::canceled(reason.as_str()).into()),
     };
     context.check_canceled()?;
-    ready.invoke().await?.store().await
+    let returned = ready.invoke().await?;
+    // In a box, like all that few runs need: what a run's future holds is moved with it.
+    Box::pin(returned.store()).await
 }
 
 /// Everything before user code; given up at once when the run is told to stop.

@@ -45,7 +45,9 @@ pub(crate) struct Outbox {
     queue: Mutex<Queue>,
     journal: Option<Journal>,
     max_event: EventLimit,
-    /// So much waits for the stream that nothing more should be taken on.
+    /// So many results are held that no more runs should be taken.
+    full: AtomicBool,
+    /// So much waits for the stream that nothing more should be read from it.
     congested: AtomicBool,
     /// It was congested, and is no longer.
     relieved: Notify,
@@ -71,6 +73,7 @@ impl Outbox {
             queue: Mutex::new(queue),
             journal,
             max_event: EventLimit::within(max_message_bytes),
+            full: AtomicBool::new(false),
             congested: AtomicBool::new(false),
             relieved: Notify::new(),
             emptied: Notify::new(),
@@ -193,7 +196,7 @@ impl Outbox {
 
     /// Whether so many results are held that more runs should not be taken.
     pub(crate) fn is_full(&self) -> bool {
-        self.queue().is_full()
+        self.full.load(Ordering::Relaxed)
     }
 
     pub(crate) fn acknowledge(&self, key: &Key) {
@@ -263,14 +266,14 @@ impl Outbox {
         if queue.events.has_room() {
             self.emptied.notify_waiters();
         }
-        self.mark_congestion(&queue);
+        self.mark(&queue);
         next
     }
 
     fn change<R>(&self, change: impl FnOnce(&mut Queue) -> R) -> R {
         let mut queue = self.queue();
         let result = change(&mut queue);
-        self.mark_congestion(&queue);
+        self.mark(&queue);
         let speaker = queue.waker_if_there_is_something();
         drop(queue);
         if let Some(speaker) = speaker {
@@ -279,7 +282,9 @@ impl Outbox {
         result
     }
 
-    fn mark_congestion(&self, queue: &Queue) {
+    /// Keeps what is asked for each run and each message where asking takes no lock.
+    fn mark(&self, queue: &Queue) {
+        self.full.store(queue.is_full(), Ordering::Relaxed);
         let congested = queue.is_congested();
         if self.congested.swap(congested, Ordering::Relaxed) && !congested {
             self.relieved.notify_one();

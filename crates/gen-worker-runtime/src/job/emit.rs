@@ -1,11 +1,13 @@
 //! Deltas, under their limits.
 
 use bytes::Bytes;
-use futures_util::StreamExt;
-use gen_worker_core::{Event, Output, WorkerError};
+use futures_util::{StreamExt, stream::BoxStream};
+use gen_worker_core::{Delta, Event, Output, WorkerError};
 
 use super::{Job, invoke::GpuPermit};
 use crate::wire::TRUNCATED;
+
+type Deltas = BoxStream<'static, Result<Delta, WorkerError>>;
 
 /// Sends every delta of an incremental output, in order, each as soon as there is room. Other outputs pass through.
 /// The GPU is held until the last one, since making them is what the function does.
@@ -13,9 +15,13 @@ pub(super) async fn all(
     job: &Job,
     (output, gpu): (Output, Option<GpuPermit>),
 ) -> Result<Output, WorkerError> {
-    let Output::Deltas(mut deltas) = output else {
-        return Ok(output);
-    };
+    match output {
+        Output::Deltas(deltas) => Box::pin(each(job, deltas, gpu)).await,
+        output => Ok(output),
+    }
+}
+
+async fn each(job: &Job, mut deltas: Deltas, gpu: Option<GpuPermit>) -> Result<Output, WorkerError> {
     let mut left = job.shop().config.max_delta_events.map_or(u32::MAX, |max| max.get());
     while left > 0
         && let Some(delta) = deltas.next().await

@@ -101,7 +101,7 @@ impl Local {
         let Self { job, input, models: wanted, target, directory } = self;
         let mut models = HashMap::new();
         for (injection, model) in wanted {
-            models.insert(injection.param, provide(&job, &injection, &model).await?);
+            models.insert(injection.param, Box::pin(provide(&job, &injection, &model)).await?);
         }
         Ok(Ready { job, input, models, target, directory })
     }

@@ -7,7 +7,7 @@ use std::{
 };
 
 use gen_worker_core::{
-    Classify, FailureKind, InjectionSpec, JobFailure, ModelRef, RunId, ports::OutputTarget,
+    AssetSlot, Classify, FailureKind, InjectionSpec, JobFailure, ModelRef, RunId, ports::OutputTarget,
 };
 use tracing::warn;
 
@@ -28,20 +28,23 @@ impl Decoded {
         let Self { job, input, assets, models, target } = self;
         let directory = match assets.is_empty() {
             true => None,
-            false => Some(RunDirectory::create(&job.shop().config.run_dir, &job.facts().run_id)?),
+            false => Some(Box::pin(fetch_all(&job, &assets)).await?),
         };
-        if let Some(directory) = &directory {
-            let fetch_all = async {
-                for slot in &assets {
-                    let inputs = &job.shop().ports.inputs;
-                    slot.fill(inputs.fetch(&job.facts().scope, slot.asset(), directory.path()).await?);
-                }
-                Ok::<_, JobFailure>(())
-            };
-            job.stage(Stage::Inputs, fetch_all).await?;
-        }
         Ok(Local { job, input, models, target, directory })
     }
+}
+
+async fn fetch_all(job: &Job, assets: &[AssetSlot]) -> Result<RunDirectory, JobFailure> {
+    let directory = RunDirectory::create(&job.shop().config.run_dir, &job.facts().run_id)?;
+    let fetch = async {
+        for slot in assets {
+            let inputs = &job.shop().ports.inputs;
+            slot.fill(inputs.fetch(&job.facts().scope, slot.asset(), directory.path()).await?);
+        }
+        Ok::<_, JobFailure>(())
+    };
+    job.stage(Stage::Inputs, fetch).await?;
+    Ok(directory)
 }
 
 /// The run's directory cannot be made.

@@ -25,7 +25,7 @@ impl Ready {
     pub(crate) async fn invoke(self) -> Result<Returned, JobFailure> {
         let Self { job, input, models, target, directory } = self;
         let gpu = match job.function.spec().resources.requires_gpu {
-            true => Some(job.stage(Stage::GpuWait, GpuPermit::take(&job)).await?),
+            true => Some(job.stage(Stage::GpuWait, Box::pin(GpuPermit::take(&job))).await?),
             false => None,
         };
         let extensions = job.shop().extensions.clone();

@@ -3,9 +3,12 @@
 //! The pipeline reports its own end. When the run is told to stop and its pipeline does not end within the grace, that is
 //! reported in its place, from the control runtime, on a thread that no user code enters. Whoever is first has the last word.
 
-use std::sync::{
-    Arc, Mutex, PoisonError,
-    atomic::{AtomicBool, Ordering},
+use std::{
+    panic::AssertUnwindSafe,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use bytes::Bytes;
@@ -101,9 +104,10 @@ impl Run {
         pipeline: impl Future<Output = Ended> + Send + 'static,
     ) {
         let run = self.clone();
+        // In a box, since what is spawned is moved several times.
+        let pipeline = Box::pin(AssertUnwindSafe(pipeline).catch_unwind());
         let work = async move {
-            let ended = std::panic::AssertUnwindSafe(pipeline).catch_unwind().await;
-            let ended = ended.unwrap_or_else(|_| Err(panicked()));
+            let ended = pipeline.await.unwrap_or_else(|_| Err(panicked()));
             if run.has_last_word() {
                 run.tell(Some(ended), Place::Free(permit));
             }
@@ -217,7 +221,7 @@ impl Run {
         }
     }
 
-    fn work(&self) -> std::sync::MutexGuard<'_, Option<JoinHandle<()>>> {
+    fn work(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
         self.work.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

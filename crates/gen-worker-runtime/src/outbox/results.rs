@@ -16,7 +16,7 @@ const KEPT_BYTES: usize = 512;
 
 struct Held {
     key: Key,
-    message: Message,
+    message: Box<Message>,
     cost: usize,
     state: State,
     /// It is the refusal of a run that may be sent again.
@@ -87,7 +87,7 @@ impl Results {
         self.by_key.insert(key.clone(), number);
         self.held.insert(
             number,
-            Held { key, message, cost, state: State::HeldBack, is_refusal: false, was_written: false },
+            Held { key, message: Box::new(message), cost, state: State::HeldBack, is_refusal: false, was_written: false },
         );
         self.all.add(cost);
         self.held_back.add(cost);
@@ -141,7 +141,7 @@ impl Results {
         if !self.acknowledged {
             self.written.push_back((now, number));
         }
-        Some(held.message.clone())
+        Some(Message::clone(&held.message))
     }
 
     /// The scheduler of this stream says when it has a result for good: nothing else makes it delivered.
