@@ -104,7 +104,7 @@ impl Admission {
             self.0.sooner.notify_one();
         }
         stop(superseded, CancelReason::Superseded);
-        Ok(Permit { admission: Some(self.clone()), id })
+        Ok(Permit { admission: self.clone(), id })
     }
 
     /// Tells a run to stop; if it is not running, it will be refused should it come within a minute.
@@ -156,11 +156,9 @@ impl Admission {
         self.book().unanswered()
     }
 
-    /// Reports a run that does not stop, and in the same moment takes it for answered.
-    pub(crate) fn answer(&self, permit: PermitId, report: impl FnOnce()) {
-        let mut book = self.book();
-        report();
-        book.answered(permit);
+    /// The run was answered: the same run may be sent again. Its permit stays taken until what it started has ended.
+    pub(crate) fn answered(&self, permit: PermitId) {
+        self.book().answered(permit);
     }
 
     /// The run was reported and does not stop. Returns how many such there are; `None`: it has ended after all.
@@ -197,8 +195,7 @@ fn stop(running: impl IntoIterator<Item = book::Running>, reason: CancelReason) 
 /// The right to run, given back when dropped. Whatever a run started holds a clone (behind an `Arc`), so that work which
 /// does not stop keeps its place.
 pub(crate) struct Permit {
-    /// `None`: it was given back.
-    admission: Option<Admission>,
+    admission: Admission,
     id: PermitId,
 }
 
@@ -207,25 +204,19 @@ impl Permit {
         self.id
     }
 
-    /// Reports the run, and in the same moment takes it for answered and gives the permit back, unless something that the
-    /// run started still holds it: whoever hears of the result finds the place free, and nobody finds the run missing.
-    pub(crate) fn settle(self: Arc<Self>, report: impl FnOnce()) {
-        let admission = self.admission.clone().expect("a permit that is held was not given back");
-        let mut book = admission.book();
-        report();
-        book.answered(self.id);
-        if let Some(mut last) = Arc::into_inner(self) {
-            last.admission = None;
-            book.leave(last.id);
+    /// The run was answered. The permit is given back, unless something that the run started still holds it.
+    pub(crate) fn settle(self: Arc<Self>) {
+        let id = self.id;
+        match Arc::try_unwrap(self) {
+            Ok(last) => drop(last),
+            Err(held) => held.admission.answered(id),
         }
     }
 }
 
 impl Drop for Permit {
     fn drop(&mut self) {
-        if let Some(admission) = &self.admission {
-            admission.book().leave(self.id);
-        }
+        self.admission.book().leave(self.id);
     }
 }
 

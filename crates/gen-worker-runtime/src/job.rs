@@ -94,8 +94,9 @@ impl Jobs {
             return Err(Refusal::Finished);
         }
         self.0.outbox.forget(&key);
-        let job = Job::new(run.clone(), function, permit.clone());
-        run.start(permit, carry_out(Received { job, payload }));
+        run.start(permit, |run, permit| {
+            carry_out(Received { job: Job::new(run, function, permit), payload })
+        });
         Ok(())
     }
 

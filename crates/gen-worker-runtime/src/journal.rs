@@ -78,8 +78,8 @@ impl Journal {
     }
 
     /// Writes a result, in place of an earlier one of the same attempt. `false`: the journal is closed.
-    pub(crate) fn keep(&self, id: u64, key: Key, message: Message) -> bool {
-        let change = Change::Keep { id, key, message: Box::new(message) };
+    pub(crate) fn keep(&self, id: u64, key: Key, message: Box<Message>) -> bool {
+        let change = Change::Keep { id, key, message };
         self.orders.send(Order::Change(change)).is_ok()
     }
 

@@ -16,6 +16,7 @@ use std::{
     time::{Duration, Instant},
 };
 
+use futures_util::task::AtomicWaker;
 use gen_worker_core::{Event, EventClass, RunId, ports::EventSink};
 use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 use tracing::info;
@@ -23,6 +24,7 @@ use tracing::info;
 pub(crate) use self::speech::Speech;
 use self::{events::EventLimit, queue::Queue};
 use crate::{
+    admission::Permit,
     config::RuntimeConfig,
     journal::{Journal, JournalError},
     wire::{Message, outbound},
@@ -40,9 +42,23 @@ pub(crate) struct Losses {
     pub results: u64,
 }
 
+/// A run that has ended: its result, and the place that it held.
+struct Ending {
+    key: Key,
+    message: Box<Message>,
+    permit: Arc<Permit>,
+}
+
 /// The queue, shared by jobs that fill it and the stream that empties it. Outlives every stream.
+///
+/// Runs end on the user runtime, and their endings are taken in by whoever looks at the queue next, as a rule the control
+/// runtime: a result and its run's place are handed over in the same moment, so that whoever hears of the result finds the
+/// place free and nobody finds the run missing, and threads do not wait for each other.
 pub(crate) struct Outbox {
+    ended: Mutex<Vec<Ending>>,
     queue: Mutex<Queue>,
+    /// Reads for the stream that is up.
+    speaker: AtomicWaker,
     journal: Option<Journal>,
     max_event: EventLimit,
     /// So many results are held that no more runs should be taken.
@@ -70,7 +86,9 @@ impl Outbox {
 
     fn with(queue: Queue, journal: Option<Journal>, max_message_bytes: usize) -> Self {
         Self {
+            ended: Mutex::default(),
             queue: Mutex::new(queue),
+            speaker: AtomicWaker::new(),
             journal,
             max_event: EventLimit::within(max_message_bytes),
             full: AtomicBool::new(false),
@@ -89,7 +107,7 @@ impl Outbox {
         let (journal, writer) = Journal::open(directory)?;
         let undelivered = writer.undelivered(max_message_bytes);
         info!(directory = %directory.display(), undelivered = undelivered.len(), "results are kept in a journal");
-        undelivered.into_iter().for_each(|(key, message)| queue.results.push(key, message));
+        undelivered.into_iter().for_each(|(key, message)| queue.results.push(key, Box::new(message)));
         let outbox = Arc::new(Self::with(queue, Some(journal), max_message_bytes));
         let released = Arc::downgrade(&outbox);
         let release = move |ids: &[u64]| {
@@ -122,7 +140,7 @@ impl Outbox {
     /// Takes the refusal of a run that may be sent again. It is delivered as a result is, but answers no second try.
     pub(crate) fn refusal(&self, key: Key, message: Message) {
         self.change(|queue| {
-            queue.results.push(key.clone(), message);
+            queue.results.push(key.clone(), Box::new(message));
             queue.results.mark_refusal(&key);
             queue.shed();
         });
@@ -130,18 +148,36 @@ impl Outbox {
 
     /// Takes a run's result. Where there is a journal, it is sent once it is there.
     pub(crate) fn result(&self, key: Key, message: Message) {
-        self.change(|queue| {
-            match &self.journal {
-                None => queue.results.push(key, message),
-                Some(journal) => {
-                    let id = queue.results.hold_back(key.clone(), message.clone());
-                    if !journal.keep(id, key, message) {
-                        queue.results.release(id);
-                    }
+        self.change(|queue| self.take(queue, key, Box::new(message)));
+    }
+
+    /// Takes the result of a run that has ended, and gives back the place that it held.
+    pub(crate) fn conclude(&self, key: Key, message: Message, permit: Arc<Permit>) {
+        let ending = Ending { key, message: Box::new(message), permit };
+        self.ended.lock().unwrap_or_else(PoisonError::into_inner).push(ending);
+        // The journal is to have it whether or not there is a stream.
+        match self.journal {
+            Some(_) => self.take_in(),
+            None => self.speaker.wake(),
+        }
+    }
+
+    /// Takes in the runs that have ended.
+    pub(crate) fn take_in(&self) {
+        self.change(|_| ());
+    }
+
+    fn take(&self, queue: &mut Queue, key: Key, message: Box<Message>) {
+        match &self.journal {
+            None => queue.results.push(key, message),
+            Some(journal) => {
+                let id = queue.results.hold_back(key.clone(), message.clone());
+                if !journal.keep(id, key, message) {
+                    queue.results.release(id);
                 }
             }
-            self.drop_from_journal(queue.shed());
-        });
+        }
+        self.drop_from_journal(queue.shed());
     }
 
     /// Takes an answer to a command.
@@ -261,7 +297,15 @@ impl Outbox {
     /// The next message of this stream; `None`: it is over.
     fn poll_next(&self, stream: u64, context: &Context<'_>) -> Poll<Option<Message>> {
         let mut queue = self.queue();
-        let next = queue.poll_next(stream, Instant::now(), context.waker());
+        let next = match queue.next_of(stream, Instant::now()) {
+            Poll::Pending => {
+                self.speaker.register(context.waker());
+                // A run that ended in between woke nobody.
+                self.settle(&mut queue);
+                queue.next_of(stream, Instant::now())
+            }
+            next => next,
+        };
         self.drop_from_journal(queue.shed());
         if queue.events.has_room() {
             self.emptied.notify_waiters();
@@ -274,10 +318,10 @@ impl Outbox {
         let mut queue = self.queue();
         let result = change(&mut queue);
         self.mark(&queue);
-        let speaker = queue.waker_if_there_is_something();
+        let wake = queue.is_worth_waking_for();
         drop(queue);
-        if let Some(speaker) = speaker {
-            speaker.wake();
+        if wake {
+            self.speaker.wake();
         }
         result
     }
@@ -292,7 +336,17 @@ impl Outbox {
     }
 
     fn queue(&self) -> MutexGuard<'_, Queue> {
-        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+        let mut queue = self.queue.lock().unwrap_or_else(PoisonError::into_inner);
+        self.settle(&mut queue);
+        queue
+    }
+
+    fn settle(&self, queue: &mut Queue) {
+        let ended = std::mem::take(&mut *self.ended.lock().unwrap_or_else(PoisonError::into_inner));
+        for Ending { key, message, permit } in ended {
+            self.take(queue, key, message);
+            permit.settle();
+        }
     }
 }
 

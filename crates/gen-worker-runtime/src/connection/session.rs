@@ -134,6 +134,7 @@ impl<'a> Session<'a> {
 
     async fn hold(&mut self, channel: Channel) -> Ended {
         self.link.dispatcher.new_stream();
+        self.link.outbox.take_in();
         // Made before the call, so that nothing can come before it.
         let registration = self.link.reporter.registration(false);
         let (speech, said) = self.link.outbox.start_stream(registration);

@@ -21,7 +21,7 @@ use tracing::{Instrument, Span, debug, error, info, info_span, warn};
 
 use super::{Workshop, invoke::panicked, timings::Timings};
 use crate::{
-    admission::{Admission, Permit, PermitId, Stop},
+    admission::{Permit, PermitId, Stop},
     wire::outbound,
 };
 
@@ -48,16 +48,6 @@ enum Place {
     Free(Arc<Permit>),
     /// What goes on keeps it.
     Kept(PermitId),
-}
-
-impl Place {
-    /// Reports the run, and in the same moment takes it for answered.
-    fn answered(self, admission: &Admission, report: impl FnOnce()) {
-        match self {
-            Self::Free(permit) => permit.settle(report),
-            Self::Kept(permit) => admission.answer(permit, report),
-        }
-    }
 }
 
 /// One run, from its admission to its last word: what its pipeline and whoever may stop it share.
@@ -97,16 +87,17 @@ impl Run {
         })
     }
 
-    /// Starts the pipeline on the user runtime. Its end, a panic too, is reported there.
-    pub(super) fn start(
+    /// Starts the pipeline on the user runtime, where it is made too: what is spawned is moved several times. Its end, a panic
+    /// too, is reported there.
+    pub(super) fn start<P: Future<Output = Ended> + Send + 'static>(
         self: &Arc<Self>,
         permit: Arc<Permit>,
-        pipeline: impl Future<Output = Ended> + Send + 'static,
+        pipeline: impl FnOnce(Arc<Self>, Arc<Permit>) -> P + Send + 'static,
     ) {
         let run = self.clone();
-        // In a box, since what is spawned is moved several times.
-        let pipeline = Box::pin(AssertUnwindSafe(pipeline).catch_unwind());
         let work = async move {
+            let pipeline = pipeline(run.clone(), permit.clone());
+            let pipeline = Box::pin(AssertUnwindSafe(pipeline).catch_unwind());
             let ended = pipeline.await.unwrap_or_else(|_| Err(panicked()));
             if run.has_last_word() {
                 run.tell(Some(ended), Place::Free(permit));
@@ -171,14 +162,14 @@ impl Run {
                 Some(outcome) => self.report(&outcome, place),
                 None => {
                     info!("superseded by a newer attempt: not reported");
-                    place.answered(&self.shop.admission, || {});
+                    self.vacate(place);
                 }
             },
             Audience::Session(say) => {
                 if let Some(Err(failure)) = &ended {
                     warn!(kind = failure.kind.as_str(), error = failure.chain(), "failed");
                 }
-                place.answered(&self.shop.admission, || {});
+                self.vacate(place);
                 let say = say.lock().unwrap_or_else(PoisonError::into_inner).take();
                 // Nobody waits for it when the session was closed from this side.
                 let _ = say.map(|say| say.send(close_reason(told, ended)));
@@ -202,7 +193,21 @@ impl Run {
             message = outbound::with_legacy_error(message, failure);
         }
         let key = (run_id.clone(), self.facts.attempt);
-        place.answered(&self.shop.admission, || outbox.result(key, message));
+        match place {
+            Place::Free(permit) => outbox.conclude(key, message, permit),
+            Place::Kept(permit) => {
+                outbox.result(key, message);
+                self.shop.admission.answered(permit);
+            }
+        }
+    }
+
+    /// Takes the run for answered without a result.
+    fn vacate(&self, place: Place) {
+        match place {
+            Place::Free(permit) => permit.settle(),
+            Place::Kept(permit) => self.shop.admission.answered(permit),
+        }
     }
 
     /// One line a run; of runs that succeed faster than anyone reads, some.

@@ -38,8 +38,7 @@ impl Jobs {
         };
         let (id, outbox) = (run.facts.run_id.clone(), self.0.outbox.clone());
         let session = Arc::new(Session::new(id, limits, (permit.id(), run.clone()), outbox));
-        let job = Job::new(run.clone(), handler, permit.clone());
-        run.start(permit, run_handler(job, models, socket));
+        run.start(permit, |run, permit| run_handler(Job::new(run, handler, permit), models, socket));
         let (serving, sessions) = (session.clone(), sessions.clone());
         let serve = async move {
             serving.serve(peer, outcome).await;

@@ -1,10 +1,6 @@
 //! What is said next. Pure: nothing here waits or reads a clock.
 
-use std::{
-    collections::VecDeque,
-    task::{Poll, Waker},
-    time::Instant,
-};
+use std::{collections::VecDeque, task::Poll, time::Instant};
 
 use prost::Message as _;
 use tokio::sync::OwnedSemaphorePermit;
@@ -30,8 +26,6 @@ pub(super) struct Queue {
     pub finishing: bool,
     /// Which stream speaks: a late reader of an earlier one gets nothing.
     stream: u64,
-    /// Who waits for something to say.
-    speaker: Option<Waker>,
     max_bytes: usize,
     shed: u64,
 }
@@ -50,7 +44,6 @@ impl Queue {
             frames_first: false,
             finishing: false,
             stream: 0,
-            speaker: None,
             max_bytes,
             shed: 0,
         }
@@ -73,16 +66,14 @@ impl Queue {
     }
 
     /// The next message of this stream; `None`: it is over.
-    pub(super) fn poll_next(&mut self, stream: u64, now: Instant, speaker: &Waker) -> Poll<Option<Message>> {
+    pub(super) fn next_of(&mut self, stream: u64, now: Instant) -> Poll<Option<Message>> {
         if stream != self.stream {
             return Poll::Ready(None);
         }
-        let next = self.next(now);
-        if next.is_none() && !(self.finishing && self.is_said()) {
-            self.speaker = Some(speaker.clone());
-            return Poll::Pending;
+        match self.next(now) {
+            None if !(self.finishing && self.is_said()) => Poll::Pending,
+            next => Poll::Ready(next),
         }
-        Poll::Ready(next)
     }
 
     /// Results before events: a flood of progress delays no result. Only the events of the run itself go before its result.
@@ -115,9 +106,9 @@ impl Queue {
         event.or_else(|| self.frames.pop_front().map(|(frame, _)| frame))
     }
 
-    /// Who is to be woken for what is there.
-    pub(super) fn waker_if_there_is_something(&mut self) -> Option<Waker> {
-        if self.has_next() || self.finishing { self.speaker.take() } else { None }
+    /// Whether the stream has something to read, be it its end.
+    pub(super) fn is_worth_waking_for(&self) -> bool {
+        self.has_next() || self.finishing
     }
 
     fn has_next(&self) -> bool {

@@ -73,13 +73,13 @@ pub(super) struct Results {
 
 impl Results {
     /// Takes a result, in place of an undelivered one of the same attempt.
-    pub(super) fn push(&mut self, key: Key, message: Message) {
+    pub(super) fn push(&mut self, key: Key, message: Box<Message>) {
         let number = self.hold_back(key, message);
         self.release(number);
     }
 
     /// Takes a result that may not be sent before it is released.
-    pub(super) fn hold_back(&mut self, key: Key, message: Message) -> u64 {
+    pub(super) fn hold_back(&mut self, key: Key, message: Box<Message>) -> u64 {
         self.forget(&key);
         let number = self.next;
         self.next += 1;
@@ -87,7 +87,7 @@ impl Results {
         self.by_key.insert(key.clone(), number);
         self.held.insert(
             number,
-            Held { key, message: Box::new(message), cost, state: State::HeldBack, is_refusal: false, was_written: false },
+            Held { key, message, cost, state: State::HeldBack, is_refusal: false, was_written: false },
         );
         self.all.add(cost);
         self.held_back.add(cost);

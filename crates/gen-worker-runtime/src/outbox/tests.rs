@@ -1,13 +1,18 @@
 //! The outbox without a stream.
 
-use std::task::Waker;
+use std::num::NonZeroU32;
 
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
-use gen_worker_core::Frame;
+use gen_worker_core::{ByteLimit, Call, CancelReason, Frame, Function, WorkerError};
 
 use super::*;
-use crate::wire::v1::worker_scheduler_message::Msg;
+use crate::{
+    admission::{Admission, Applicant, Limits, PermitId, Stop},
+    ports::Ports,
+    shutdown::Shutdown,
+    wire::v1::worker_scheduler_message::Msg,
+};
 
 const PLENTY: usize = 1 << 20;
 
@@ -15,12 +20,12 @@ fn key(run: &str) -> Key {
     (RunId::parse(run).unwrap(), 0)
 }
 
-fn result(run: &str) -> Message {
-    outbound::result(&key(run).0, 0, &Ok(Bytes::new()))
+fn result(run: &str) -> Box<Message> {
+    Box::new(outbound::result(&key(run).0, 0, &Ok(Bytes::new())))
 }
 
-fn large_result(run: &str) -> Message {
-    outbound::result(&key(run).0, 0, &Ok(vec![0; PLENTY].into()))
+fn large_result(run: &str) -> Box<Message> {
+    Box::new(outbound::result(&key(run).0, 0, &Ok(vec![0; PLENTY].into())))
 }
 
 fn delta(run: &str, n: usize) -> Event {
@@ -52,7 +57,7 @@ fn restart(queue: &mut Queue) -> u64 {
 }
 
 fn next(queue: &mut Queue, stream: u64) -> Poll<Option<Message>> {
-    queue.poll_next(stream, Instant::now(), Waker::noop())
+    queue.next_of(stream, Instant::now())
 }
 
 /// `=r` for the result of `r`, `+r` for an event of it, `~` for a frame.
@@ -132,8 +137,8 @@ fn a_scheduler_that_acknowledges_loses_nothing_and_is_given_no_more() {
 fn nothing_more_is_read_from_a_scheduler_that_reads_no_more() {
     let outbox = Arc::new(Outbox::with(Queue::new(10, PLENTY), None, PLENTY));
     let (mut speech, _said) = outbox.start_stream(registration());
-    outbox.result(key("a"), large_result("a"));
-    outbox.result(key("b"), large_result("b"));
+    outbox.result(key("a"), *large_result("a"));
+    outbox.result(key("b"), *large_result("b"));
     assert!(outbox.is_congested());
     for _ in 0..3 {
         speech.next().now_or_never().flatten().expect("a registration and two results");
@@ -250,11 +255,39 @@ fn a_result_is_held_back_until_the_journal_has_it() {
     assert!(queue.is_said());
 }
 
+struct Unstoppable;
+
+impl Stop for Unstoppable {
+    fn stop(self: Arc<Self>, _permit: PermitId, _reason: CancelReason) {}
+}
+
+#[test]
+fn whoever_hears_of_a_result_finds_the_place_free() {
+    let limits = Limits { max_input: ByteLimit::Unlimited, max_concurrency: NonZeroU32::new(1) };
+    let admission = Admission::new(limits, Ports::default().credential, Shutdown::new(Duration::ZERO));
+    let function = Function::builder::<serde_json::Value>("f", "tests")
+        .asynchronous(|_: Call<serde_json::Value>| async { Ok::<_, WorkerError>(()) })
+        .unwrap();
+    let (run_id, attempt) = key("a");
+    let applicant =
+        Applicant { run_id: &run_id, attempt, spec: function.spec(), payload_bytes: 0, deadline: None };
+    let permit = admission.admit(&applicant, Arc::new(Unstoppable)).unwrap();
+
+    let outbox = Arc::new(Outbox::with(Queue::new(1, PLENTY), None, PLENTY));
+    let (mut speech, _said) = outbox.start_stream(registration());
+    let mut next = || speech.next().now_or_never().flatten();
+    assert!(next().is_some() && next().is_none());
+    outbox.conclude(key("a"), *result("a"), Arc::new(permit));
+    assert_eq!(admission.active(), [key("a")], "until somebody looks");
+    assert_eq!(name(next().unwrap()), "=a");
+    assert!(admission.admit(&applicant, Arc::new(Unstoppable)).is_ok());
+}
+
 #[tokio::test]
 async fn a_stream_ends_once_all_is_said() {
     let outbox = Arc::new(Outbox::with(Queue::new(1, PLENTY), None, PLENTY));
     let (mut speech, said) = outbox.start_stream(registration());
-    outbox.result(key("a"), result("a"));
+    outbox.result(key("a"), *result("a"));
     outbox.finish();
     assert_eq!(speech.by_ref().count().await, 2, "a registration and a result");
     said.await.unwrap_err();
