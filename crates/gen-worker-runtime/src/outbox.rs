@@ -1,5 +1,6 @@
 //! What must be said to the scheduler, whichever stream is up: results kept until delivered, events bounded.
 
+mod arrivals;
 mod events;
 mod queue;
 mod results;
@@ -22,7 +23,11 @@ use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
 use tracing::info;
 
 pub(crate) use self::speech::Speech;
-use self::{events::EventLimit, queue::Queue};
+use self::{
+    arrivals::{Arrivals, Ending},
+    events::EventLimit,
+    queue::Queue,
+};
 use crate::{
     admission::Permit,
     config::RuntimeConfig,
@@ -33,6 +38,26 @@ use crate::{
 /// A run and its attempt: what a result answers and an acknowledgement names.
 pub(crate) type Key = (RunId, i64);
 
+/// How much is kept.
+struct Limits {
+    /// How many events.
+    events: usize,
+    /// Of results, in bytes.
+    result_bytes: usize,
+    /// Of one message, in bytes.
+    message_bytes: usize,
+}
+
+impl Limits {
+    fn of(config: &RuntimeConfig) -> Self {
+        Self {
+            events: config.event_buffer,
+            result_bytes: config.result_buffer,
+            message_bytes: config.max_message_bytes,
+        }
+    }
+}
+
 /// What was lost since it was last asked.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(crate) struct Losses {
@@ -42,20 +67,13 @@ pub(crate) struct Losses {
     pub results: u64,
 }
 
-/// A run that has ended: its result, and the place that it held.
-struct Ending {
-    key: Key,
-    message: Box<Message>,
-    permit: Arc<Permit>,
-}
-
 /// The queue, shared by jobs that fill it and the stream that empties it. Outlives every stream.
 ///
-/// Runs end on the user runtime, and their endings are taken in by whoever looks at the queue next, as a rule the control
-/// runtime: a result and its run's place are handed over in the same moment, so that whoever hears of the result finds the
-/// place free and nobody finds the run missing, and threads do not wait for each other.
+/// Runs speak and end on the user runtime, and what they leave is taken in by whoever looks at the queue next, as a rule the
+/// control runtime: a result and its run's place are handed over in the same moment, so that whoever hears of the result
+/// finds the place free and nobody finds the run missing, and threads do not wait for each other.
 pub(crate) struct Outbox {
-    ended: Mutex<Vec<Ending>>,
+    arrivals: Mutex<Arrivals>,
     queue: Mutex<Queue>,
     /// Reads for the stream that is up.
     speaker: AtomicWaker,
@@ -77,20 +95,19 @@ impl Outbox {
     /// # Errors
     /// The directory cannot be used, or the operating system gives no thread.
     pub(crate) fn open(config: &RuntimeConfig) -> Result<Arc<Self>, JournalError> {
-        let queue = Queue::new(config.event_buffer, config.result_buffer);
         match &config.state_dir {
-            Some(directory) => Self::journaled(queue, config.max_message_bytes, directory),
-            None => Ok(Arc::new(Self::with(queue, None, config.max_message_bytes))),
+            Some(directory) => Self::journaled(&Limits::of(config), directory),
+            None => Ok(Arc::new(Self::new(&Limits::of(config)))),
         }
     }
 
-    fn with(queue: Queue, journal: Option<Journal>, max_message_bytes: usize) -> Self {
+    fn new(limits: &Limits) -> Self {
         Self {
-            ended: Mutex::default(),
-            queue: Mutex::new(queue),
+            arrivals: Mutex::new(Arrivals::new(limits.events)),
+            queue: Mutex::new(Queue::new(limits.events, limits.result_bytes)),
             speaker: AtomicWaker::new(),
-            journal,
-            max_event: EventLimit::within(max_message_bytes),
+            journal: None,
+            max_event: EventLimit::within(limits.message_bytes),
             full: AtomicBool::new(false),
             congested: AtomicBool::new(false),
             relieved: Notify::new(),
@@ -99,16 +116,14 @@ impl Outbox {
     }
 
     /// Starts with what an earlier process did not deliver.
-    fn journaled(
-        mut queue: Queue,
-        max_message_bytes: usize,
-        directory: &Path,
-    ) -> Result<Arc<Self>, JournalError> {
+    fn journaled(limits: &Limits, directory: &Path) -> Result<Arc<Self>, JournalError> {
         let (journal, writer) = Journal::open(directory)?;
-        let undelivered = writer.undelivered(max_message_bytes);
+        let undelivered = writer.undelivered(limits.message_bytes);
         info!(directory = %directory.display(), undelivered = undelivered.len(), "results are kept in a journal");
-        undelivered.into_iter().for_each(|(key, message)| queue.results.push(key, Box::new(message)));
-        let outbox = Arc::new(Self::with(queue, Some(journal), max_message_bytes));
+        let outbox = Arc::new(Self { journal: Some(journal), ..Self::new(limits) });
+        for (key, message) in undelivered {
+            outbox.queue().results.push(key, Box::new(message));
+        }
         let released = Arc::downgrade(&outbox);
         let release = move |ids: &[u64]| {
             if let Some(outbox) = released.upgrade() {
@@ -154,7 +169,7 @@ impl Outbox {
     /// Takes the result of a run that has ended, and gives back the place that it held.
     pub(crate) fn conclude(&self, key: Key, message: Message, permit: Arc<Permit>) {
         let ending = Ending { key, message: Box::new(message), permit };
-        self.ended.lock().unwrap_or_else(PoisonError::into_inner).push(ending);
+        self.arrivals().endings.push(ending);
         // The journal is to have it whether or not there is a stream.
         match self.journal {
             Some(_) => self.take_in(),
@@ -297,12 +312,13 @@ impl Outbox {
     /// The next message of this stream; `None`: it is over.
     fn poll_next(&self, stream: u64, context: &Context<'_>) -> Poll<Option<Message>> {
         let mut queue = self.queue();
-        let next = match queue.next_of(stream, Instant::now()) {
+        let now = Instant::now();
+        let next = match queue.next_of(stream, now) {
             Poll::Pending => {
                 self.speaker.register(context.waker());
                 // A run that ended in between woke nobody.
                 self.settle(&mut queue);
-                queue.next_of(stream, Instant::now())
+                queue.next_of(stream, now)
             }
             next => next,
         };
@@ -341,12 +357,20 @@ impl Outbox {
         queue
     }
 
+    /// Events before endings, so that a result never overtakes what its run said.
     fn settle(&self, queue: &mut Queue) {
-        let ended = std::mem::take(&mut *self.ended.lock().unwrap_or_else(PoisonError::into_inner));
-        for Ending { key, message, permit } in ended {
+        std::mem::swap(&mut *self.arrivals(), &mut queue.arrived);
+        queue.hear_arrived();
+        let mut endings = std::mem::take(&mut queue.arrived.endings);
+        for Ending { key, message, permit } in endings.drain(..) {
             self.take(queue, key, message);
             permit.settle();
         }
+        queue.arrived.endings = endings;
+    }
+
+    fn arrivals(&self) -> MutexGuard<'_, Arrivals> {
+        self.arrivals.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -354,11 +378,8 @@ impl EventSink for Outbox {
     fn emit(&self, event: Event) {
         debug_assert_eq!(event.class, EventClass::Droppable);
         let event = self.max_event.fit(event);
-        self.change(|queue| match event {
-            // A droppable event is never handed back.
-            Some(event) => drop(queue.events.push(event)),
-            None => queue.events.drop_one(),
-        });
+        self.arrivals().hear(event);
+        self.speaker.wake();
     }
 }
 

@@ -56,7 +56,6 @@ pub(super) struct Run {
     pub facts: Arc<RunFacts>,
     pub cancellation: Cancellation,
     pub timings: Timings,
-    pub span: Span,
     output_mode: OutputMode,
     audience: Audience,
     /// Its last word was said: what still works for it speaks to nobody.
@@ -72,14 +71,11 @@ impl Run {
         output_mode: OutputMode,
         audience: Audience,
     ) -> Arc<Self> {
-        let span =
-            info_span!("job", run_id = %facts.run_id, function = %facts.function, attempt = facts.attempt);
         Arc::new(Self {
             shop,
             facts: Arc::new(facts),
             cancellation: Cancellation::new(),
             timings: Timings::start(),
-            span,
             output_mode,
             audience,
             is_silent: AtomicBool::new(false),
@@ -96,15 +92,24 @@ impl Run {
     ) {
         let run = self.clone();
         let work = async move {
-            let pipeline = pipeline(run.clone(), permit.clone());
-            let pipeline = Box::pin(AssertUnwindSafe(pipeline).catch_unwind());
-            let ended = pipeline.await.unwrap_or_else(|_| Err(panicked()));
-            if run.has_last_word() {
-                run.tell(Some(ended), Place::Free(permit));
-            }
+            let span = run.span();
+            run.see_through(permit, pipeline).instrument(span).await;
         };
-        let work = self.shop.tracker.track_future(work.instrument(self.span.clone()));
+        let work = self.shop.tracker.track_future(work);
         *self.work() = Some(self.shop.users.spawn(work));
+    }
+
+    async fn see_through<P: Future<Output = Ended>>(
+        self: Arc<Self>,
+        permit: Arc<Permit>,
+        pipeline: impl FnOnce(Arc<Self>, Arc<Permit>) -> P,
+    ) {
+        let pipeline = pipeline(self.clone(), permit.clone());
+        let pipeline = Box::pin(AssertUnwindSafe(pipeline).catch_unwind());
+        let ended = pipeline.await.unwrap_or_else(|_| Err(panicked()));
+        if self.has_last_word() {
+            self.tell(Some(ended), Place::Free(permit));
+        }
     }
 
     /// Emits an event that is part of the run's output, as soon as there is room; none after the run's last word.
@@ -142,6 +147,12 @@ impl Run {
             error!(zombies, max = config.max_zombies, "too many functions do not stop: the worker leaves");
             self.shop.admission.overrun(zombies);
         }
+    }
+
+    /// What every line about the run carries.
+    pub(super) fn span(&self) -> Span {
+        let facts = &self.facts;
+        info_span!("job", run_id = %facts.run_id, function = %facts.function, attempt = facts.attempt)
     }
 
     fn has_last_word(&self) -> bool {
@@ -235,7 +246,7 @@ impl Stop for Run {
     /// Called on the control runtime.
     fn stop(self: Arc<Self>, permit: PermitId, reason: CancelReason) {
         if self.cancellation.cancel(reason) {
-            let (tracker, span) = (self.shop.tracker.clone(), self.span.clone());
+            let (tracker, span) = (self.shop.tracker.clone(), self.span());
             tracker.spawn(self.wind_up(permit).instrument(span));
         }
     }

@@ -38,13 +38,14 @@ impl Jobs {
         };
         let (id, outbox) = (run.facts.run_id.clone(), self.0.outbox.clone());
         let session = Arc::new(Session::new(id, limits, (permit.id(), run.clone()), outbox));
+        let span = run.span();
         run.start(permit, |run, permit| run_handler(Job::new(run, handler, permit), models, socket));
         let (serving, sessions) = (session.clone(), sessions.clone());
         let serve = async move {
             serving.serve(peer, outcome).await;
             sessions.forget(&serving);
         };
-        self.0.tracker.spawn(serve.instrument(run.span.clone()));
+        self.0.tracker.spawn(serve.instrument(span));
         Ok(session)
     }
 }

@@ -1,6 +1,6 @@
 //! What runs say while they work: in the order in which they said it, within a number of places.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{HashMap, VecDeque};
 
 use bytes::Bytes;
 use gen_worker_core::{Event, EventClass, RunId};
@@ -28,12 +28,11 @@ impl EventLimit {
     }
 }
 
-/// Events that wait. Every operation takes about the same time, however many do.
+/// Events that wait. However many do, no operation looks at more than a few.
 pub(super) struct Events {
     capacity: usize,
-    /// By the number of each, which says their order.
-    durable: BTreeMap<u64, Event>,
-    droppable: BTreeMap<u64, Event>,
+    durable: Line,
+    droppable: Line,
     /// The numbers of each run's events, in order.
     by_run: HashMap<RunId, VecDeque<u64>>,
     next: u64,
@@ -44,8 +43,8 @@ impl Events {
     pub(super) fn new(capacity: usize) -> Self {
         Self {
             capacity,
-            durable: BTreeMap::new(),
-            droppable: BTreeMap::new(),
+            durable: Line::default(),
+            droppable: Line::default(),
             by_run: HashMap::new(),
             next: 0,
             dropped: 0,
@@ -58,9 +57,9 @@ impl Events {
     /// There is no room, and neither this event nor any that waits may be dropped.
     pub(super) fn push(&mut self, event: Event) -> Result<(), Event> {
         if self.len() >= self.capacity {
-            match (self.droppable.first_key_value(), event.class) {
-                (Some((oldest, _)), _) => {
-                    self.take(*oldest);
+            match (self.droppable.oldest(), event.class) {
+                (Some(oldest), _) => {
+                    self.take(oldest);
                 }
                 (None, EventClass::Durable) => return Err(event),
                 (None, EventClass::Droppable) => {
@@ -82,21 +81,20 @@ impl Events {
             self.by_run.entry(run_id.clone()).or_default().push_back(number);
         }
         match event.class {
-            EventClass::Durable => self.durable.insert(number, event),
-            EventClass::Droppable => self.droppable.insert(number, event),
-        };
+            EventClass::Durable => self.durable.0.push_back((number, event)),
+            EventClass::Droppable => self.droppable.0.push_back((number, event)),
+        }
     }
 
-    /// Counts one that was dropped before it came here.
-    pub(super) fn drop_one(&mut self) {
-        self.dropped += 1;
+    /// Counts what was dropped before it came here.
+    pub(super) fn count_dropped(&mut self, dropped: u64) {
+        self.dropped += dropped;
     }
 
     /// The oldest.
     pub(super) fn pop(&mut self) -> Option<Event> {
-        let oldest = [self.durable.first_key_value(), self.droppable.first_key_value()];
-        let number = oldest.into_iter().flatten().map(|(number, _)| *number).min()?;
-        self.take(number)
+        let oldest = [self.durable.oldest(), self.droppable.oldest()];
+        self.take(oldest.into_iter().flatten().min()?)
     }
 
     /// The oldest of this run.
@@ -109,7 +107,7 @@ impl Events {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.durable.len() + self.droppable.len()
+        self.durable.0.len() + self.droppable.0.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -118,7 +116,7 @@ impl Events {
 
     /// Whether one that may not be dropped would be taken.
     pub(super) fn has_room(&self) -> bool {
-        self.len() < self.capacity || !self.droppable.is_empty()
+        self.len() < self.capacity || !self.droppable.0.is_empty()
     }
 
     /// How many were dropped since the last call.
@@ -127,7 +125,7 @@ impl Events {
     }
 
     fn take(&mut self, number: u64) -> Option<Event> {
-        let event = self.droppable.remove(&number).or_else(|| self.durable.remove(&number))?;
+        let event = self.droppable.take(number).or_else(|| self.durable.take(number))?;
         if let Some(run_id) = &event.run_id
             && let Some(numbers) = self.by_run.get_mut(run_id)
         {
@@ -139,6 +137,24 @@ impl Events {
             }
         }
         Some(event)
+    }
+}
+
+/// Events by the number of each, in order.
+#[derive(Default)]
+struct Line(VecDeque<(u64, Event)>);
+
+impl Line {
+    fn oldest(&self) -> Option<u64> {
+        self.0.front().map(|(number, _)| *number)
+    }
+
+    fn take(&mut self, number: u64) -> Option<Event> {
+        let at = match self.oldest()? {
+            oldest if oldest == number => 0,
+            _ => self.0.binary_search_by_key(&number, |(number, _)| *number).ok()?,
+        };
+        self.0.remove(at).map(|(_, event)| event)
     }
 }
 

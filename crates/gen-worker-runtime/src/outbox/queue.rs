@@ -5,7 +5,7 @@ use std::{collections::VecDeque, task::Poll, time::Instant};
 use prost::Message as _;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Key, Losses, events::Events, outbound, results::Results};
+use super::{Key, Losses, arrivals::Arrivals, events::Events, outbound, results::Results};
 use crate::wire::Message;
 
 /// Everything there is to say, by kind.
@@ -28,6 +28,8 @@ pub(super) struct Queue {
     stream: u64,
     max_bytes: usize,
     shed: u64,
+    /// What has just arrived; empty but while it is taken in.
+    pub arrived: Arrivals,
 }
 
 impl Queue {
@@ -46,7 +48,17 @@ impl Queue {
             stream: 0,
             max_bytes,
             shed: 0,
+            arrived: Arrivals::new(event_capacity),
         }
+    }
+
+    /// Takes in the events that have arrived.
+    pub(super) fn hear_arrived(&mut self) {
+        for event in self.arrived.events.drain(..) {
+            // One that may be dropped is never handed back.
+            let _ = self.events.push(event);
+        }
+        self.events.count_dropped(std::mem::take(&mut self.arrived.dropped));
     }
 
     /// A new stream, by its number.

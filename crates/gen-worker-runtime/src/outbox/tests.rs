@@ -8,7 +8,7 @@ use gen_worker_core::{ByteLimit, Call, CancelReason, Frame, Function, WorkerErro
 
 use super::*;
 use crate::{
-    admission::{Admission, Applicant, Limits, PermitId, Stop},
+    admission::{self, Admission, Applicant, PermitId, Stop},
     ports::Ports,
     shutdown::Shutdown,
     wire::v1::worker_scheduler_message::Msg,
@@ -38,6 +38,10 @@ fn progress(run: &str) -> Event {
 
 fn registration() -> Message {
     outbound::registration(Default::default(), Vec::new(), false)
+}
+
+fn outbox(events: usize) -> Arc<Outbox> {
+    Arc::new(Outbox::new(&Limits { events, result_bytes: PLENTY, message_bytes: PLENTY }))
 }
 
 /// A queue with a stream that has registered, by its number.
@@ -135,7 +139,7 @@ fn a_scheduler_that_acknowledges_loses_nothing_and_is_given_no_more() {
 
 #[test]
 fn nothing_more_is_read_from_a_scheduler_that_reads_no_more() {
-    let outbox = Arc::new(Outbox::with(Queue::new(10, PLENTY), None, PLENTY));
+    let outbox = outbox(10);
     let (mut speech, _said) = outbox.start_stream(registration());
     outbox.result(key("a"), *large_result("a"));
     outbox.result(key("b"), *large_result("b"));
@@ -263,7 +267,7 @@ impl Stop for Unstoppable {
 
 #[test]
 fn whoever_hears_of_a_result_finds_the_place_free() {
-    let limits = Limits { max_input: ByteLimit::Unlimited, max_concurrency: NonZeroU32::new(1) };
+    let limits = admission::Limits { max_input: ByteLimit::Unlimited, max_concurrency: NonZeroU32::new(1) };
     let admission = Admission::new(limits, Ports::default().credential, Shutdown::new(Duration::ZERO));
     let function = Function::builder::<serde_json::Value>("f", "tests")
         .asynchronous(|_: Call<serde_json::Value>| async { Ok::<_, WorkerError>(()) })
@@ -273,19 +277,21 @@ fn whoever_hears_of_a_result_finds_the_place_free() {
         Applicant { run_id: &run_id, attempt, spec: function.spec(), payload_bytes: 0, deadline: None };
     let permit = admission.admit(&applicant, Arc::new(Unstoppable)).unwrap();
 
-    let outbox = Arc::new(Outbox::with(Queue::new(1, PLENTY), None, PLENTY));
+    let outbox = outbox(1);
     let (mut speech, _said) = outbox.start_stream(registration());
     let mut next = || speech.next().now_or_never().flatten();
     assert!(next().is_some() && next().is_none());
+    outbox.emit(progress("a"));
     outbox.conclude(key("a"), *result("a"), Arc::new(permit));
     assert_eq!(admission.active(), [key("a")], "until somebody looks");
+    assert_eq!(name(next().unwrap()), "+a");
     assert_eq!(name(next().unwrap()), "=a");
     assert!(admission.admit(&applicant, Arc::new(Unstoppable)).is_ok());
 }
 
 #[tokio::test]
 async fn a_stream_ends_once_all_is_said() {
-    let outbox = Arc::new(Outbox::with(Queue::new(1, PLENTY), None, PLENTY));
+    let outbox = outbox(1);
     let (mut speech, said) = outbox.start_stream(registration());
     outbox.result(key("a"), *result("a"));
     outbox.finish();
@@ -295,7 +301,7 @@ async fn a_stream_ends_once_all_is_said() {
 
 #[tokio::test]
 async fn a_durable_event_waits_for_room() {
-    let outbox = Arc::new(Outbox::with(Queue::new(1, PLENTY), None, PLENTY));
+    let outbox = outbox(1);
     let (mut speech, _said) = outbox.start_stream(registration());
     outbox.emit_durable(delta("a", 1)).await;
     let second = outbox.emit_durable(delta("a", 2));

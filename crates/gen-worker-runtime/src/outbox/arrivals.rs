@@ -1,0 +1,56 @@
+//! What runs leave for the outbox, on threads of their own: kept so short a time that they do not wait for each other.
+
+use std::{collections::VecDeque, sync::Arc};
+
+use gen_worker_core::Event;
+
+use super::Key;
+use crate::{admission::Permit, wire::Message};
+
+/// A run that has ended: its result, and the place that it held.
+pub(super) struct Ending {
+    pub key: Key,
+    pub message: Box<Message>,
+    pub permit: Arc<Permit>,
+}
+
+/// What has come since somebody looked.
+pub(super) struct Arrivals {
+    capacity: usize,
+    pub endings: Vec<Ending>,
+    /// Droppable ones, and as many as there is room for.
+    pub events: VecDeque<Event>,
+    pub dropped: u64,
+}
+
+impl Arrivals {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self { capacity, endings: Vec::new(), events: VecDeque::new(), dropped: 0 }
+    }
+
+    /// Takes an event that may be dropped; where there is no room, the oldest goes. `None`: it was dropped on its way.
+    pub(super) fn hear(&mut self, event: Option<Event>) {
+        let full = self.events.len() >= self.capacity;
+        if full {
+            self.events.pop_front();
+        }
+        self.dropped += u64::from(full) + u64::from(event.is_none());
+        self.events.extend(event);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_buffer_is_bounded() {
+        let mut arrivals = Arrivals::new(3);
+        for n in 0..100_000 {
+            arrivals.hear(Some(Event::progress(f64::from(n), None)));
+        }
+        assert_eq!((arrivals.events.len(), arrivals.dropped), (3, 99_997));
+        let newest = String::from_utf8_lossy(&arrivals.events[2].payload_json);
+        assert!(newest.contains("99999"), "{newest}");
+    }
+}
