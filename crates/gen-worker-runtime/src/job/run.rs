@@ -152,7 +152,9 @@ impl Run {
     /// What every line about the run carries.
     pub(super) fn span(&self) -> Span {
         let facts = &self.facts;
-        info_span!("job", run_id = %facts.run_id, function = %facts.function, attempt = facts.attempt)
+        // As text: what is shown through `Display` is copied twice more.
+        let (run_id, function) = (facts.run_id.as_str(), facts.function.as_str());
+        info_span!("job", run_id, function, attempt = facts.attempt)
     }
 
     fn has_last_word(&self) -> bool {

@@ -80,11 +80,12 @@ impl Results {
 
     /// Takes a result that may not be sent before it is released.
     pub(super) fn hold_back(&mut self, key: Key, message: Box<Message>) -> u64 {
-        self.forget(&key);
         let number = self.next;
         self.next += 1;
         let cost = message.encoded_len() + KEPT_BYTES;
-        self.by_key.insert(key.clone(), number);
+        if let Some(replaced) = self.by_key.insert(key.clone(), number) {
+            self.let_go(replaced);
+        }
         self.held.insert(
             number,
             Held { key, message, cost, state: State::HeldBack, is_refusal: false, was_written: false },
@@ -243,8 +244,14 @@ impl Results {
     }
 
     fn remove(&mut self, number: u64) -> Option<Key> {
+        let key = self.let_go(number)?;
+        self.by_key.remove(&key);
+        Some(key)
+    }
+
+    /// Forgets a result but for its key.
+    fn let_go(&mut self, number: u64) -> Option<Key> {
         let held = self.held.remove(&number)?;
-        self.by_key.remove(&held.key);
         self.all.remove(held.cost);
         match held.state {
             State::HeldBack => self.held_back.remove(held.cost),
