@@ -1,5 +1,7 @@
 //! A run's payload: MessagePack, read once, never written again.
 
+mod count;
+
 use std::{collections::HashMap, fmt};
 
 use rmpv::ValueRef;
@@ -23,6 +25,10 @@ use crate::{
 /// overflows a stack ends the process.
 const MAX_DEPTH: usize = 256;
 
+/// How many values a payload may hold, those inside others counted. Each takes about 40 bytes while the payload is read, so
+/// that 64 MiB of small numbers would take 2.5 GiB. Large data is sent as bytes, which is one value, or as a file.
+const MAX_VALUES: usize = 4 << 20;
+
 /// Why a payload is not what the function takes.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 #[non_exhaustive]
@@ -35,6 +41,12 @@ pub enum PayloadError {
     Trailing {
         /// How many.
         extra: usize,
+    },
+    /// It holds too many values.
+    #[error("the payload holds more than {max} values: send large data as bytes or as a file")]
+    TooManyValues {
+        /// How many it may hold, those inside others counted.
+        max: usize,
     },
     /// The value is no map.
     #[error("the payload must be a MessagePack map of field names to values")]
@@ -74,8 +86,11 @@ impl<'a> Payload<'a> {
     /// Reads the bytes of a payload.
     ///
     /// # Errors
-    /// The bytes are not exactly one MessagePack map.
+    /// The bytes are not exactly one MessagePack map, or it holds more than four million values.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, PayloadError> {
+        if !count::holds_at_most(bytes, MAX_VALUES) {
+            return Err(PayloadError::TooManyValues { max: MAX_VALUES });
+        }
         let mut rest = bytes;
         let value = rmpv::decode::read_value_ref_with_max_depth(&mut rest, MAX_DEPTH)
             .map_err(|_| PayloadError::Malformed)?;

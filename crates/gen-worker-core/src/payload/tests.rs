@@ -160,3 +160,16 @@ fn a_payload_at_the_deepest_does_not_overflow_the_stack() {
     assert_eq!(read(&deep(100)), Ok(()));
     assert_eq!(read(&deep(300)), Err(PayloadError::Malformed));
 }
+
+#[test]
+fn a_payload_of_many_tiny_values_takes_no_memory() {
+    // {"x": [0, 0, …]}
+    let array = |length: usize| {
+        [&[0x81, 0xa1, b'x', 0xdd][..], &(length as u32).to_be_bytes(), &vec![0; length]].concat()
+    };
+    assert!(Payload::parse(&array(100_000)).is_ok());
+    let refused = Payload::parse(&array(MAX_VALUES)).unwrap_err();
+    assert_eq!(refused, PayloadError::TooManyValues { max: MAX_VALUES });
+    let bytes = [&[0x81, 0xa1, b'x', 0xc6][..], &(8u32 << 20).to_be_bytes(), &vec![0; 8 << 20]].concat();
+    assert!(Payload::parse(&bytes).is_ok(), "bytes are one value");
+}
