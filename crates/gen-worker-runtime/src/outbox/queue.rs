@@ -124,18 +124,20 @@ impl Queue {
     }
 
     fn has_next(&self) -> bool {
-        let nothing = self.registration.is_none()
-            && self.heartbeat.is_none()
-            && self.answers.is_empty()
-            && self.results.unwritten().count == 0
-            && self.events.is_empty()
-            && self.frames.is_empty();
-        !nothing
+        self.registration.is_some() || self.heartbeat.is_some() || self.has_news()
     }
 
-    /// Nothing is there to send, nor will be by itself.
+    /// What a scheduler would miss: what a stream says of the worker itself, the next one says anew.
+    fn has_news(&self) -> bool {
+        !self.answers.is_empty()
+            || self.results.unwritten().count > 0
+            || !self.events.is_empty()
+            || !self.frames.is_empty()
+    }
+
+    /// Nothing is there to send that would be missed, nor will be by itself.
     pub(super) fn is_said(&self) -> bool {
-        !self.has_next() && self.results.held_back().count == 0
+        !self.has_news() && self.results.held_back().count == 0
     }
 
     /// Nothing is held that the scheduler may not have.

@@ -169,6 +169,14 @@ fn results_are_delivered_once_or_fenced() {
 }
 
 #[test]
+fn a_registration_that_nobody_heard_is_missed_by_nobody() {
+    let mut queue = Queue::new(1, PLENTY);
+    queue.start_stream(registration());
+    queue.heartbeat = Some(registration());
+    assert!(queue.is_worth_waking_for() && queue.is_delivered());
+}
+
+#[test]
 fn a_stream_that_is_over_is_told_nothing() {
     let (mut queue, old) = queue(1);
     let new = restart(&mut queue);
