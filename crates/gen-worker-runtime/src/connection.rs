@@ -32,6 +32,9 @@ use crate::{config::RuntimeConfig, shutdown::Phase};
 /// How often in a row a scheduler may say that this worker may not connect, before the worker believes it.
 const MAX_DENIALS: u32 = 5;
 
+/// Longest time between pings. Stock gRPC servers allow one in five minutes; heartbeats go on meanwhile.
+const MAX_PING_INTERVAL: Duration = Duration::from_secs(600);
+
 /// Delay between connection attempts of a worker that only has results left to hand over.
 const LAST_TRY: Duration = Duration::from_millis(500);
 
@@ -71,8 +74,11 @@ pub(crate) struct Connection {
     addresses: Addresses,
     backoff: Backoff,
     gap: Gap,
-    /// How often in a row the scheduler said that this worker may not connect.
+    /// How often in a row the scheduler said that this worker may not connect, or that it is none.
     denials: u32,
+    /// A scheduler has served this worker.
+    was_served: bool,
+    ping_interval: Duration,
 }
 
 /// What follows the end of a session.
@@ -97,6 +103,8 @@ impl Connection {
                 config.reconnect_max_delay,
                 config.reconnect_jitter,
             ),
+            ping_interval: config.keepalive_interval,
+            was_served: false,
             config,
             link,
             gap: Gap::after("the worker started", Duration::ZERO),
@@ -123,7 +131,7 @@ impl Connection {
 
     /// One session, and the wait after it if one is due.
     async fn hold(&mut self, address: &Address) -> Result<Then, ConnectionError> {
-        let session = Session::new(&self.config, &self.link, address, &mut self.gap);
+        let session = Session::new(&self.config, &self.link, address, self.ping_interval, &mut self.gap);
         let Course { ended, uptime, answered } = session.run().await;
         let stable = uptime.is_some_and(|uptime| uptime >= self.config.stable);
         if stable {
@@ -133,9 +141,11 @@ impl Connection {
         if answered && (stable || !matches!(ended, Ended::Redirected { .. })) {
             self.addresses.connected(address);
         }
-        if stable || (uptime.is_some() && !matches!(ended, Ended::Denied { .. })) {
+        let is_denial = matches!(ended, Ended::Denied { .. } | Ended::Unimplemented { .. });
+        if stable || (uptime.is_some() && !is_denial) {
             self.denials = 0;
         }
+        self.was_served |= uptime.is_some() && !is_denial;
         let (then, cause) = self.judge(address, ended)?;
         match uptime {
             Some(uptime) => self.gap = Gap::after(cause, uptime),
@@ -155,12 +165,17 @@ impl Connection {
         match ended {
             Ended::Left => Ok((Then::Leave, String::new())),
             Ended::Lost { cause } | Ended::Unauthenticated { cause } => Ok((Then::Next, cause)),
-            Ended::Denied { cause } => {
-                self.denials += 1;
-                if self.denials >= MAX_DENIALS {
-                    return Err(ConnectionError::Denied { address: address.to_string(), message: cause });
-                }
+            Ended::TooManyPings { cause } => {
+                self.ping_interval = (self.ping_interval * 2).min(MAX_PING_INTERVAL);
+                info!(%address, interval_ms = self.ping_interval.as_millis() as u64, "pinging less often");
                 Ok((Then::Next, cause))
+            }
+            Ended::Denied { cause } => match self.is_denied_for_good() {
+                true => Err(ConnectionError::Denied { address: address.to_string(), message: cause }),
+                false => Ok((Then::Next, cause)),
+            },
+            Ended::Unimplemented { message } if self.was_served && !self.is_denied_for_good() => {
+                Ok((Then::Next, format!("Unimplemented: {message}")))
             }
             Ended::Superseded { cause } => {
                 warn!(%address, worker_id = %self.config.worker_id, "another worker has this one's identity");
@@ -175,10 +190,16 @@ impl Connection {
                     (Then::Next, format!("the redirect from {address} to `{leader}` was not followed: {why}"))
                 }
             }),
-            Ended::Refused { message } => {
+            Ended::Unimplemented { message } | Ended::Refused { message } => {
                 Err(ConnectionError::Protocol { address: address.to_string(), message })
             }
         }
+    }
+
+    /// Counts a denial, and says whether it is to be believed.
+    fn is_denied_for_good(&mut self) -> bool {
+        self.denials += 1;
+        self.denials >= MAX_DENIALS
     }
 
     /// The longest delay between attempts; without a cap, a minute.

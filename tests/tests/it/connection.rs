@@ -249,6 +249,54 @@ async fn a_scheduler_that_only_answers_pings_is_healthy() {
     worker.ended().await.unwrap();
 }
 
+/// Says what stock gRPC servers say to those who ping more often than they allow.
+async fn demand_calm(peer: &mut TcpStream) {
+    const GOAWAY: u8 = 7;
+    const ENHANCE_YOUR_CALM: u8 = 0xb;
+    let head = [0, 0, 8, GOAWAY, 0, 0, 0, 0, 0];
+    let body = [0, 0, 0, 0, 0, 0, 0, ENHANCE_YOUR_CALM];
+    peer.write_all(&[&head[..], &body].concat()).await.expect("the worker is there");
+}
+
+#[tokio::test]
+async fn a_server_that_wants_fewer_pings_gets_fewer() {
+    let strict = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let worker = embedded(&strict.local_addr().unwrap().to_string(), |config| {
+        config.keepalive_interval = Duration::from_millis(20);
+        config.keepalive_timeout = Duration::from_millis(2000);
+    });
+    for interval in [20, 40, 80] {
+        let (mut peer, _) = timeout(PATIENCE, strict.accept()).await.unwrap().unwrap();
+        let since = Instant::now();
+        timeout(PATIENCE, answer_pings(&mut peer, 4)).await.unwrap();
+        assert!(
+            since.elapsed() >= Duration::from_millis(interval * 7 / 2),
+            "{interval}: {:?}",
+            since.elapsed()
+        );
+        demand_calm(&mut peer).await;
+    }
+    worker.shutdown().drain();
+    drop(strict);
+    worker.ended().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_service_that_is_gone_for_a_while_is_waited_for_and_not_for_ever() {
+    let scheduler = FakeScheduler::start().await;
+    let gone = Status::unimplemented("no such service");
+    let mut worker = WorkerSettings::new(CONFORMANCE, &scheduler).set("RECONNECT_MAX_DELAY", "0.05").start();
+    let mut stream = scheduler.accept().await;
+    refusing(&scheduler, 4, &gone);
+    stream.fail(Status::unavailable("restarting")).await;
+    let mut stream = scheduler.accept().await;
+    refusing(&scheduler, 5, &gone);
+    stream.fail(Status::unavailable("restarting")).await;
+    assert_eq!(worker.ended().await.code(), Some(3));
+    assert!(worker.log().contains("does not speak this worker's protocol"), "{}", worker.log());
+    nothing_comes_to(&scheduler).await;
+}
+
 #[tokio::test]
 async fn streams_that_end_in_peace_at_once_are_failures_too() {
     let scheduler = FakeScheduler::start().await;

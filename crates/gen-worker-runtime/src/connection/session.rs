@@ -65,6 +65,8 @@ pub(super) struct Session<'a> {
     config: &'a RuntimeConfig,
     link: &'a Link,
     address: &'a Address,
+    /// Time between pings.
+    ping_interval: Duration,
     gap: &'a mut Gap,
     opened: Instant,
     connected: bool,
@@ -76,9 +78,19 @@ impl<'a> Session<'a> {
         config: &'a RuntimeConfig,
         link: &'a Link,
         address: &'a Address,
+        ping_interval: Duration,
         gap: &'a mut Gap,
     ) -> Self {
-        Self { config, link, address, gap, opened: Instant::now(), connected: false, answered: false }
+        Self {
+            config,
+            link,
+            address,
+            ping_interval,
+            gap,
+            opened: Instant::now(),
+            connected: false,
+            answered: false,
+        }
     }
 
     /// Dials and holds the stream to its end.
@@ -89,7 +101,7 @@ impl<'a> Session<'a> {
         };
         let uptime = self.connected.then(|| self.opened.elapsed());
         // One round of pings ends a peer that does not speak HTTP/2: who is there after two has answered them.
-        let pinged = (self.config.keepalive_interval + self.config.keepalive_timeout) * 2;
+        let pinged = (self.ping_interval + self.config.keepalive_timeout) * 2;
         let answered = self.answered || uptime.is_some_and(|uptime| uptime >= pinged);
         Course { ended, uptime, answered }
     }
@@ -123,7 +135,7 @@ impl<'a> Session<'a> {
     async fn connect(&self) -> Result<Channel, tonic::transport::Error> {
         let mut endpoint = Endpoint::from_shared(self.address.uri())?
             .tcp_nodelay(true)
-            .http2_keep_alive_interval(self.config.keepalive_interval)
+            .http2_keep_alive_interval(self.ping_interval)
             .keep_alive_timeout(self.config.keepalive_timeout)
             .keep_alive_while_idle(true);
         if self.address.is_tls() {

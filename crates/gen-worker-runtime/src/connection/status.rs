@@ -17,6 +17,11 @@ pub(super) enum Ended {
     Superseded { cause: String },
     /// Another scheduler leads: dialled at once, where that is allowed.
     Redirected { leader: String },
+    /// The peer's HTTP/2 wants fewer pings: dialled again with fewer.
+    TooManyPings { cause: String },
+    /// The service is not there: the process ends, unless it was there before. A proxy before a scheduler that restarts says
+    /// this too.
+    Unimplemented { message: String },
     /// The scheduler will never take this worker: the process ends.
     Refused { message: String },
 }
@@ -33,12 +38,19 @@ pub(super) fn classify(status: &Status) -> Ended {
             }
             None => Ended::Lost { cause },
         },
-        Code::Unimplemented => Ended::Refused { message: message.to_owned() },
+        Code::Unimplemented => Ended::Unimplemented { message: message.to_owned() },
+        Code::ResourceExhausted if is_from_http2(status) => Ended::TooManyPings { cause },
         Code::Unauthenticated => Ended::Unauthenticated { cause },
         Code::PermissionDenied => Ended::Denied { cause },
         Code::Aborted if message.to_ascii_lowercase().contains("superseded") => Ended::Superseded { cause },
         _ => Ended::Lost { cause },
     }
+}
+
+/// Whether the connection ended with this status, and not the scheduler: ENHANCE_YOUR_CALM, which gRPC servers send to those
+/// who ping more often than they allow, stands for RESOURCE_EXHAUSTED.
+fn is_from_http2(status: &Status) -> bool {
+    std::error::Error::source(status).is_some() || status.message().starts_with("h2 protocol error")
 }
 
 /// What the scheduler said; where the network ended the stream, what the network said.
@@ -80,7 +92,8 @@ mod tests {
             (Code::PermissionDenied, "no", denied),
             (Code::Aborted, "Superseded by a newer stream", superseded),
             (Code::Aborted, "conflict", lost("Aborted: conflict")),
-            (Code::Unimplemented, "x", refused("x")),
+            (Code::Unimplemented, "x", Ended::Unimplemented { message: "x".to_owned() }),
+            (Code::ResourceExhausted, "too many workers", lost("ResourceExhausted: too many workers")),
             (
                 Code::FailedPrecondition,
                 "unsupported_worker_protocol: 2",
