@@ -8,6 +8,7 @@ mod delivery;
 mod drain;
 mod files;
 mod gpu;
+mod isolation;
 mod job;
 mod journal;
 mod models;
