@@ -76,8 +76,8 @@ pub(crate) async fn drive(link: &mut Link, load: Load, function: &str, input: &i
 }
 
 /// One run beside those that [`drive`] counts; its result is ignored there.
-pub(crate) async fn start_aside(link: &Link, function: &str, input: &impl Serialize) {
-    let request = TaskExecutionRequest { run_id: "aside".to_owned(), ..request(function, input) };
+pub(crate) async fn start_aside(link: &Link, run_id: &str, function: &str, input: &impl Serialize) {
+    let request = TaskExecutionRequest { run_id: run_id.to_owned(), ..request(function, input) };
     link.say(Msg::RunRequest(request)).await;
 }
 

@@ -1,7 +1,11 @@
 //! What is measured, in which order.
 
-use std::{path::Path, time::Duration};
+use std::{
+    path::Path,
+    time::{Duration, Instant},
+};
 
+use gen_worker_proto::scheduler::worker_scheduler_message::Msg;
 use serde::Serialize;
 
 use crate::{
@@ -20,6 +24,9 @@ const SETTLE: Duration = Duration::from_millis(1_500);
 
 const SLEEPERS: usize = 10_000;
 const NAP: Duration = Duration::from_millis(1_000);
+
+/// Two heartbeats come in it.
+const SPIN: Duration = Duration::from_secs(21);
 
 const FLOOD: u32 = 1_000_000;
 const BESIDE_FLOOD: usize = 20_000;
@@ -43,7 +50,7 @@ struct Flood {
     events: u32,
 }
 
-/// Everything, within three minutes.
+/// Everything, within four minutes.
 pub(crate) async fn all(worker: &Path, conformance: Option<&Path>) -> Report {
     let (mut report, mut scheduler) = (Report::default(), Scheduler::start().await);
     registration(&mut report, &mut scheduler, worker, conformance).await;
@@ -51,6 +58,7 @@ pub(crate) async fn all(worker: &Path, conformance: Option<&Path>) -> Report {
     no_op(&mut report, &mut scheduler, worker).await;
     sleepers(&mut report, &mut scheduler, worker).await;
     flood(&mut report, &mut scheduler, worker).await;
+    heartbeats(&mut report, &mut scheduler, worker).await;
     report
 }
 
@@ -182,13 +190,38 @@ async fn flood(report: &mut Report, scheduler: &mut Scheduler, worker: &Path) {
     for _ in 0..ROUNDS {
         let mut peer = Peer::start(scheduler, Program::Worker(worker)).await;
         calm.push(drive(&mut peer.link, load, "echo", &INPUT).await.elapsed.as_secs_f64() * 1e3);
-        start_aside(&peer.link, "flood", &Flood { events: FLOOD }).await;
+        start_aside(&peer.link, "aside", "flood", &Flood { events: FLOOD }).await;
         flooded.push(drive(&mut peer.link, load, "echo", &INPUT).await.elapsed.as_secs_f64() * 1e3);
         peaks.push(mib(peer.resident().peak));
     }
     let what = "20,000 results beside 1,000,000 events (without)";
     report.add(what, "ms", median(flooded)).beside(median(calm));
     report.add("resident at most, beside 1,000,000 events", "MiB", median(peaks));
+}
+
+/// Heartbeats while every core, and every thread that serves async functions, spins in user code.
+async fn heartbeats(report: &mut Report, scheduler: &mut Scheduler, worker: &Path) {
+    let mut peer = Peer::start(scheduler, Program::Worker(worker)).await;
+    let cores = std::thread::available_parallelism().map_or(1, usize::from);
+    let input = Sleep { ms: SPIN.as_millis() as u64 };
+    for core in 0..cores {
+        start_aside(&peer.link, &format!("spin-{core}"), "spin", &input).await;
+        start_aside(&peer.link, &format!("hog-{core}"), "hog", &input).await;
+    }
+    let (mut last, mut longest) = (Instant::now(), Duration::ZERO);
+    let mut results = 0;
+    while results < cores * 2 {
+        match peer.link.hear().await {
+            Msg::WorkerRegistration(_) => {
+                longest = longest.max(last.elapsed());
+                last = Instant::now();
+            }
+            Msg::RunResult(_) => results += 1,
+            _ => {}
+        }
+    }
+    let what = "longest gap between heartbeats, every core spinning";
+    report.add(what, "s", longest.as_secs_f64()).goal("< 11 s");
 }
 
 fn mib(bytes: u64) -> f64 {

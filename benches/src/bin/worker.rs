@@ -3,7 +3,7 @@
 // The macros expand to paths under `::gen_worker`.
 extern crate gen_worker_bare as gen_worker;
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use gen_worker::{ActionContext, WorkerError, worker_function};
 use schemars::JsonSchema;
@@ -44,6 +44,22 @@ fn flood(ctx: ActionContext, input: Flood) -> Result<Done, WorkerError> {
         ctx.progress(f64::from(event) / f64::from(input.events), "flood");
     }
     Ok(Done {})
+}
+
+/// Holds a core for this long.
+#[worker_function]
+fn spin(_ctx: ActionContext, input: Sleep) -> Result<Done, WorkerError> {
+    let until = Instant::now() + Duration::from_millis(input.ms);
+    while Instant::now() < until {
+        std::hint::spin_loop();
+    }
+    Ok(Done {})
+}
+
+/// The same where it is not expected, on the threads that serve every async function.
+#[worker_function]
+async fn hog(ctx: ActionContext, input: Sleep) -> Result<Done, WorkerError> {
+    spin(ctx, input)
 }
 
 gen_worker::main!();

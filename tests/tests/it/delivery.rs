@@ -67,6 +67,63 @@ async fn a_scheduler_that_acknowledges_is_waited_for_however_long_it_takes() {
     worker.leave(stream).await;
 }
 
+/// A worker that keeps three small results, or a few more.
+async fn with_little_room(scheduler: &FakeScheduler) -> (Embedded, WorkerStream) {
+    let settings =
+        RuntimeConfig { result_buffer: 2_000, ..Embedded::settings(&scheduler.addr().to_string()) };
+    let worker = Embedded::start(Worker::builder(settings).function(echo()));
+    (worker, scheduler.accept().await)
+}
+
+#[tokio::test]
+async fn a_scheduler_that_acknowledges_nothing_gets_no_more_runs_done_and_loses_none() {
+    let scheduler = FakeScheduler::start().await;
+    let (worker, mut stream) = with_little_room(&scheduler).await;
+    stream.hello(&["result-ack"]).await;
+    let mut held = Vec::new();
+    let refused = loop {
+        stream.run(&format!("r{}", held.len()), "echo", json!({})).await;
+        let result = stream.next_result().await;
+        if !result.success {
+            break result;
+        }
+        held.push(result);
+        assert!(held.len() < 10, "it is bounded");
+    };
+    assert!(refused.retryable && refused.error_message.contains("wait to be delivered"), "{refused:?}");
+    stream.drop_connection();
+    let mut stream = scheduler.accept().await;
+    stream.hello(&["result-ack"]).await;
+    for result in &held {
+        let again = stream.next_result().await;
+        assert_eq!(again.run_id, result.run_id);
+        stream.ack(&again).await;
+    }
+    let refused = stream.next_result().await;
+    stream.ack(&refused).await;
+    run_echo(&mut stream, "room again").await;
+    let ack = v1::ResultAck { run_id: "room again".into(), attempt: 0 };
+    stream.send(Msg::ResultAck(ack)).await;
+    worker.leave(stream).await;
+}
+
+#[tokio::test]
+async fn without_acknowledgements_the_oldest_results_make_room() {
+    let scheduler = FakeScheduler::start().await;
+    let (worker, mut stream) = with_little_room(&scheduler).await;
+    for n in 0..20 {
+        run_echo(&mut stream, &n.to_string()).await;
+    }
+    stream.drop_connection();
+    let mut stream = scheduler.accept().await;
+    let kept = stream.next_result().await.run_id.parse::<u32>().unwrap();
+    assert!(kept > 10, "{kept} is among the newest");
+    for n in kept + 1..20 {
+        assert_eq!(stream.next_result().await.run_id, n.to_string());
+    }
+    worker.leave(stream).await;
+}
+
 fn blocks() -> Function {
     Function::builder::<Value>("blocks", "tests")
         .blocking(|_: Call<Value>| -> Result<(), WorkerError> { panic!("in a thread") })
