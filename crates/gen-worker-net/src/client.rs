@@ -1,6 +1,10 @@
 //! The one HTTP client: two connection pools, one of which dials only what the guard admits.
 
-use std::{fmt, net::IpAddr, sync::Arc};
+use std::{
+    fmt,
+    net::IpAddr,
+    sync::{Arc, OnceLock},
+};
 
 use http::{HeaderMap, HeaderValue, Method, header};
 use reqwest::{
@@ -35,9 +39,35 @@ pub enum Trust {
 pub struct HttpClient(Arc<Inner>);
 
 struct Inner {
+    kept: Pools,
+    /// Without idle connections. Made when the first try of anything has failed.
+    unkept: OnceLock<Pools>,
+    config: NetConfig,
+}
+
+/// Whether a connection that is open already may carry a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Reuse {
+    Open,
+    /// A try failed on one: it, and those opened with it, may be dead.
+    Never,
+}
+
+struct Pools {
     open: reqwest::Client,
     judged: reqwest::Client,
-    config: NetConfig,
+}
+
+impl Pools {
+    fn new(config: &NetConfig, reuse: Reuse) -> Result<Self, NetError> {
+        let build =
+            |builder: reqwest::ClientBuilder| builder.build().map_err(|source| NetError::Setup { source });
+        let resolver = JudgingResolver { allow: Arc::new(config.url_allow.clone()) };
+        Ok(Self {
+            open: build(builder(config, reuse))?,
+            judged: build(builder(config, reuse).dns_resolver(resolver))?,
+        })
+    }
 }
 
 impl HttpClient {
@@ -46,14 +76,8 @@ impl HttpClient {
     /// # Errors
     /// TLS cannot be set up, for want of root certificates, say.
     pub fn new(config: NetConfig) -> Result<Self, NetError> {
-        let build =
-            |builder: reqwest::ClientBuilder| builder.build().map_err(|source| NetError::Setup { source });
-        let resolver = JudgingResolver { allow: Arc::new(config.url_allow.clone()) };
-        Ok(Self(Arc::new(Inner {
-            open: build(builder(&config))?,
-            judged: build(builder(&config).dns_resolver(resolver))?,
-            config,
-        })))
+        let kept = Pools::new(&config, Reuse::Open)?;
+        Ok(Self(Arc::new(Inner { kept, unkept: OnceLock::new(), config })))
     }
 
     /// A request to this address.
@@ -66,7 +90,7 @@ impl HttpClient {
     /// # Errors
     /// [`NetError::Blocked`]: the scheme is not HTTP, or a payload named an address that is not public or has a user.
     pub fn check(&self, url: &Url, trust: Trust) -> Result<(), NetError> {
-        self.pool(url, trust).map(drop)
+        self.pool(url, trust, Reuse::Open).map(drop)
     }
 
     pub(crate) fn config(&self) -> &NetConfig {
@@ -74,26 +98,37 @@ impl HttpClient {
     }
 
     /// The connections by which this address is reached.
-    pub(crate) fn pool(&self, url: &Url, trust: Trust) -> Result<&reqwest::Client, NetError> {
+    pub(crate) fn pool(&self, url: &Url, trust: Trust, reuse: Reuse) -> Result<&reqwest::Client, NetError> {
         let blocked = || NetError::Blocked { host: url.host_str().unwrap_or_default().to_owned() };
         if !matches!(url.scheme(), "http" | "https") {
             return Err(blocked());
         }
         if trust == Trust::Operator {
-            return Ok(&self.0.open);
+            return Ok(&self.pools(reuse)?.open);
         }
         if !url.username().is_empty() || url.password().is_some() {
             return Err(blocked());
         }
         let allow = &self.0.config.url_allow;
         if allow.admits_url(url) {
-            return Ok(&self.0.open);
+            return Ok(&self.pools(reuse)?.open);
         }
         // A literal address is dialled without asking the resolver.
         if literal(url).is_some_and(|ip| !admitted(allow, ip)) {
             return Err(blocked());
         }
-        Ok(&self.0.judged)
+        Ok(&self.pools(reuse)?.judged)
+    }
+
+    fn pools(&self, reuse: Reuse) -> Result<&Pools, NetError> {
+        match (reuse, self.0.unkept.get()) {
+            (Reuse::Open, _) => Ok(&self.0.kept),
+            (Reuse::Never, Some(pools)) => Ok(pools),
+            (Reuse::Never, None) => {
+                let pools = Pools::new(self.config(), reuse)?;
+                Ok(self.0.unkept.get_or_init(|| pools))
+            }
+        }
     }
 }
 
@@ -104,9 +139,13 @@ impl fmt::Debug for HttpClient {
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the place that the ban leads to")]
-fn builder(config: &NetConfig) -> reqwest::ClientBuilder {
+fn builder(config: &NetConfig, reuse: Reuse) -> reqwest::ClientBuilder {
     let identity = HeaderValue::from_static("identity");
-    reqwest::Client::builder()
+    let builder = match reuse {
+        Reuse::Open => reqwest::Client::builder(),
+        Reuse::Never => reqwest::Client::builder().pool_max_idle_per_host(0),
+    };
+    builder
         .user_agent(USER_AGENT)
         .default_headers(HeaderMap::from_iter([(header::ACCEPT_ENCODING, identity)]))
         .connect_timeout(config.connect_timeout)

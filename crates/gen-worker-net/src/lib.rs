@@ -37,6 +37,7 @@ pub use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 
 pub use crate::{
     allow::{AllowList, AllowListError},
+    body::{BodySource, OpenBody},
     client::{HttpClient, Trust},
     config::NetConfig,
     error::NetError,

@@ -12,8 +12,8 @@ use tokio::{
 use url::Url;
 
 use crate::{
-    body,
-    client::{HttpClient, Trust},
+    body::{self, BodySource, OpenBody},
+    client::{HttpClient, Reuse, Trust},
     error::NetError,
     response::HttpResponse,
 };
@@ -30,7 +30,8 @@ pub struct HttpRequest {
     trust: Trust,
     headers: HeaderMap,
     unusable_credential: bool,
-    body: Option<OutputBody>,
+    body: Option<Arc<dyn BodySource>>,
+    reuse: Reuse,
     timeout: Option<Duration>,
 }
 
@@ -44,6 +45,7 @@ impl HttpRequest {
             headers: HeaderMap::new(),
             unusable_credential: false,
             body: None,
+            reuse: Reuse::Open,
             timeout: None,
         }
     }
@@ -73,8 +75,19 @@ impl HttpRequest {
     }
 
     /// Sends this body with its length. A file is streamed from disk, and opened anew for each try.
-    pub fn body(mut self, body: OutputBody) -> Self {
-        self.body = Some(body);
+    pub fn body(self, body: OutputBody) -> Self {
+        self.source(Arc::new(body))
+    }
+
+    /// Sends what this opens, with its length. It is opened anew for each try.
+    pub fn source(mut self, source: Arc<dyn BodySource>) -> Self {
+        self.body = Some(source);
+        self
+    }
+
+    /// Dials anew, whatever connections are open: for a caller that tries again by itself.
+    pub fn fresh_connection(mut self) -> Self {
+        self.reuse = Reuse::Never;
         self
     }
 
@@ -89,30 +102,35 @@ impl HttpRequest {
     /// # Errors
     /// There was no answer. An answer of any status is none of this function's errors.
     pub async fn send(self) -> Result<HttpResponse, NetError> {
-        self.send_once().await
+        self.send_once(self.reuse).await
     }
 
     /// Tries `GET`, `HEAD` and `PUT` up to [`NetConfig::attempts`](crate::NetConfig::attempts) times, other verbs once.
+    /// Each further try has a connection of its own.
     ///
     /// # Errors
     /// There was no answer in the last try, or one of 408, 429 or 5xx. Other statuses are no error, and end the tries.
     pub async fn send_retrying(self) -> Result<HttpResponse, NetError> {
-        let attempt = || async { self.send_once().await?.unless_transient() };
+        let (request, mut reuse) = (&self, self.reuse);
+        let attempt = || {
+            let reuse = std::mem::replace(&mut reuse, Reuse::Never);
+            async move { request.send_once(reuse).await?.unless_transient() }
+        };
         if matches!(self.method, Method::GET | Method::HEAD | Method::PUT) {
             self.client.retry(attempt, |error| Some(error)).await
         } else {
-            attempt().await
+            self.send_once(self.reuse).await?.unless_transient()
         }
     }
 
-    async fn send_once(&self) -> Result<HttpResponse, NetError> {
+    async fn send_once(&self, reuse: Reuse) -> Result<HttpResponse, NetError> {
         if self.unusable_credential {
             return Err(NetError::Credential);
         }
         let deadline = self.timeout.map(|timeout| Instant::now() + timeout);
         let mut url = self.url.clone();
         for _ in 0..=MAX_REDIRECTS {
-            let response = self.send_to(&url, deadline).await?;
+            let response = self.send_to(&url, reuse, deadline).await?;
             match self.redirect(&url, &response)? {
                 Some(next) => url = next,
                 None => return Ok(response),
@@ -121,14 +139,19 @@ impl HttpRequest {
         Err(NetError::Redirects)
     }
 
-    async fn send_to(&self, url: &Url, deadline: Option<Instant>) -> Result<HttpResponse, NetError> {
-        let pool = self.client.pool(url, self.trust)?;
+    async fn send_to(
+        &self,
+        url: &Url,
+        reuse: Reuse,
+        deadline: Option<Instant>,
+    ) -> Result<HttpResponse, NetError> {
+        let pool = self.client.pool(url, self.trust, reuse)?;
         let idle = self.client.config().idle_timeout;
         let moved = Arc::new(Notify::new());
         let mut request = reqwest::Request::new(self.method.clone(), url.clone());
         *request.headers_mut() = self.headers_for(url);
         if let Some(body) = &self.body {
-            let (length, chunks) = body::open(body, Arc::clone(&moved)).await?;
+            let OpenBody { length, chunks } = body::open(&**body, Arc::clone(&moved)).await?;
             request.headers_mut().insert(header::CONTENT_LENGTH, length.into());
             *request.body_mut() = Some(Body::wrap_stream(chunks));
         }

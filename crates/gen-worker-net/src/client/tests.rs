@@ -20,6 +20,11 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream};
 use gen_worker_core::{OutputBody, Secret};
 use http::{HeaderName, HeaderValue, Method};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+};
 
 use super::*;
 use crate::testing::{Server, client};
@@ -174,6 +179,36 @@ async fn a_file_is_sent_anew_with_its_length_in_each_try() {
         assert!(echo.is_empty() || echo == content);
         assert_eq!(*lengths.lock().unwrap(), [echo.len().to_string(), echo.len().to_string()]);
     }
+}
+
+#[tokio::test]
+async fn a_further_try_has_a_connection_of_its_own() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url: Url = format!("http://{}/", listener.local_addr().unwrap()).parse().unwrap();
+    let mut server = JoinSet::new();
+    server.spawn(async move {
+        let (mut first, _) = listener.accept().await.unwrap();
+        say(&mut first, "503 Service Unavailable").await;
+        // The connection stays open, and could be used again.
+        let (mut second, _) = tokio::select! {
+            accepted = listener.accept() => accepted.unwrap(),
+            _ = first.read_u8() => panic!("the connection that failed was used again"),
+        };
+        say(&mut second, "200 OK").await;
+    });
+    let answer = client(&[]).request(Method::PUT, url, Trust::Operator).send_retrying().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    server.join_next().await.unwrap().unwrap();
+}
+
+/// Reads a request without a body and answers it.
+async fn say(connection: &mut TcpStream, status: &str) {
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        head.push(connection.read_u8().await.unwrap());
+    }
+    let answer = format!("HTTP/1.1 {status}\r\nContent-Length: 0\r\nRetry-After: 0\r\n\r\n");
+    connection.write_all(answer.as_bytes()).await.unwrap();
 }
 
 #[tokio::test]
