@@ -12,7 +12,7 @@ use crate::{
     failure::WorkerError,
     id::{FunctionName, RunId, TenantId, UserId},
     output::OutputBody,
-    ports::{EventSink, FileStore, SaveMode, SaveRequest},
+    ports::{EventSink, FileStore, SaveMode, SaveRequest, Watch},
     scope::RunScope,
     units::Deadline,
 };
@@ -40,8 +40,7 @@ pub struct ActionContext(Arc<Inner>);
 
 struct Inner {
     facts: Arc<RunFacts>,
-    cancellation: Cancellation,
-    events: Arc<dyn EventSink>,
+    watch: Watch,
     files: Arc<dyn FileStore>,
 }
 
@@ -53,7 +52,7 @@ impl ActionContext {
         events: Arc<dyn EventSink>,
         files: Arc<dyn FileStore>,
     ) -> Self {
-        Self(Arc::new(Inner { facts: facts.into(), cancellation, events, files }))
+        Self(Arc::new(Inner { facts: facts.into(), watch: Watch { cancellation, events }, files }))
     }
 
     /// The run's id.
@@ -93,7 +92,7 @@ impl ActionContext {
 
     /// Why the run was told to stop; `None` while it was not.
     pub fn cancel_reason(&self) -> Option<CancelReason> {
-        self.0.cancellation.reason()
+        self.0.watch.cancellation.reason()
     }
 
     /// Waits until the run is told to stop.
@@ -101,7 +100,7 @@ impl ActionContext {
     /// # Cancel safety
     /// Dropping the future loses nothing.
     pub async fn canceled(&self) -> CancelReason {
-        self.0.cancellation.canceled().await
+        self.0.watch.cancellation.canceled().await
     }
 
     /// Fails with `canceled` if the run was told to stop: `ctx.check_canceled()?` between steps.
@@ -179,6 +178,11 @@ impl ActionContext {
         tokio::runtime::Handle::current().block_on(future)
     }
 
+    /// What an upload for this run hears and says; the runtime stores outputs with it.
+    pub fn watch(&self) -> &Watch {
+        &self.0.watch
+    }
+
     /// A path for one of this run's outputs: `runs/<run_id>/outputs/<name>`.
     pub fn output_ref(&self, name: &str) -> String {
         format!("runs/{}/outputs/{name}", self.run_id())
@@ -186,10 +190,10 @@ impl ActionContext {
 
     async fn save(&self, reference: &str, body: OutputBody, mode: SaveMode) -> Result<Asset, WorkerError> {
         let request = SaveRequest { reference: reference.to_owned(), body, mode };
-        Ok(self.0.files.save(&self.0.facts.scope, request).await?)
+        Ok(self.0.files.save(&self.0.facts.scope, request, &self.0.watch).await?)
     }
 
     fn say(&self, event: Event) {
-        self.0.events.emit(event.about(&self.0.facts.run_id));
+        self.0.watch.events.emit(event.about(&self.0.facts.run_id));
     }
 }

@@ -129,6 +129,19 @@ impl Event {
         )
     }
 
+    /// `output.upload`: bytes sent and in all of one output on its way out. `name` is a saved file's reference; `None`: it
+    /// is the run's whole output.
+    pub fn output_upload(name: Option<&str>, done: u64, total: u64) -> Self {
+        let mut payload = Map::from_iter([
+            ("bytes_done".to_owned(), done.into()),
+            ("bytes_total".to_owned(), total.into()),
+        ]);
+        if let Some(name) = name {
+            payload.insert("ref".to_owned(), name.into());
+        }
+        Self::custom("output.upload", payload)
+    }
+
     /// `output.delta`: one item of an incremental output, as compact JSON with sorted keys.
     pub fn delta(payload_json: Bytes) -> Self {
         Self::durable("output.delta", payload_json)

@@ -1,14 +1,15 @@
 //! What the runtime needs of the outside world. Other crates implement these; the facade joins them.
 
-use std::{any::Any, path::Path, sync::Arc, time::SystemTime};
+use std::{any::Any, future::Future, path::Path, sync::Arc, time::SystemTime};
 
 use async_trait::async_trait;
 use serde::Serialize;
 
 use crate::{
     asset::{Asset, AssetRef, LocalFile},
+    cancel::Cancellation,
     event::Event,
-    failure::JobFailure,
+    failure::{JobFailure, WorkerError},
     model_ref::{LocalModel, ModelRef},
     output::{OutputBody, RawOutput},
     scope::RunScope,
@@ -19,6 +20,32 @@ use crate::{
 pub trait EventSink: Send + Sync {
     /// Takes an event.
     fn emit(&self, event: Event);
+}
+
+/// What an upload hears and says while it moves bytes. Clones share both.
+#[derive(Clone)]
+pub struct Watch {
+    /// Tells the upload to stop; it is given up within a second.
+    pub cancellation: Cancellation,
+    /// Where it says how far it is.
+    pub events: Arc<dyn EventSink>,
+}
+
+impl Watch {
+    /// The result of `work`, or a failure of kind `canceled` as soon as the signal is given; `work` is dropped then.
+    ///
+    /// # Errors
+    /// Those of `work`, and the signal.
+    pub async fn unless_canceled<T>(
+        &self,
+        work: impl Future<Output = Result<T, JobFailure>>,
+    ) -> Result<T, JobFailure> {
+        tokio::select! {
+            biased;
+            reason = self.cancellation.canceled() => Err(WorkerError::canceled(reason.as_str()).into()),
+            done = work => done,
+        }
+    }
 }
 
 /// What to do when something is already stored under a reference.
@@ -44,11 +71,11 @@ pub struct SaveRequest {
 /// Stores files that a run saves while it works.
 #[async_trait]
 pub trait FileStore: Send + Sync {
-    /// Stores one file and returns what the store says of it.
+    /// Stores one file and returns what the store says of it. Given up when `watch` says so.
     ///
     /// # Cancel safety
     /// Dropping the future may leave nothing or the whole file, never a part that looks whole.
-    async fn save(&self, scope: &RunScope, request: SaveRequest) -> Result<Asset, JobFailure>;
+    async fn save(&self, scope: &RunScope, request: SaveRequest, watch: &Watch) -> Result<Asset, JobFailure>;
 }
 
 /// Makes the files that a payload names present on this machine.
@@ -127,8 +154,11 @@ pub trait OutputStore: Send + Sync {
 /// One place for one output.
 #[async_trait]
 pub trait OutputTarget: Send + Sync {
-    /// Stores the output there.
-    async fn store(&self, output: &RawOutput) -> Result<StoredOutput, JobFailure>;
+    /// Stores the output there. Given up when `watch` says so.
+    ///
+    /// # Cancel safety
+    /// Dropping the future may leave nothing or the whole output, never a part that looks whole.
+    async fn store(&self, output: &RawOutput, watch: &Watch) -> Result<StoredOutput, JobFailure>;
 }
 
 /// Holds the worker's own credential for the scheduler.

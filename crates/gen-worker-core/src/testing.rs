@@ -8,7 +8,7 @@ use crate::{
     asset::{Asset, AssetRef},
     event::Event,
     failure::JobFailure,
-    ports::{EventSink, FileStore, SaveRequest},
+    ports::{EventSink, FileStore, SaveRequest, Watch},
     scope::RunScope,
 };
 
@@ -51,7 +51,7 @@ impl RecordedFiles {
 
 #[async_trait]
 impl FileStore for RecordedFiles {
-    async fn save(&self, scope: &RunScope, request: SaveRequest) -> Result<Asset, JobFailure> {
+    async fn save(&self, scope: &RunScope, request: SaveRequest, _: &Watch) -> Result<Asset, JobFailure> {
         let sent = AssetRef {
             reference: request.reference.clone(),
             tenant_id: scope.tenant_id.as_ref().map(ToString::to_string),

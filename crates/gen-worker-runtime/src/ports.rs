@@ -7,7 +7,7 @@ use gen_worker_core::{
     Asset, AssetRef, Classify, FailureKind, JobFailure, LocalFile, RunScope, Secret,
     ports::{
         CredentialSource, FileStore, InputSource, ModelProvider, ModelSource, OutputStore, OutputTarget,
-        SaveRequest,
+        SaveRequest, Watch,
     },
 };
 
@@ -64,7 +64,7 @@ struct Nothing;
 
 #[async_trait]
 impl FileStore for Nothing {
-    async fn save(&self, _scope: &RunScope, _request: SaveRequest) -> Result<Asset, JobFailure> {
+    async fn save(&self, _: &RunScope, _: SaveRequest, _: &Watch) -> Result<Asset, JobFailure> {
         Err(NotGiven { what: "a file store" }.into())
     }
 }

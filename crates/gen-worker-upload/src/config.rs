@@ -1,5 +1,7 @@
 //! The settings of this crate, and the table of their variables.
 
+use std::path::PathBuf;
+
 use gen_worker_core::{
     ByteLimit, Secret, TenantId,
     config::{ConfigErrors, Env, Reader, Var},
@@ -42,6 +44,25 @@ const MAX_UPLOAD: Var = Var::new(
     "Largest output that is uploaded where the payload says; 0 means unlimited.",
 );
 
+const BUFFER: Var = Var::new(
+    "WORKER_UPLOAD_BUFFER_BYTES",
+    "bytes",
+    "67108864",
+    "How much of all outputs on their way out may be in buffers at once; 0 means unlimited.",
+);
+const CONCURRENCY: Var = Var::new(
+    "WORKER_UPLOAD_CONCURRENCY",
+    "count",
+    "8",
+    "How many outputs, or parts of large ones, are sent at once; 0 means unlimited.",
+);
+const SPOOL_DIR: Var = Var::new(
+    "WORKER_RUN_DIR",
+    "path",
+    "/tmp/cozy",
+    "Where the input files of runs are put; each run's are removed when it ends.",
+);
+
 /// Where outputs go, and how large they may be.
 #[derive(Debug, Clone)]
 pub struct UploadConfig {
@@ -55,6 +76,12 @@ pub struct UploadConfig {
     pub max_output_file: ByteLimit,
     /// Largest output that is uploaded where the payload says.
     pub max_upload: ByteLimit,
+    /// How much of all outputs on their way out may be in buffers at once. One upload goes on however little it is.
+    pub buffer: ByteLimit,
+    /// How many requests with a body go on at once; 0: any number.
+    pub concurrency: usize,
+    /// Where a stream is kept until it is sent: only a file can be sent again.
+    pub spool_dir: PathBuf,
 }
 
 impl UploadConfig {
@@ -68,6 +95,9 @@ impl UploadConfig {
         TENANT_ID,
         MAX_OUTPUT_FILE,
         MAX_UPLOAD,
+        BUFFER,
+        CONCURRENCY,
+        SPOOL_DIR,
     ];
 
     /// Reads the settings and keeps mistakes in `errors`.
@@ -82,6 +112,9 @@ impl UploadConfig {
             tenant_id: None,
             max_output_file: read.byte_limit(&MAX_OUTPUT_FILE),
             max_upload: read.byte_limit(&MAX_UPLOAD),
+            buffer: read.byte_limit(&BUFFER),
+            concurrency: read.number(&CONCURRENCY),
+            spool_dir: read.path(&SPOOL_DIR).expect("it has a default"),
         };
         match tenant.transpose() {
             Ok(tenant_id) => config.tenant_id = tenant_id,

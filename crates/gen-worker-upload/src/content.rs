@@ -22,6 +22,19 @@ pub(crate) struct Content {
     pub(crate) head: Vec<u8>,
 }
 
+/// The size of a body that is within the limit, without reading it.
+pub(crate) async fn size(body: &OutputBody, limit: ByteLimit) -> Result<u64, UploadError> {
+    let size = match body {
+        OutputBody::Bytes(bytes) => bytes.len() as u64,
+        OutputBody::File(path) => {
+            let path = path.clone();
+            let found = tokio::task::spawn_blocking(move || regular_file_size(&path)).await;
+            found.unwrap_or_else(|panic| Err(panic.into())).map_err(read_failed)?
+        }
+    };
+    check_size(size, limit).map(|()| size)
+}
+
 /// Measures a body that is within the limit, on a thread where reading and hashing keep nobody waiting.
 pub(crate) async fn measure(body: &OutputBody, limit: ByteLimit) -> Result<Content, UploadError> {
     let body = body.clone();

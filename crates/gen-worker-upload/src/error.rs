@@ -66,6 +66,9 @@ pub enum UploadError {
         /// What was sent.
         sent: Digest,
     },
+    /// The store said yes to something else than the whole output, or did not say what became of it.
+    #[error("the store did not confirm the output")]
+    Unconfirmed,
     /// The place that the payload named did not take the output.
     #[error("upload failed")]
     Upload {
@@ -83,7 +86,7 @@ impl Classify for UploadError {
             }
             Self::NoFileApi | Self::Read { .. } | Self::ContentType => FailureKind::Internal,
             Self::Unauthorized { .. } => FailureKind::Auth,
-            Self::DigestMismatch { .. } => FailureKind::Retryable,
+            Self::DigestMismatch { .. } | Self::Unconfirmed => FailureKind::Retryable,
             Self::Save { source: source @ NetError::Status { .. } } if !source.is_transient() => {
                 FailureKind::Internal
             }
@@ -105,9 +108,11 @@ impl Classify for UploadError {
             }
             Self::Save { source } => format!("file save failed: {}", source.safe_message()),
             Self::Upload { source } => format!("the output could not be uploaded: {}", source.safe_message()),
-            Self::Reference { .. } | Self::Target { .. } | Self::ContentType | Self::Exists => {
-                self.to_string()
-            }
+            Self::Reference { .. }
+            | Self::Target { .. }
+            | Self::ContentType
+            | Self::Exists
+            | Self::Unconfirmed => self.to_string(),
         }
     }
 }

@@ -1,12 +1,15 @@
 //! Files that a run saves, stored at the file API (contract §7.4).
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use gen_worker_core::{
     Algorithm, Asset, AssetRef, Digest, JobFailure, RunScope, Secret, TenantId,
-    ports::{FileStore, SaveMode, SaveRequest},
+    ports::{FileStore, SaveMode, SaveRequest, Watch},
 };
 use gen_worker_net::{
-    HeaderName, HeaderValue, HttpClient, HttpRequest, HttpResponse, Method, NetError, Trust, header,
+    BodySource, HeaderName, HeaderValue, HttpClient, HttpRequest, HttpResponse, Method, NetError, Trust,
+    header,
 };
 use serde::Deserialize;
 use url::Url;
@@ -17,6 +20,8 @@ use crate::{
     error::UploadError,
     mime::media_type,
     output_ref::OutputRef,
+    source::{Piece, Progress},
+    transfer::Transfers,
 };
 
 const TENANT: HeaderName = HeaderName::from_static("x-cozy-tenant-id");
@@ -29,7 +34,7 @@ const MAX_ANSWER_BYTES: u64 = 64 << 10;
 #[derive(Debug, Clone)]
 pub struct FileApi {
     config: UploadConfig,
-    client: HttpClient,
+    transfers: Transfers,
 }
 
 /// One file, ready to be sent as often as it takes.
@@ -40,6 +45,7 @@ struct Upload<'a> {
     media_type: &'static str,
     content: &'a Content,
     request: &'a SaveRequest,
+    body: Arc<dyn BodySource>,
 }
 
 /// What the file API may say about what it stored.
@@ -51,14 +57,21 @@ struct Saved {
 
 impl FileApi {
     /// The file API by these settings.
-    pub fn new(config: UploadConfig, client: HttpClient) -> Self {
-        Self { config, client }
+    pub fn new(config: UploadConfig, transfers: Transfers) -> Self {
+        Self { config, transfers }
     }
 
-    async fn store(&self, scope: &RunScope, request: &SaveRequest) -> Result<Asset, UploadError> {
+    async fn store(
+        &self,
+        scope: &RunScope,
+        request: &SaveRequest,
+        watch: &Watch,
+    ) -> Result<Asset, UploadError> {
         let reference = OutputRef::parse(&scope.run_id, &request.reference)?;
         let (base, token) = self.endpoint(scope)?;
+        let _place = self.transfers.place().await;
         let content = content::measure(&request.body, self.config.max_output_file).await?;
+        let progress = Progress::of_file(&scope.run_id, reference.as_str(), content.size, watch);
         let upload = Upload {
             url: file_url(base, &reference),
             token,
@@ -66,8 +79,9 @@ impl FileApi {
             media_type: media_type(&content.head, reference.as_str()),
             content: &content,
             request,
+            body: Arc::new(Piece::new(&request.body, 0..content.size, &progress)),
         };
-        let answer = accepted(upload.send(&self.client).await?, request.mode)?;
+        let answer = accepted(upload.send(self.transfers.client()).await?, request.mode)?;
         // The file is stored whatever the answer's body looks like, which the contract leaves open.
         let saved = answer.json::<Saved>(MAX_ANSWER_BYTES).await.unwrap_or_default();
         upload.asset(saved)
@@ -89,8 +103,8 @@ impl FileApi {
 
 #[async_trait]
 impl FileStore for FileApi {
-    async fn save(&self, scope: &RunScope, request: SaveRequest) -> Result<Asset, JobFailure> {
-        Ok(self.store(scope, &request).await?)
+    async fn save(&self, scope: &RunScope, request: SaveRequest, watch: &Watch) -> Result<Asset, JobFailure> {
+        watch.unless_canceled(async { Ok(self.store(scope, &request, watch).await?) }).await
     }
 }
 
@@ -109,7 +123,7 @@ impl Upload<'_> {
             .request(method, self.url.clone(), Trust::Operator)
             .header(header::CONTENT_TYPE, HeaderValue::from_static(self.media_type))
             .header(SHA256, digest)
-            .body(self.request.body.clone());
+            .source(self.body.clone());
         if let Some(tenant) = self.tenant {
             let tenant = HeaderValue::from_bytes(tenant.as_str().as_bytes());
             http = http.header(TENANT, tenant.expect("an id holds no control character"));

@@ -2,17 +2,19 @@
 //!
 //! Two ports of the runtime are served here. [`FileApi`] stores the files that a function saves while it works, under its
 //! run's own prefix and with that run's credential. [`OutputTargets`] understands the `output_upload` of a payload and
-//! stores the function's whole output there, with exactly the headers that were signed. Both measure before they send:
-//! size against the cap, and a SHA-256 over all bytes. What they give back exists only once the store has said yes.
+//! stores the function's whole output there, with exactly the headers that were signed. Both check
+//! the size before they send, hash all that they send, and go out by the same [`Transfers`], which bound how many requests
+//! and buffers there are at once. What they give back exists only once the store has said yes.
 //!
 //! ```
 //! use gen_worker_core::{FailureKind, config::{ConfigErrors, Env}, ports::OutputStore};
 //! use gen_worker_net::{HttpClient, NetConfig};
-//! use gen_worker_upload::{OutputTargets, UploadConfig};
+//! use gen_worker_upload::{OutputTargets, Transfers, UploadConfig};
 //!
 //! let (env, mut errors) = (Env::default(), ConfigErrors::default());
 //! let client = HttpClient::new(NetConfig::from_env(&env, &mut errors)).expect("TLS can be set up");
-//! let targets = OutputTargets::new(&UploadConfig::from_env(&env, &mut errors), client);
+//! let config = UploadConfig::from_env(&env, &mut errors);
+//! let targets = OutputTargets::new(&config, Transfers::new(&config, client));
 //! let refused = targets.target(r#"{"put_url": "http://10.0.0.1/out"}"#.into()).map(drop);
 //! assert_eq!(refused.unwrap_err().kind, FailureKind::Validation);
 //! ```
@@ -24,8 +26,12 @@ mod file_api;
 mod mime;
 mod output_ref;
 mod presigned;
+mod source;
 mod target;
 #[cfg(test)]
 mod testing;
+mod transfer;
 
-pub use crate::{config::UploadConfig, error::UploadError, file_api::FileApi, target::OutputTargets};
+pub use crate::{
+    config::UploadConfig, error::UploadError, file_api::FileApi, target::OutputTargets, transfer::Transfers,
+};

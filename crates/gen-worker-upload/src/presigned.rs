@@ -1,21 +1,24 @@
 //! An output stored by one `PUT` that somebody else has signed.
 
+use std::sync::Arc;
+
 use async_trait::async_trait;
 use gen_worker_core::{
-    ByteLimit, JobFailure, RawOutput, Secret,
-    ports::{OutputTarget, StoredOutput},
+    ByteLimit, Digest, JobFailure, RawOutput, Secret,
+    ports::{OutputTarget, StoredOutput, Watch},
 };
-use gen_worker_net::{HeaderMap, HeaderValue, HttpClient, HttpRequest, Method, Trust, header};
+use gen_worker_net::{HeaderMap, HeaderValue, HttpRequest, Method, Trust, header};
 use url::{Position, Url};
 
 use crate::{
-    content::{self, Content},
     error::UploadError,
+    source::{Outgoing, Piece},
+    transfer::Transfers,
 };
 
 /// One address to put one output to, with the headers that its signature covers.
 pub(crate) struct Presigned {
-    pub(crate) client: HttpClient,
+    pub(crate) transfers: Transfers,
     pub(crate) limit: ByteLimit,
     pub(crate) put_url: Secret<String>,
     pub(crate) headers: HeaderMap,
@@ -23,17 +26,18 @@ pub(crate) struct Presigned {
 }
 
 impl Presigned {
-    async fn put(&self, output: &RawOutput) -> Result<StoredOutput, UploadError> {
+    async fn put(&self, output: &RawOutput, watch: &Watch) -> Result<StoredOutput, UploadError> {
         let content_type = self.content_type(output)?;
-        let content = content::measure(&output.body, self.limit).await?;
+        let _place = self.transfers.place().await;
+        let outgoing = Outgoing::new(&output.body, self.limit, watch).await?;
         let answer = self
-            .request(output, &content_type)
+            .request(outgoing.whole(), &content_type)
             .send_retrying()
             .await
             .and_then(|answer| answer.into_success())
             .map_err(|source| UploadError::Upload { source })?;
         let etag = answer.header(&header::ETAG).map(str::to_owned);
-        Ok(self.stored(content, &content_type, etag))
+        Ok(self.stored(outgoing.size, outgoing.digest()?, &content_type, etag))
     }
 
     /// A signed content type is part of the signature, so it wins over what the function says.
@@ -44,25 +48,31 @@ impl Presigned {
         }
     }
 
-    fn request(&self, output: &RawOutput, content_type: &HeaderValue) -> HttpRequest {
-        let request = self
-            .client
+    fn request(&self, body: Arc<Piece>, content_type: &HeaderValue) -> HttpRequest {
+        let client = self.transfers.client();
+        let request = client
             .request(Method::PUT, self.url(), Trust::Payload)
-            .body(output.body.clone())
+            .source(body)
             .header(header::CONTENT_TYPE, content_type.clone());
         self.headers
             .iter()
             .fold(request, |request, (name, value)| request.header(name.clone(), value.clone()))
     }
 
-    fn stored(&self, content: Content, content_type: &HeaderValue, etag: Option<String>) -> StoredOutput {
+    fn stored(
+        &self,
+        size_bytes: u64,
+        sha256: Digest,
+        content_type: &HeaderValue,
+        etag: Option<String>,
+    ) -> StoredOutput {
         let unsigned = || self.url()[..Position::AfterPath].to_owned();
         StoredOutput {
             url: self.public_url.clone().unwrap_or_else(unsigned),
             key: None,
             bucket: None,
-            size_bytes: content.size,
-            sha256: content.sha256.hex(),
+            size_bytes,
+            sha256: sha256.hex(),
             content_type: content_type.to_str().expect("it was made of text").to_owned(),
             etag,
         }
@@ -75,31 +85,26 @@ impl Presigned {
 
 #[async_trait]
 impl OutputTarget for Presigned {
-    async fn store(&self, output: &RawOutput) -> Result<StoredOutput, JobFailure> {
-        Ok(self.put(output).await?)
+    async fn store(&self, output: &RawOutput, watch: &Watch) -> Result<StoredOutput, JobFailure> {
+        watch.unless_canceled(async { Ok(self.put(output, watch).await?) }).await
     }
 }
 
 #[cfg(test)]
 mod tests {
     use gen_worker_core::{ByteSize, FailureKind, ports::OutputStore};
+    use gen_worker_net::HttpClient;
 
     use super::*;
     use crate::{
         config::UploadConfig,
         target::OutputTargets,
-        testing::{Store, answer, bytes, client, client_allowing},
+        testing::{Store, answer, bytes, client, client_allowing, config, watch},
     };
 
     fn targets(client: HttpClient) -> OutputTargets {
-        let config = UploadConfig {
-            file_api_url: None,
-            file_api_token: Some("global-token".into()),
-            tenant_id: None,
-            max_output_file: ByteLimit::Unlimited,
-            max_upload: ByteLimit::Max(ByteSize::mib(4)),
-        };
-        OutputTargets::new(&config, client)
+        let config = UploadConfig { max_upload: ByteLimit::Max(ByteSize::mib(4)), ..config() };
+        OutputTargets::new(&config, Transfers::new(&config, client))
     }
 
     /// Stores `output` at the path of a presigned URL, with these further fields of `output_upload`.
@@ -107,7 +112,7 @@ mod tests {
         let url = format!("{}/bucket/key?X-Amz-Signature=secret-query", store.url);
         let target =
             targets(client()).target(format!(r#"{{"put_url": "{url}"{fields}}}"#).as_str().into())?;
-        target.store(&output).await
+        target.store(&output, &watch().0).await
     }
 
     fn png() -> RawOutput {
@@ -190,7 +195,7 @@ mod tests {
         let url = there.url.replace("127.0.0.1", "localhost");
         let target =
             targets(client_allowing(&[])).target(format!(r#"{{"put_url": "{url}"}}"#).as_str().into());
-        let failure = target.unwrap().store(&png()).await.unwrap_err();
+        let failure = target.unwrap().store(&png(), &watch().0).await.unwrap_err();
         assert_eq!(failure.kind, FailureKind::Validation);
         assert!(there.heard().is_empty());
     }

@@ -7,11 +7,11 @@ use gen_worker_core::{
     ports::{OutputStore, OutputTarget},
     redact,
 };
-use gen_worker_net::{HeaderMap, HeaderName, HeaderValue, HttpClient, Trust, header};
+use gen_worker_net::{HeaderMap, HeaderName, HeaderValue, Trust, header};
 use serde_json::{Map, Value};
 use url::Url;
 
-use crate::{config::UploadConfig, error::UploadError, presigned::Presigned};
+use crate::{config::UploadConfig, error::UploadError, presigned::Presigned, transfer::Transfers};
 
 /// What the connection alone may say: who is addressed, and where the body ends.
 const FORBIDDEN_HEADERS: [HeaderName; 3] = [header::HOST, header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
@@ -19,23 +19,23 @@ const FORBIDDEN_HEADERS: [HeaderName; 3] = [header::HOST, header::CONTENT_LENGTH
 /// Makes targets out of what payloads say.
 #[derive(Debug, Clone)]
 pub struct OutputTargets {
-    client: HttpClient,
+    transfers: Transfers,
     limit: ByteLimit,
 }
 
 impl OutputTargets {
     /// Targets by these settings.
-    pub fn new(config: &UploadConfig, client: HttpClient) -> Self {
-        Self { client, limit: config.max_upload }
+    pub fn new(config: &UploadConfig, transfers: Transfers) -> Self {
+        Self { transfers, limit: config.max_upload }
     }
 
     fn presigned(&self, text: &str) -> Result<Presigned, UploadError> {
         let told = Told::parse(text)?;
-        if self.client.check(&told.put_url, Trust::Payload).is_err() {
+        if self.transfers.client().check(&told.put_url, Trust::Payload).is_err() {
             return Err(told_wrong("output_upload.put_url", "names an address that may not be reached"));
         }
         Ok(Presigned {
-            client: self.client.clone(),
+            transfers: self.transfers.clone(),
             limit: self.limit,
             put_url: Secret::new(told.put_url.into()),
             headers: told.headers,
@@ -122,10 +122,10 @@ mod tests {
     use gen_worker_core::FailureKind;
 
     use super::*;
-    use crate::testing::client;
+    use crate::testing::{config, transfers};
 
     fn refused(output_upload: &str) -> String {
-        let targets = OutputTargets { client: client(), limit: ByteLimit::Unlimited };
+        let targets = OutputTargets::new(&config(), transfers());
         let failure = targets.target(output_upload.into()).map(drop).unwrap_err();
         assert_eq!(failure.kind, FailureKind::Validation, "{output_upload}");
         let shown = format!("{failure:?} {}", failure.chain());
@@ -184,7 +184,7 @@ mod tests {
 
     #[test]
     fn a_public_address_is_a_target_and_null_is_absent() {
-        let targets = OutputTargets { client: client(), limit: ByteLimit::Unlimited };
+        let targets = OutputTargets::new(&config(), transfers());
         let text = r#"{"put_url": "https://files.example/x?s=1", "headers": null, "public_url": null}"#;
         assert!(targets.target(text.into()).is_ok());
     }

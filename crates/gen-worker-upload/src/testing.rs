@@ -12,8 +12,11 @@ use axum::{
     extract::{DefaultBodyLimit, State},
     http::{HeaderMap, Method, Response, Uri},
 };
+use gen_worker_core::{ByteLimit, ByteSize, Cancellation, TenantId, ports::Watch, testing::RecordedEvents};
 use gen_worker_net::{AllowList, HttpClient, NetConfig};
 use tokio::{net::TcpListener, task::JoinSet};
+
+use crate::{config::UploadConfig, transfer::Transfers};
 
 /// One request, as it arrived.
 #[derive(Debug, Clone)]
@@ -94,6 +97,31 @@ pub(crate) fn client_allowing(allow: &[&str]) -> HttpClient {
         url_allow: AllowList::parse(allow).unwrap(),
     })
     .unwrap()
+}
+
+/// Settings of a worker with a token and a tenant of its own, and no file API.
+pub(crate) fn config() -> UploadConfig {
+    UploadConfig {
+        file_api_url: None,
+        file_api_token: Some("global-token".into()),
+        tenant_id: Some(TenantId::parse("worker-tenant").unwrap()),
+        max_output_file: ByteLimit::Max(ByteSize::mib(8)),
+        max_upload: ByteLimit::Unlimited,
+        buffer: ByteLimit::Unlimited,
+        concurrency: 8,
+        spool_dir: std::env::temp_dir(),
+    }
+}
+
+/// A way out that may reach loopback when a payload says so.
+pub(crate) fn transfers() -> Transfers {
+    Transfers::new(&config(), client())
+}
+
+/// What an upload hears and says, and a record of what it said.
+pub(crate) fn watch() -> (Watch, Arc<RecordedEvents>) {
+    let events = Arc::<RecordedEvents>::default();
+    (Watch { cancellation: Cancellation::new(), events: events.clone() }, events)
 }
 
 /// Bytes that differ from place to place.

@@ -9,7 +9,7 @@ use gen_worker_hub::Hub;
 use gen_worker_models_ort::{ModelError, OrtModels};
 use gen_worker_net::{HttpClient, NetError};
 use gen_worker_runtime::Ports;
-use gen_worker_upload::{FileApi, OutputTargets};
+use gen_worker_upload::{FileApi, OutputTargets, Transfers};
 
 use crate::{__private::Function, config::WorkerConfig};
 
@@ -44,10 +44,11 @@ pub fn assemble(config: &WorkerConfig, functions: &[Function]) -> Result<Ports, 
     let client = HttpClient::new(config.net.clone())?;
     let hub = gen_worker_hub::HubConfig { show_bars: std::io::stderr().is_terminal(), ..config.hub.clone() };
     let hub = Arc::new(Hub::new(hub, client.clone()));
+    let transfers = Transfers::new(&config.upload, client);
     Ok(Ports {
-        files: Arc::new(FileApi::new(config.upload.clone(), client.clone())),
+        files: Arc::new(FileApi::new(config.upload.clone(), transfers.clone())),
         inputs: hub.clone(),
-        outputs: Arc::new(OutputTargets::new(&config.upload, client)),
+        outputs: Arc::new(OutputTargets::new(&config.upload, transfers)),
         model_source: Some(hub),
         model_provider: model_provider(config, functions)?,
         credential: Arc::new(credential),

@@ -8,7 +8,7 @@ use gen_worker::{
 };
 use gen_worker_core::{
     JobFailure, Secret,
-    ports::{OutputStore, OutputTarget, StoredOutput},
+    ports::{OutputStore, OutputTarget, StoredOutput, Watch},
 };
 use gen_worker_proto::scheduler::{self as v1, worker_scheduler_message::Msg};
 use gen_worker_runtime::FakeGpu;
@@ -40,7 +40,7 @@ impl Step {
 /// A store for outputs that takes its time.
 #[async_trait]
 impl OutputTarget for Step {
-    async fn store(&self, _output: &RawOutput) -> Result<StoredOutput, JobFailure> {
+    async fn store(&self, _output: &RawOutput, _watch: &Watch) -> Result<StoredOutput, JobFailure> {
         self.take("store").await;
         Ok(StoredOutput {
             url: "https://files.example/x".to_owned(),

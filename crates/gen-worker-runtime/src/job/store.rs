@@ -16,14 +16,15 @@ impl Returned {
     /// Stores the output where the payload said, else takes it into the result, and encodes the result.
     pub(crate) async fn store(self) -> Result<Bytes, JobFailure> {
         let limit = result_limit(self.job.shop().config.max_output, self.job.shop().config.max_message_bytes);
+        let watch = self.job.context.watch().clone();
         let output = match (self.output, self.target) {
             (Output::Value(value), None) => value,
             (Output::Value(value), Some(target)) => {
                 let raw = RawOutput::bytes(value, "application/msgpack");
-                encode_value(&self.job.stage(Stage::Store, target.store(&raw)).await?)?
+                encode_value(&self.job.stage(Stage::Store, target.store(&raw, &watch)).await?)?
             }
             (Output::Raw(raw), Some(target)) => {
-                encode_value(&self.job.stage(Stage::Store, target.store(&raw)).await?)?
+                encode_value(&self.job.stage(Stage::Store, target.store(&raw, &watch)).await?)?
             }
             (Output::Raw(raw), None) => inline(raw, limit).await?,
             (Output::Deltas(_), _) => unreachable!("deltas were sent while the function ran"),

@@ -1,7 +1,7 @@
 //! The file API against a store on loopback.
 
 use axum::body::Bytes;
-use gen_worker_core::{ByteLimit, ByteSize, FailureKind, OutputBody, RunId};
+use gen_worker_core::{FailureKind, OutputBody, RunId};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -9,21 +9,15 @@ use tokio::{
 };
 
 use super::*;
-use crate::testing::{Heard, Store, answer, bytes, client};
+use crate::testing::{Heard, Store, answer, bytes, client, config, transfers, watch};
 
 fn scope() -> RunScope {
     RunScope { run_id: RunId::parse("r1").unwrap(), tenant_id: None, file_base_url: None, file_token: None }
 }
 
 fn files(base: Option<&str>) -> FileApi {
-    let config = UploadConfig {
-        file_api_url: base.map(|base| base.parse().unwrap()),
-        file_api_token: Some("global-token".into()),
-        tenant_id: Some(TenantId::parse("worker-tenant").unwrap()),
-        max_output_file: ByteLimit::Max(ByteSize::mib(8)),
-        max_upload: ByteLimit::Unlimited,
-    };
-    FileApi::new(config, client())
+    let config = UploadConfig { file_api_url: base.map(|base| base.parse().unwrap()), ..config() };
+    FileApi::new(config, transfers())
 }
 
 fn request(name: &str, data: impl Into<Bytes>, mode: SaveMode) -> SaveRequest {
@@ -32,12 +26,12 @@ fn request(name: &str, data: impl Into<Bytes>, mode: SaveMode) -> SaveRequest {
 }
 
 async fn save(store: &Store, request: SaveRequest) -> Result<Asset, JobFailure> {
-    files(Some(&store.url)).save(&scope(), request).await
+    files(Some(&store.url)).save(&scope(), request, &watch().0).await
 }
 
 /// The authorization and tenant that the store heard from this scope.
 async fn heard_of(api: &FileApi, scope: &RunScope, store: &Store) -> Heard {
-    api.save(scope, request("x", "data", SaveMode::Overwrite)).await.unwrap();
+    api.save(scope, request("x", "data", SaveMode::Overwrite), &watch().0).await.unwrap();
     store.heard().pop().unwrap()
 }
 
@@ -46,7 +40,7 @@ async fn a_saved_file_is_put_whole_with_its_digest() {
     let store = Store::answering([]).await;
     let data = &b"\x89PNG\r\n\x1a\n and more"[..];
     let api = files(Some(&format!("{}/base/?q=1", store.url)));
-    let asset = api.save(&scope(), request("a b.png", data, SaveMode::Overwrite)).await.unwrap();
+    let asset = api.save(&scope(), request("a b.png", data, SaveMode::Overwrite), &watch().0).await.unwrap();
 
     let sha256 = Digest::of(Algorithm::Sha256, data).hex();
     let heard = store.heard().pop().unwrap();
@@ -98,7 +92,8 @@ async fn nothing_is_sent_of_what_is_refused_here() {
     assert!(large.safe_message.starts_with("output file too large"), "{large:?}");
     assert!(store.heard().is_empty());
 
-    let nowhere = files(None).save(&scope(), request("x", "data", SaveMode::Overwrite)).await.unwrap_err();
+    let nowhere =
+        files(None).save(&scope(), request("x", "data", SaveMode::Overwrite), &watch().0).await.unwrap_err();
     assert_eq!(nowhere.kind, FailureKind::Internal);
 }
 
@@ -138,7 +133,10 @@ async fn a_reset_connection_is_tried_again() {
         second.write_all(b"HTTP/1.1 204 No Content\r\n\r\n").await.unwrap();
         heard
     });
-    files(Some(&base)).save(&scope(), request("x", data.clone(), SaveMode::Overwrite)).await.unwrap();
+    files(Some(&base))
+        .save(&scope(), request("x", data.clone(), SaveMode::Overwrite), &watch().0)
+        .await
+        .unwrap();
     let heard = server.join_next().await.unwrap().unwrap();
     assert!(heard.ends_with(&data));
 }
@@ -185,8 +183,8 @@ async fn creating_is_tried_again_only_if_nothing_was_sent() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
     let api = files(Some(&base));
-    let scope = scope();
-    let mut save = std::pin::pin!(api.save(&scope, request("x", "data", SaveMode::CreateOnly)));
+    let (scope, (watch, _)) = (scope(), watch());
+    let mut save = std::pin::pin!(api.save(&scope, request("x", "data", SaveMode::CreateOnly), &watch));
     let accepted = tokio::select! {
         accepted = listener.accept() => accepted.unwrap().0,
         _ = &mut save => panic!("nobody has answered"),
@@ -227,7 +225,8 @@ async fn no_secret_is_in_any_text() {
     for status in [401, 404, 500] {
         let store = Store::answering((0..3).map(|_| answer(status, "global-token"))).await;
         let api = files(Some(&format!("{}/?secret-query", store.url)));
-        let failure = api.save(&scope(), request("x", "data", SaveMode::Overwrite)).await.unwrap_err();
+        let failure =
+            api.save(&scope(), request("x", "data", SaveMode::Overwrite), &watch().0).await.unwrap_err();
         let shown = format!("{failure:?} {} {}", failure.error_message(), failure.chain());
         assert!(!shown.contains("global-token") && !shown.contains("secret-query"), "{shown}");
         assert!(!format!("{api:?}").contains("global-token"));

@@ -1,0 +1,312 @@
+//! A body, or a part of one, as one request sends it: read and hashed on a thread of its own, a few chunks ahead.
+
+use std::{
+    fs::File,
+    io::{self, Read, Seek, SeekFrom},
+    ops::Range,
+    path::Path,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use bytes::Bytes;
+use futures_util::{
+    FutureExt, StreamExt,
+    future::BoxFuture,
+    stream::{self, BoxStream},
+};
+use gen_worker_core::{Algorithm, ByteLimit, Digest, Event, Hasher, OutputBody, RunId, ports::Watch};
+use gen_worker_net::{BodySource, OpenBody};
+use tokio::{sync::mpsc, task::spawn_blocking};
+
+use crate::{content, error::UploadError};
+
+/// How much is read, hashed and handed to the connection at once.
+const CHUNK_BYTES: usize = 256 << 10;
+/// Chunks that are read before the connection asks for them.
+const CHUNKS_AHEAD: usize = 4;
+/// What one transfer keeps in memory: the chunks ahead, one being read, and those that the connection has not written.
+pub(crate) const BUFFERED_BYTES: u64 = (CHUNK_BYTES * (CHUNKS_AHEAD + 4)) as u64;
+/// A caller is told no oftener than this how far an upload is.
+const SAY_EVERY: Duration = Duration::from_millis(250);
+
+/// How far an upload is, and whom that is told.
+pub(crate) struct Progress {
+    watch: Watch,
+    name: Option<(RunId, String)>,
+    total: u64,
+    done: AtomicU64,
+    said: Mutex<Instant>,
+}
+
+impl Progress {
+    /// Of `total` bytes of a run's whole output.
+    pub(crate) fn of_output(total: u64, watch: &Watch) -> Arc<Self> {
+        Self::new(None, total, watch)
+    }
+
+    /// Of `total` bytes of a file that a run saves under this reference.
+    pub(crate) fn of_file(run_id: &RunId, reference: &str, total: u64, watch: &Watch) -> Arc<Self> {
+        Self::new(Some((run_id.clone(), reference.to_owned())), total, watch)
+    }
+
+    fn new(name: Option<(RunId, String)>, total: u64, watch: &Watch) -> Arc<Self> {
+        let (watch, said) = (watch.clone(), Mutex::new(Instant::now()));
+        Arc::new(Self { watch, name, total, done: AtomicU64::new(0), said })
+    }
+
+    fn add(&self, bytes: u64) {
+        let done = self.done.fetch_add(bytes, Ordering::Relaxed) + bytes;
+        if done < self.total && !self.is_due() {
+            return;
+        }
+        let event = Event::output_upload(self.name.as_ref().map(|(_, name)| name.as_str()), done, self.total);
+        self.watch.events.emit(match &self.name {
+            Some((run_id, _)) => event.about(run_id),
+            None => event,
+        });
+    }
+
+    fn is_due(&self) -> bool {
+        let mut said = self.said.lock().unwrap_or_else(PoisonError::into_inner);
+        let due = said.elapsed() >= SAY_EVERY;
+        if due {
+            *said = Instant::now();
+        }
+        due
+    }
+}
+
+/// The SHA-256 of what the last try sent; absent until its last byte was read.
+#[derive(Default)]
+pub(crate) struct Sent(Mutex<Option<Digest>>);
+
+impl Sent {
+    pub(crate) fn digest(&self) -> Option<Digest> {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn set(&self, digest: Option<Digest>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = digest;
+    }
+}
+
+/// A body on its way out, within its limit.
+pub(crate) struct Outgoing {
+    body: OutputBody,
+    pub(crate) size: u64,
+    sent: Arc<Sent>,
+    progress: Arc<Progress>,
+}
+
+impl Outgoing {
+    /// Checks a body's size. What is in memory is hashed here, a file while it is sent.
+    pub(crate) async fn new(body: &OutputBody, limit: ByteLimit, watch: &Watch) -> Result<Self, UploadError> {
+        let (size, sent) = (content::size(body, limit).await?, Sent::default());
+        if let OutputBody::Bytes(_) = body {
+            sent.set(Some(content::measure(body, limit).await?.sha256));
+        }
+        let progress = Progress::of_output(size, watch);
+        Ok(Self { body: body.clone(), size, sent: Arc::new(sent), progress })
+    }
+
+    /// All of it, for one request.
+    pub(crate) fn whole(&self) -> Arc<Piece> {
+        let mut piece = Piece::new(&self.body, 0..self.size, &self.progress);
+        if let OutputBody::File(_) = self.body {
+            piece.sent = Some(self.sent.clone());
+        }
+        Arc::new(piece)
+    }
+
+    /// The SHA-256 of what was sent.
+    ///
+    /// # Errors
+    /// A server said yes before it had read all.
+    pub(crate) fn digest(&self) -> Result<Digest, UploadError> {
+        self.sent.digest().ok_or(UploadError::Unconfirmed)
+    }
+}
+
+/// What one request sends.
+pub(crate) struct Piece {
+    body: OutputBody,
+    /// Which bytes of it.
+    range: Range<u64>,
+    /// Where the digest of what is sent is left; `None`: it is known already.
+    sent: Option<Arc<Sent>>,
+    progress: Arc<Progress>,
+    /// How far some try came: what is sent again does not count again.
+    reached: Arc<AtomicU64>,
+}
+
+impl Piece {
+    pub(crate) fn new(body: &OutputBody, range: Range<u64>, progress: &Arc<Progress>) -> Self {
+        Self { body: body.clone(), range, sent: None, progress: progress.clone(), reached: Arc::default() }
+    }
+
+    async fn chunks(&self) -> io::Result<BoxStream<'static, io::Result<Bytes>>> {
+        match &self.body {
+            OutputBody::Bytes(bytes) => {
+                let range = self.range.start as usize..self.range.end as usize;
+                Ok(stream::iter(slices(bytes.slice(range)).map(Ok)).boxed())
+            }
+            OutputBody::File(path) => {
+                let (path, range, sent) = (path.clone(), self.range.clone(), self.sent.clone());
+                let opened = spawn_blocking(move || Reader::open(&path, range, sent)).await;
+                Ok(ahead(opened.map_err(io::Error::other)??))
+            }
+        }
+    }
+}
+
+impl BodySource for Piece {
+    fn open(&self) -> BoxFuture<'_, io::Result<OpenBody>> {
+        async move {
+            let (progress, reached) = (self.progress.clone(), self.reached.clone());
+            let mut at = 0;
+            let counted = self.chunks().await?.inspect(move |chunk| {
+                at += chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
+                let before = reached.fetch_max(at, Ordering::Relaxed);
+                if at > before {
+                    progress.add(at - before);
+                }
+            });
+            Ok(OpenBody { length: self.range.end - self.range.start, chunks: counted.boxed() })
+        }
+        .boxed()
+    }
+}
+
+/// A range of a file, chunk by chunk.
+struct Reader {
+    file: File,
+    left: u64,
+    hashing: Option<(Hasher, Arc<Sent>)>,
+}
+
+impl Reader {
+    fn open(path: &Path, range: Range<u64>, sent: Option<Arc<Sent>>) -> io::Result<Self> {
+        let mut file = File::open(path)?;
+        file.seek(SeekFrom::Start(range.start))?;
+        let hashing = sent.map(|sent| (Hasher::new(Algorithm::Sha256), sent));
+        let reader = Self { file, left: range.end - range.start, hashing };
+        reader.say_digest();
+        Ok(reader)
+    }
+
+    /// Leaves the digest once all is read, before the last chunk is handed on; until then, none.
+    fn say_digest(&self) {
+        if let Some((hasher, sent)) = &self.hashing {
+            sent.set((self.left == 0).then(|| hasher.clone().finish()));
+        }
+    }
+
+    fn chunk(&mut self) -> io::Result<Bytes> {
+        let mut chunk = vec![0; self.left.min(CHUNK_BYTES as u64) as usize];
+        self.file.read_exact(&mut chunk)?;
+        self.left -= chunk.len() as u64;
+        if let Some((hasher, _)) = &mut self.hashing {
+            hasher.update(&chunk);
+        }
+        self.say_digest();
+        Ok(chunk.into())
+    }
+}
+
+impl Iterator for Reader {
+    type Item = io::Result<Bytes>;
+
+    /// Ends with the first failure.
+    fn next(&mut self) -> Option<Self::Item> {
+        let chunk = (self.left > 0).then(|| self.chunk())?;
+        if chunk.is_err() {
+            self.left = 0;
+        }
+        Some(chunk)
+    }
+}
+
+/// Reads on a thread, a few chunks ahead, until all is read or nobody takes it any more.
+fn ahead(mut reader: Reader) -> BoxStream<'static, io::Result<Bytes>> {
+    let (give, take) = mpsc::channel(CHUNKS_AHEAD);
+    spawn_blocking(move || reader.try_for_each(|chunk| give.blocking_send(chunk)));
+    stream::unfold(take, |mut take| async { Some((take.recv().await?, take)) }).boxed()
+}
+
+fn slices(mut rest: Bytes) -> impl Iterator<Item = Bytes> {
+    std::iter::from_fn(move || (!rest.is_empty()).then(|| rest.split_to(rest.len().min(CHUNK_BYTES))))
+}
+
+#[cfg(test)]
+mod tests {
+    use futures_util::TryStreamExt;
+
+    use super::*;
+    use crate::testing::{bytes, watch};
+
+    async fn read(piece: &Piece) -> io::Result<Vec<u8>> {
+        let body = piece.open().await?;
+        let chunks: Vec<Bytes> = body.chunks.try_collect().await?;
+        Ok(chunks.concat())
+    }
+
+    #[tokio::test]
+    async fn each_try_reads_and_hashes_the_same_range() {
+        let directory = tempfile::tempdir().unwrap();
+        let (path, data) = (directory.path().join("out"), bytes(CHUNK_BYTES * 3 + 9));
+        std::fs::write(&path, &data).unwrap();
+        let (watch, heard) = watch();
+        let range = 5..data.len() as u64 - 3;
+        let progress = Progress::of_output(range.end - range.start, &watch);
+        let wanted = &data[5..data.len() - 3];
+        for body in [OutputBody::File(path.clone()), OutputBody::Bytes(data.clone())] {
+            let piece = Piece::new(&body, range.clone(), &progress);
+            assert_eq!(read(&piece).await.unwrap(), wanted);
+        }
+        let sent = Arc::new(Sent::default());
+        let mut piece = Piece::new(&OutputBody::File(path.clone()), range, &progress);
+        piece.sent = Some(sent.clone());
+        let half: Vec<_> = piece.open().await.unwrap().chunks.take(1).collect().await;
+        assert!(half[0].is_ok() && sent.digest().is_none());
+        for _ in 0..2 {
+            assert_eq!(read(&piece).await.unwrap(), wanted);
+            assert_eq!(sent.digest(), Some(Digest::of(Algorithm::Sha256, wanted)));
+        }
+        let last = heard.payloads("output.upload").pop().unwrap();
+        assert_eq!(last["bytes_total"], wanted.len());
+
+        std::fs::write(&path, &data[..100]).unwrap();
+        assert!(read(&piece).await.is_err() && sent.digest().is_none());
+        std::fs::remove_file(path).unwrap();
+        assert!(piece.open().await.is_err());
+    }
+
+    #[tokio::test]
+    async fn what_is_sent_again_does_not_count_again() {
+        let (watch, heard) = watch();
+        let progress = Progress::of_output(1000, &watch);
+        let piece = Piece::new(&OutputBody::Bytes(bytes(1000)), 0..1000, &progress);
+        for _ in 0..3 {
+            read(&piece).await.unwrap();
+        }
+        let [said] = &heard.payloads("output.upload")[..] else { panic!("once") };
+        assert_eq!((&said["bytes_done"], &said["bytes_total"]), (&1000.into(), &1000.into()));
+    }
+
+    #[tokio::test]
+    async fn nothing_has_a_digest_too() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("out");
+        std::fs::write(&path, "").unwrap();
+        let (sent, (watch, _)) = (Arc::new(Sent::default()), watch());
+        let progress = Progress::of_output(0, &watch);
+        let mut piece = Piece::new(&OutputBody::File(path), 0..0, &progress);
+        piece.sent = Some(sent.clone());
+        assert_eq!(read(&piece).await.unwrap(), b"");
+        assert_eq!(sent.digest(), Some(Digest::of(Algorithm::Sha256, b"")));
+    }
+}
