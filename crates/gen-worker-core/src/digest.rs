@@ -2,6 +2,7 @@
 
 use std::{fmt, str::FromStr};
 
+use base64::{Engine, engine::general_purpose::STANDARD};
 use sha2::Digest as _;
 
 /// How a digest was made.
@@ -64,6 +65,11 @@ impl Digest {
     /// How it was made.
     pub fn algorithm(&self) -> Algorithm {
         self.algorithm
+    }
+
+    /// The digest in base64, as HTTP headers carry it, without the algorithm.
+    pub fn base64(&self) -> String {
+        STANDARD.encode(self.bytes)
     }
 
     /// The 64 hexadecimal digits, lower case, without the algorithm.

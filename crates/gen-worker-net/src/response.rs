@@ -96,12 +96,14 @@ impl HttpResponse {
         serde_json::from_slice(&body).map_err(|source| NetError::Json { source })
     }
 
+    /// How long the server asks to be left alone; `None`: it does not say.
+    pub fn retry_after(&self) -> Option<Duration> {
+        let seconds = self.header(&header::RETRY_AFTER)?.trim().parse().ok()?;
+        Some(Duration::from_secs(seconds))
+    }
+
     fn status_error(&self) -> NetError {
-        let retry_after = self.header(&header::RETRY_AFTER);
-        NetError::Status {
-            status: self.status(),
-            retry_after: retry_after.and_then(|seconds| seconds.trim().parse().ok()).map(Duration::from_secs),
-        }
+        NetError::Status { status: self.status(), retry_after: self.retry_after() }
     }
 }
 

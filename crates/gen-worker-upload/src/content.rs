@@ -2,12 +2,21 @@
 
 use std::{fs::File, io, io::Read, path::Path};
 
+#[cfg(feature = "s3")]
+use base64::{Engine, engine::general_purpose::STANDARD};
 use gen_worker_core::{Algorithm, ByteLimit, ByteSize, Digest, Hasher, OutputBody};
+#[cfg(feature = "s3")]
+use tokio::{sync::mpsc, task::JoinHandle};
 
 use crate::error::UploadError;
+#[cfg(feature = "s3")]
+use crate::multipart::{Part, PartPlan};
 
 /// How much is hashed at once.
 const CHUNK_BYTES: usize = 256 << 10;
+/// Parts that are measured before one of those in flight is done.
+#[cfg(feature = "s3")]
+const PARTS_AHEAD: usize = 2;
 /// How much of the start is kept; more than any signature of a media type.
 const HEAD_BYTES: usize = 32;
 
@@ -33,6 +42,54 @@ pub(crate) async fn size(body: &OutputBody, limit: ByteLimit) -> Result<u64, Upl
         }
     };
     check_size(size, limit).map(|()| size)
+}
+
+/// A part whose checksum is known, so that it can be sent.
+#[derive(Debug)]
+#[cfg(feature = "s3")]
+pub(crate) struct MeasuredPart {
+    pub(crate) part: Part,
+    /// The CRC-32C of its bytes, in base64, as S3 writes it.
+    pub(crate) crc32c: String,
+}
+
+/// Measures each part in turn, a few ahead of their sending; then says the SHA-256 over all. Ends early, with a failure,
+/// when a part cannot be read, and when nobody takes them any more.
+#[cfg(feature = "s3")]
+pub(crate) fn measure_parts(
+    body: &OutputBody,
+    plan: PartPlan,
+) -> (mpsc::Receiver<MeasuredPart>, JoinHandle<Result<Digest, UploadError>>) {
+    let (give, take) = mpsc::channel(PARTS_AHEAD);
+    let body = body.clone();
+    let measuring = tokio::task::spawn_blocking(move || match body {
+        OutputBody::Bytes(bytes) => hash_parts(&bytes[..], plan, &give),
+        OutputBody::File(path) => hash_parts(File::open(path).map_err(read_failed)?, plan, &give),
+    });
+    (take, measuring)
+}
+
+#[cfg(feature = "s3")]
+fn hash_parts(
+    mut source: impl Read,
+    plan: PartPlan,
+    give: &mpsc::Sender<MeasuredPart>,
+) -> Result<Digest, UploadError> {
+    let mut hasher = Hasher::new(Algorithm::Sha256);
+    let mut chunk = vec![0; CHUNK_BYTES];
+    for part in plan.parts() {
+        let (mut left, mut crc32c) = ((part.range.end - part.range.start) as usize, 0);
+        while left > 0 {
+            let chunk = &mut chunk[..left.min(CHUNK_BYTES)];
+            source.read_exact(chunk).map_err(read_failed)?;
+            hasher.update(chunk);
+            crc32c = crc32c::crc32c_append(crc32c, chunk);
+            left -= chunk.len();
+        }
+        let measured = MeasuredPart { part, crc32c: STANDARD.encode(crc32c.to_be_bytes()) };
+        give.blocking_send(measured).map_err(|_| read_failed(io::ErrorKind::Interrupted.into()))?;
+    }
+    Ok(hasher.finish())
 }
 
 /// Measures a body that is within the limit, on a thread where reading and hashing keep nobody waiting.
@@ -93,7 +150,7 @@ fn hash(mut source: impl Read) -> Result<Content, UploadError> {
     Ok(Content { size, sha256: hasher.finish(), head })
 }
 
-fn read_failed(source: io::Error) -> UploadError {
+pub(crate) fn read_failed(source: io::Error) -> UploadError {
     UploadError::Read { source }
 }
 

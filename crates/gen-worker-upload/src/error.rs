@@ -69,6 +69,15 @@ pub enum UploadError {
     /// The store said yes to something else than the whole output, or did not say what became of it.
     #[error("the store did not confirm the output")]
     Unconfirmed,
+    /// An S3-compatible store did not take the output.
+    #[error("the upload to S3 failed{}", code.as_ref().map(|code| format!(": {code}")).unwrap_or_default())]
+    S3 {
+        /// Why.
+        #[source]
+        source: NetError,
+        /// The store's own word for it; `None`: it has none.
+        code: Option<String>,
+    },
     /// The place that the payload named did not take the output.
     #[error("upload failed")]
     Upload {
@@ -77,6 +86,11 @@ pub enum UploadError {
         source: NetError,
     },
 }
+
+/// What S3 says of what may go well the next time, whatever its status: bytes that were lost on the way, and an upload
+/// that somebody else ended.
+const PASSING: [&str; 5] =
+    ["BadDigest", "IncompleteBody", "NoSuchUpload", "RequestTimeout", "XAmzContentChecksumMismatch"];
 
 impl Classify for UploadError {
     fn kind(&self) -> FailureKind {
@@ -87,10 +101,11 @@ impl Classify for UploadError {
             Self::NoFileApi | Self::Read { .. } | Self::ContentType => FailureKind::Internal,
             Self::Unauthorized { .. } => FailureKind::Auth,
             Self::DigestMismatch { .. } | Self::Unconfirmed => FailureKind::Retryable,
+            Self::S3 { code: Some(code), .. } if PASSING.contains(&code.as_str()) => FailureKind::Retryable,
             Self::Save { source: source @ NetError::Status { .. } } if !source.is_transient() => {
                 FailureKind::Internal
             }
-            Self::Save { source } | Self::Upload { source } => source.kind(),
+            Self::Save { source } | Self::Upload { source } | Self::S3 { source, .. } => source.kind(),
         }
     }
 
@@ -107,7 +122,12 @@ impl Classify for UploadError {
                 format!("file save failed ({})", status.as_u16())
             }
             Self::Save { source } => format!("file save failed: {}", source.safe_message()),
-            Self::Upload { source } => format!("the output could not be uploaded: {}", source.safe_message()),
+            Self::S3 { source, code: Some(code) } => {
+                format!("the output could not be uploaded: {} ({code})", source.safe_message())
+            }
+            Self::Upload { source } | Self::S3 { source, code: None } => {
+                format!("the output could not be uploaded: {}", source.safe_message())
+            }
             Self::Reference { .. }
             | Self::Target { .. }
             | Self::ContentType

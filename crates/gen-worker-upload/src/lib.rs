@@ -22,10 +22,15 @@
 mod config;
 mod content;
 mod error;
+mod fields;
 mod file_api;
 mod mime;
+#[cfg(feature = "s3")]
+mod multipart;
 mod output_ref;
 mod presigned;
+#[cfg(feature = "s3")]
+mod s3;
 mod source;
 mod target;
 #[cfg(test)]

@@ -6,7 +6,7 @@ use std::{
     ops::Range,
     path::Path,
     sync::{
-        Arc, Mutex, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -82,15 +82,26 @@ impl Progress {
 
 /// The SHA-256 of what the last try sent; absent until its last byte was read.
 #[derive(Default)]
-pub(crate) struct Sent(Mutex<Option<Digest>>);
+struct Sent(Mutex<Arc<OnceLock<Digest>>>);
 
 impl Sent {
-    pub(crate) fn digest(&self) -> Option<Digest> {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn known(digest: Digest) -> Self {
+        Self(Mutex::new(Arc::new(OnceLock::from(digest))))
     }
 
-    fn set(&self, digest: Option<Digest>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = digest;
+    fn digest(&self) -> Option<Digest> {
+        self.cell().get().copied()
+    }
+
+    /// A place for the digest of another try. What still reads for the one before has another place.
+    fn anew(&self) -> Arc<OnceLock<Digest>> {
+        let mut cell = self.cell();
+        *cell = Arc::default();
+        cell.clone()
+    }
+
+    fn cell(&self) -> MutexGuard<'_, Arc<OnceLock<Digest>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -105,10 +116,11 @@ pub(crate) struct Outgoing {
 impl Outgoing {
     /// Checks a body's size. What is in memory is hashed here, a file while it is sent.
     pub(crate) async fn new(body: &OutputBody, limit: ByteLimit, watch: &Watch) -> Result<Self, UploadError> {
-        let (size, sent) = (content::size(body, limit).await?, Sent::default());
-        if let OutputBody::Bytes(_) = body {
-            sent.set(Some(content::measure(body, limit).await?.sha256));
-        }
+        let size = content::size(body, limit).await?;
+        let sent = match body {
+            OutputBody::Bytes(_) => Sent::known(content::measure(body, limit).await?.sha256),
+            OutputBody::File(_) => Sent::default(),
+        };
         let progress = Progress::of_output(size, watch);
         Ok(Self { body: body.clone(), size, sent: Arc::new(sent), progress })
     }
@@ -155,8 +167,9 @@ impl Piece {
                 Ok(stream::iter(slices(bytes.slice(range)).map(Ok)).boxed())
             }
             OutputBody::File(path) => {
-                let (path, range, sent) = (path.clone(), self.range.clone(), self.sent.clone());
-                let opened = spawn_blocking(move || Reader::open(&path, range, sent)).await;
+                let (path, range) = (path.clone(), self.range.clone());
+                let digest = self.sent.as_ref().map(|sent| sent.anew());
+                let opened = spawn_blocking(move || Reader::open(&path, range, digest)).await;
                 Ok(ahead(opened.map_err(io::Error::other)??))
             }
         }
@@ -185,23 +198,25 @@ impl BodySource for Piece {
 struct Reader {
     file: File,
     left: u64,
-    hashing: Option<(Hasher, Arc<Sent>)>,
+    hashing: Option<(Hasher, Arc<OnceLock<Digest>>)>,
 }
 
 impl Reader {
-    fn open(path: &Path, range: Range<u64>, sent: Option<Arc<Sent>>) -> io::Result<Self> {
+    fn open(path: &Path, range: Range<u64>, digest: Option<Arc<OnceLock<Digest>>>) -> io::Result<Self> {
         let mut file = File::open(path)?;
         file.seek(SeekFrom::Start(range.start))?;
-        let hashing = sent.map(|sent| (Hasher::new(Algorithm::Sha256), sent));
+        let hashing = digest.map(|digest| (Hasher::new(Algorithm::Sha256), digest));
         let reader = Self { file, left: range.end - range.start, hashing };
         reader.say_digest();
         Ok(reader)
     }
 
-    /// Leaves the digest once all is read, before the last chunk is handed on; until then, none.
+    /// Leaves the digest once all is read, before the last chunk is handed on.
     fn say_digest(&self) {
-        if let Some((hasher, sent)) = &self.hashing {
-            sent.set((self.left == 0).then(|| hasher.clone().finish()));
+        if self.left == 0
+            && let Some((hasher, digest)) = &self.hashing
+        {
+            digest.get_or_init(|| hasher.clone().finish());
         }
     }
 
@@ -257,7 +272,7 @@ mod tests {
     #[tokio::test]
     async fn each_try_reads_and_hashes_the_same_range() {
         let directory = tempfile::tempdir().unwrap();
-        let (path, data) = (directory.path().join("out"), bytes(CHUNK_BYTES * 3 + 9));
+        let (path, data) = (directory.path().join("out"), bytes(CHUNK_BYTES * 12 + 9));
         std::fs::write(&path, &data).unwrap();
         let (watch, heard) = watch();
         let range = 5..data.len() as u64 - 3;

@@ -5,13 +5,17 @@ use std::sync::Arc;
 use gen_worker_core::{
     ByteLimit, JobFailure, Secret,
     ports::{OutputStore, OutputTarget},
-    redact,
 };
 use gen_worker_net::{HeaderMap, HeaderName, HeaderValue, Trust, header};
 use serde_json::{Map, Value};
 use url::Url;
 
-use crate::{config::UploadConfig, error::UploadError, presigned::Presigned, transfer::Transfers};
+use crate::{
+    config::UploadConfig, error::UploadError, fields::Fields, presigned::Presigned, transfer::Transfers,
+};
+
+/// What `output_upload` may have.
+const KEYS: [&str; 4] = ["put_url", "headers", "public_url", "s3"];
 
 /// What the connection alone may say: who is addressed, and where the body ends.
 const FORBIDDEN_HEADERS: [HeaderName; 3] = [header::HOST, header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
@@ -29,92 +33,78 @@ impl OutputTargets {
         Self { transfers, limit: config.max_upload }
     }
 
-    fn presigned(&self, text: &str) -> Result<Presigned, UploadError> {
-        let told = Told::parse(text)?;
-        if self.transfers.client().check(&told.put_url, Trust::Payload).is_err() {
-            return Err(told_wrong("output_upload.put_url", "names an address that may not be reached"));
+    fn parse(&self, text: &str) -> Result<Arc<dyn OutputTarget>, UploadError> {
+        let mut fields = Fields::parse("output_upload", text, &KEYS)?;
+        match fields.take("s3") {
+            None => Ok(Arc::new(self.presigned(fields)?)),
+            Some(_) if fields.take("put_url").is_some() => {
+                Err(fields.wrong("s3", "cannot stand beside `put_url`: give one of them"))
+            }
+            Some(value) => self.s3(value),
+        }
+    }
+
+    #[cfg(feature = "s3")]
+    fn s3(&self, value: Value) -> Result<Arc<dyn OutputTarget>, UploadError> {
+        Ok(Arc::new(crate::s3::S3Target::new(value, self.transfers.clone(), self.limit)?))
+    }
+
+    #[cfg(not(feature = "s3"))]
+    fn s3(&self, _: Value) -> Result<Arc<dyn OutputTarget>, UploadError> {
+        let problem = "is given, but S3 targets are not built into this worker: give a `put_url`";
+        Err(UploadError::Target { key: "output_upload.s3".to_owned(), problem })
+    }
+
+    fn presigned(&self, mut fields: Fields) -> Result<Presigned, UploadError> {
+        let public_url = fields.text("public_url")?;
+        let headers = match fields.take("headers") {
+            None => HeaderMap::new(),
+            Some(Value::Object(headers)) => {
+                parse_headers(headers).map_err(|problem| fields.wrong("headers", problem))?
+            }
+            Some(_) => return Err(fields.wrong("headers", "is no JSON object")),
+        };
+        let put_url = fields.required("put_url")?;
+        let put_url = parse_url(&put_url).ok_or(fields.wrong("put_url", "is no http or https URL"))?;
+        if self.transfers.client().check(&put_url, Trust::Payload).is_err() {
+            return Err(fields.wrong("put_url", "names an address that may not be reached"));
         }
         Ok(Presigned {
             transfers: self.transfers.clone(),
             limit: self.limit,
-            put_url: Secret::new(told.put_url.into()),
-            headers: told.headers,
-            public_url: told.public_url,
+            put_url: Secret::new(put_url.into()),
+            headers,
+            public_url,
         })
     }
 }
 
 impl OutputStore for OutputTargets {
     fn target(&self, output_upload: Secret<String>) -> Result<Arc<dyn OutputTarget>, JobFailure> {
-        Ok(Arc::new(self.presigned(output_upload.expose())?))
+        Ok(self.parse(output_upload.expose())?)
     }
 }
 
-/// The object as the caller wrote it.
-struct Told {
-    put_url: Url,
-    headers: HeaderMap,
-    public_url: Option<String>,
+fn parse_url(text: &str) -> Option<Url> {
+    Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"))
 }
 
-impl Told {
-    fn parse(text: &str) -> Result<Self, UploadError> {
-        let Ok(fields) = serde_json::from_str::<Map<String, Value>>(text) else {
-            return Err(told_wrong("output_upload", "is no JSON object"));
-        };
-        let (mut put_url, mut headers, mut public_url) = (None, HeaderMap::new(), None);
-        for (key, value) in fields {
-            match (key.as_str(), value) {
-                ("put_url", Value::String(text)) => put_url = Some(parse_url(&text)?),
-                ("headers", Value::Object(fields)) => headers = parse_headers(fields)?,
-                ("public_url", Value::String(text)) => public_url = Some(text),
-                ("headers" | "public_url", Value::Null) => {}
-                _ => return Err(wrong_field(&key)),
-            }
-        }
-        let put_url = put_url.ok_or_else(|| told_wrong("output_upload.put_url", "is missing"))?;
-        Ok(Self { put_url, headers, public_url })
-    }
-}
-
-fn parse_url(text: &str) -> Result<Url, UploadError> {
-    Url::parse(text)
-        .ok()
-        .filter(|url| matches!(url.scheme(), "http" | "https"))
-        .ok_or_else(|| told_wrong("output_upload.put_url", "is no http or https URL"))
-}
-
-fn parse_headers(fields: Map<String, Value>) -> Result<HeaderMap, UploadError> {
-    let wrong = |problem| told_wrong("output_upload.headers", problem);
+fn parse_headers(fields: Map<String, Value>) -> Result<HeaderMap, &'static str> {
     let mut headers = HeaderMap::new();
     for (name, value) in &fields {
         let value = value.as_str().and_then(|text| HeaderValue::from_str(text).ok());
         let (Ok(name), Some(mut value)) = (HeaderName::from_bytes(name.as_bytes()), value) else {
-            return Err(wrong("has a name or a value that no header can have"));
+            return Err("has a name or a value that no header can have");
         };
         if FORBIDDEN_HEADERS.contains(&name) {
-            return Err(wrong("may not set Host, Content-Length or Transfer-Encoding"));
+            return Err("may not set Host, Content-Length or Transfer-Encoding");
         }
         value.set_sensitive(true);
         if headers.insert(name, value).is_some() {
-            return Err(wrong("names a header twice"));
+            return Err("names a header twice");
         }
     }
     Ok(headers)
-}
-
-fn wrong_field(key: &str) -> UploadError {
-    let problem = match key {
-        "s3" => "is given, but S3 targets are not built into this worker: give a `put_url`",
-        "put_url" | "public_url" => "is no text",
-        "headers" => "is no JSON object",
-        _ => "is not known",
-    };
-    told_wrong(&format!("output_upload.{}", redact(key)), problem)
-}
-
-fn told_wrong(key: &str, problem: &'static str) -> UploadError {
-    UploadError::Target { key: key.to_owned(), problem }
 }
 
 #[cfg(test)]
@@ -147,7 +137,12 @@ mod tests {
         ] {
             assert_eq!(refused(output_upload), message);
         }
+        let both = refused(r#"{"put_url": "https://a/hunter2", "s3": {}}"#);
+        assert_eq!(both, "`output_upload.s3` cannot stand beside `put_url`: give one of them");
         let s3 = refused(r#"{"s3": {"secret_access_key": "hunter2"}}"#);
+        #[cfg(feature = "s3")]
+        assert_eq!(s3, "`output_upload.s3.bucket` is missing");
+        #[cfg(not(feature = "s3"))]
         assert!(s3.contains("S3 targets are not built into this worker"), "{s3}");
     }
 

@@ -2,6 +2,7 @@
 
 use std::{
     collections::VecDeque,
+    future::ready,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -12,6 +13,7 @@ use axum::{
     extract::{DefaultBodyLimit, State},
     http::{HeaderMap, Method, Response, Uri},
 };
+use futures_util::{FutureExt, future::BoxFuture};
 use gen_worker_core::{ByteLimit, ByteSize, Cancellation, TenantId, ports::Watch, testing::RecordedEvents};
 use gen_worker_net::{AllowList, HttpClient, NetConfig};
 use tokio::{net::TcpListener, task::JoinSet};
@@ -32,11 +34,19 @@ impl Heard {
     pub(crate) fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().unwrap())
     }
+
+    /// A value of the query as it was sent; empty: it is absent.
+    #[cfg(feature = "s3")]
+    pub(crate) fn query(&self, name: &str) -> &str {
+        let pairs = self.uri.query().unwrap_or_default().split('&').filter_map(|pair| pair.split_once('='));
+        pairs.into_iter().find(|(key, _)| *key == name).map_or("", |(_, value)| value)
+    }
 }
 
-#[derive(Default)]
+type Decide = dyn Fn(Heard) -> BoxFuture<'static, Response<Body>> + Send + Sync;
+
 struct Told {
-    answers: Mutex<VecDeque<Response<Body>>>,
+    decide: Box<Decide>,
     heard: Mutex<Vec<Heard>>,
 }
 
@@ -51,10 +61,17 @@ pub(crate) struct Store {
 impl Store {
     /// Gives these answers, one a request; then 200 and nothing else.
     pub(crate) async fn answering(answers: impl IntoIterator<Item = Response<Body>>) -> Self {
+        let answers = Mutex::new(answers.into_iter().collect::<VecDeque<_>>());
+        Self::deciding(move |_| ready(answers.lock().unwrap().pop_front().unwrap_or_default()).boxed()).await
+    }
+
+    /// Gives the answers that `decide` makes of what is heard.
+    pub(crate) async fn deciding(
+        decide: impl Fn(Heard) -> BoxFuture<'static, Response<Body>> + Send + Sync + 'static,
+    ) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}", listener.local_addr().unwrap());
-        let told =
-            Arc::new(Told { answers: Mutex::new(answers.into_iter().collect()), heard: Mutex::default() });
+        let told = Arc::new(Told { decide: Box::new(decide), heard: Mutex::default() });
         let app = Router::new().fallback(hear).layer(DefaultBodyLimit::disable()).with_state(told.clone());
         let mut tasks = JoinSet::new();
         tasks.spawn(async { axum::serve(listener, app).await.unwrap() });
@@ -74,8 +91,9 @@ async fn hear(
     headers: HeaderMap,
     body: Bytes,
 ) -> Response<Body> {
-    told.heard.lock().unwrap().push(Heard { method, uri, headers, body });
-    told.answers.lock().unwrap().pop_front().unwrap_or_default()
+    let heard = Heard { method, uri, headers, body };
+    told.heard.lock().unwrap().push(heard.clone());
+    (told.decide)(heard).await
 }
 
 /// An answer of this status that asks for no delay before the next try.
