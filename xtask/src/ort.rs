@@ -4,9 +4,8 @@ use std::env::consts::{ARCH, OS};
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use sha2::{Digest, Sha256};
-
 use crate::run::{self, Doing, Done, command, root};
+use crate::wheel;
 
 const VERSION: &str = "1.31.1";
 
@@ -75,7 +74,7 @@ fn put_in_place() -> Done<PathBuf> {
     let is_ours = |build: &&Build| build.os == OS && build.arch == ARCH;
     let build = BUILDS.iter().find(is_ours).ok_or(format!("no digest is known for {OS} {ARCH}"))?;
     let library = root().join(".ort/lib").join(build.library);
-    if fs::read(&library).is_ok_and(|bytes| sha256(&bytes) == build.sha256) {
+    if fs::read(&library).is_ok_and(|bytes| wheel::sha256(&bytes) == build.sha256) {
         eprintln!("ONNX Runtime {VERSION} is already in place");
         return Ok(library);
     }
@@ -85,12 +84,12 @@ fn put_in_place() -> Done<PathBuf> {
     let unpacked = tempfile::tempdir_in(dir).doing(dir.display())?;
     download(build, unpacked.path())?;
     let found = unpacked.path().join("onnxruntime/capi").join(build.packed);
-    check(&fs::read(&found).doing(build.packed)?, build.sha256)?;
+    wheel::check(&fs::read(&found).doing(build.packed)?, build.sha256)?;
     fs::rename(&found, &library).doing(library.display())?;
     Ok(library)
 }
 
-/// Fetches the wheel into `dir` and unpacks it there. Which Python runs pip makes no difference.
+/// Fetches the wheel into `dir` and unpacks it there.
 fn download(build: &Build, dir: &Path) -> Done {
     let wanted = format!("onnxruntime=={VERSION}");
     let mut pip =
@@ -98,27 +97,5 @@ fn download(build: &Build, dir: &Path) -> Done {
     pip.args(["--python-version", "3.11", "--implementation", "cp", "--abi", "cp311"]);
     pip.args(["--platform", build.platform, "--dest"]).arg(dir).arg(wanted);
     run::run(&mut pip)?;
-    let wheel = format!("onnxruntime-{VERSION}-cp311-cp311-{}.whl", build.platform);
-    run::run(command("python3", &["-m", "zipfile", "-e"]).arg(dir.join(wheel)).arg(dir))
-}
-
-fn check(library: &[u8], expected: &str) -> Done {
-    let actual = sha256(library);
-    if actual == expected { Ok(()) } else { Err(format!("its digest is {actual}, expected {expected}")) }
-}
-
-fn sha256(bytes: &[u8]) -> String {
-    hex::encode(Sha256::digest(bytes))
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn another_library_is_refused() {
-        let empty = "e3b0c44298fc1c149afbf4c8996fb92427ae41e4649b934ca495991b7852b855";
-        check(b"", empty).unwrap();
-        assert!(check(b"x", empty).unwrap_err().contains("its digest is"));
-    }
+    wheel::unpack(dir)
 }

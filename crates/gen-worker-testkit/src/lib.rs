@@ -2,7 +2,7 @@
 //!
 //! A tenant's test needs a [`TestContext`]. Tests of a whole worker put it between peers on loopback: a [`FakeScheduler`]
 //! hands the test each stream that a worker opens, a [`FakeHub`] serves models, a [`FakeFileApi`] keeps files, and a
-//! [`FaultProxy`] is the network that fails between them. Each owns its tasks and ends them when it is dropped. A peer
+//! [`FaultProxy`] is the network that fails between them; [`SeaweedFs`] is a real S3-compatible store. Each owns its tasks and ends them when it is dropped. A peer
 //! that waits in vain for the worker fails the test by panicking.
 //!
 //! ```
@@ -28,6 +28,7 @@ mod http;
 mod hub;
 mod proxy;
 mod scheduler;
+mod seaweed;
 
 pub use crate::{
     context::TestContext,
@@ -36,4 +37,5 @@ pub use crate::{
     hub::FakeHub,
     proxy::FaultProxy,
     scheduler::{FakeScheduler, WorkerStream},
+    seaweed::SeaweedFs,
 };

@@ -15,6 +15,7 @@ mod models;
 mod realtime;
 mod reconnect;
 mod registration;
+mod s3;
 mod secrets;
 mod seed;
 mod soak;

@@ -1,0 +1,155 @@
+//! Outputs at a real S3-compatible store, which checks signatures and their time.
+
+use std::sync::Arc;
+
+use gen_worker_core::{
+    Algorithm, CancelReason, Cancellation, Digest, Event, FailureKind, JobFailure, RawOutput,
+    config::{ConfigErrors, Env},
+    ports::{EventSink, OutputStore, StoredOutput, Watch},
+    testing::RecordedEvents,
+};
+use gen_worker_net::{HttpClient, Method, NetConfig, Trust};
+use gen_worker_proto::scheduler::{self as v1, worker_scheduler_message::Msg};
+use gen_worker_testkit::{FaultProxy, SeaweedFs};
+use gen_worker_tests::{pack, seaweed_program, unpack};
+use gen_worker_upload::{OutputTargets, Transfers, UploadConfig};
+use serde_json::{Value, json};
+use tokio::sync::Notify;
+
+use super::worker;
+
+const BUCKET: &str = "outputs";
+/// More than two parts.
+const LARGE: usize = (33 << 20) + 4321;
+
+/// `output_upload` for this key at this store.
+fn told(store: &SeaweedFs, key: &str) -> Value {
+    json!({"s3": {
+        "bucket": BUCKET, "key": key, "region": "us-east-1", "endpoint": store.url(),
+        "access_key_id": SeaweedFs::ACCESS_KEY_ID, "secret_access_key": SeaweedFs::SECRET_ACCESS_KEY,
+    }})
+}
+
+fn client() -> HttpClient {
+    let env = Env::from_iter([("WORKER_URL_ALLOW", "127.0.0.1"), ("WORKER_DOWNLOAD_RETRIES", "2")]);
+    let mut errors = ConfigErrors::default();
+    let client = HttpClient::new(NetConfig::from_env(&env, &mut errors)).unwrap();
+    errors.into_result(client).unwrap()
+}
+
+fn targets() -> OutputTargets {
+    let (env, mut errors) = (Env::default(), ConfigErrors::default());
+    let config = UploadConfig::from_env(&env, &mut errors);
+    OutputTargets::new(&config, Transfers::new(&config, client()))
+}
+
+fn watch(events: Arc<dyn EventSink>) -> Watch {
+    Watch { cancellation: Cancellation::new(), events }
+}
+
+async fn store(output_upload: &Value, output: RawOutput) -> Result<StoredOutput, JobFailure> {
+    let target = targets().target(output_upload.to_string().as_str().into())?;
+    target.store(&output, &watch(Arc::<RecordedEvents>::default())).await
+}
+
+/// What anybody gets there.
+async fn get(store: &SeaweedFs, path_and_query: &str) -> (u16, Vec<u8>) {
+    let url = format!("{}/{path_and_query}", store.url()).parse().unwrap();
+    let answer = client().request(Method::GET, url, Trust::Operator).send_retrying().await.unwrap();
+    (answer.status().as_u16(), answer.bytes(1 << 30).await.unwrap().into())
+}
+
+/// The multipart uploads that are open, as XML.
+async fn open_uploads(store: &SeaweedFs) -> String {
+    let (status, body) = get(store, &format!("{BUCKET}?uploads=")).await;
+    assert_eq!(status, 200);
+    String::from_utf8(body).unwrap()
+}
+
+fn pattern(size: usize) -> Vec<u8> {
+    (0..size).map(|i| (i % 251) as u8).collect()
+}
+
+/// Stops the network as soon as bytes move, and says so.
+struct Moving {
+    proxy: Arc<FaultProxy>,
+    moves: Notify,
+}
+
+impl EventSink for Moving {
+    fn emit(&self, _: Event) {
+        self.proxy.pause();
+        self.moves.notify_one();
+    }
+}
+
+#[tokio::test]
+async fn what_a_run_makes_is_at_the_store_whole() {
+    let there = SeaweedFs::start(seaweed_program()).await;
+    let url = there.url();
+    let (_scheduler, worker, mut stream) =
+        worker(&[("WORKER_URL_ALLOW", url.strip_prefix("http://").unwrap()), ("RUST_LOG", "trace")]).await;
+    for (size, key) in [(0, "empty"), (70_000, "a b/c+d?é.bin"), (LARGE, "large")] {
+        let payload = json!({"size": size, "content_type": "video/mp4", "output_upload": told(&there, key)});
+        stream
+            .send(Msg::RunRequest(v1::TaskExecutionRequest {
+                run_id: "r".into(),
+                function_name: "raw".into(),
+                input_payload: pack(&payload).into(),
+                ..Default::default()
+            }))
+            .await;
+        let result = stream.next_result().await;
+        assert!(result.success, "{result:?}");
+        let mut stored: Value = unpack(&result.output_payload);
+        let content = pattern(size);
+        assert!(stored["etag"].take().is_string(), "{key}");
+        let path = stored["url"].as_str().unwrap().strip_prefix(&format!("{url}/")).unwrap().to_owned();
+        let expected = json!({
+            "url": stored["url"], "key": key, "bucket": BUCKET, "size_bytes": size, "content_type": "video/mp4",
+            "sha256": Digest::of(Algorithm::Sha256, &content).hex(), "etag": null,
+        });
+        assert_eq!(stored, expected);
+        let (status, there) = get(&there, &path).await;
+        assert!(status == 200 && there == content, "{key}: {status}, {} bytes", there.len());
+    }
+    let log = worker.log();
+    for secret in [SeaweedFs::SECRET_ACCESS_KEY, "X-Amz-Signature", "partNumber"] {
+        assert!(!log.contains(secret), "{secret} is in the log");
+    }
+}
+
+#[tokio::test]
+async fn what_the_store_refuses_is_said_and_leaves_nothing() {
+    let there = SeaweedFs::start(seaweed_program()).await;
+    store(&told(&there, "first"), RawOutput::bytes("x", "a/b")).await.unwrap();
+
+    let mut wrong = told(&there, "wrong");
+    wrong["s3"]["secret_access_key"] = "hunter2".into();
+    let failure = store(&wrong, RawOutput::bytes(pattern(LARGE), "a/b")).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Auth);
+    assert!(failure.safe_message.contains("SignatureDoesNotMatch"), "{failure:?}");
+    assert!(!failure.chain().contains("hunter2"));
+
+    let proxy =
+        Arc::new(FaultProxy::start(there.url().strip_prefix("http://").unwrap().parse().unwrap()).await);
+    let mut cancelled = told(&there, "cancelled");
+    cancelled["s3"]["endpoint"] = format!("http://{}", proxy.addr()).into();
+    let target = targets().target(cancelled.to_string().as_str().into()).unwrap();
+    let moving = Arc::new(Moving { proxy: proxy.clone(), moves: Notify::new() });
+    let (watch, output) = (watch(moving.clone()), RawOutput::bytes(pattern(LARGE), "a/b"));
+    let mut storing = target.store(&output, &watch);
+    tokio::select! {
+        stored = &mut storing => panic!("it cannot end: {stored:?}"),
+        () = moving.moves.notified() => {}
+    }
+    assert!(open_uploads(&there).await.contains("<UploadId>"));
+    proxy.drop_all();
+    proxy.resume();
+    watch.cancellation.cancel(CancelReason::User);
+    assert_eq!(storing.await.unwrap_err().kind, FailureKind::Canceled);
+    assert!(!open_uploads(&there).await.contains("<UploadId>"));
+    for key in ["wrong", "cancelled"] {
+        assert_eq!(get(&there, &format!("{BUCKET}/{key}")).await.0, 404, "{key}");
+    }
+}
