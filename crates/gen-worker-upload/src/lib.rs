@@ -31,6 +31,7 @@ mod output_ref;
 mod presigned;
 #[cfg(feature = "s3")]
 mod s3;
+mod signed_url;
 mod source;
 mod target;
 #[cfg(test)]

@@ -1,86 +1,106 @@
 //! An output stored by one `PUT` that somebody else has signed.
 
-use std::sync::Arc;
-
 use async_trait::async_trait;
 use gen_worker_core::{
-    ByteLimit, Digest, JobFailure, RawOutput, Secret,
+    ByteLimit, JobFailure, RawOutput, Secret,
     ports::{OutputTarget, StoredOutput, Watch},
 };
-use gen_worker_net::{HeaderMap, HeaderValue, HttpRequest, Method, Trust, header};
-use url::{Position, Url};
+use gen_worker_net::{HeaderValue, HttpResponse, Method, NetError, Trust, header};
+use url::Position;
 
 use crate::{
     error::UploadError,
-    source::{Outgoing, Piece},
+    fields::Fields,
+    signed_url::{self, SignedUrl},
+    source::Outgoing,
     transfer::Transfers,
 };
 
-/// One address to put one output to, with the headers that its signature covers.
+/// How often one output's address is renewed: with each, the one before has run out while the output was sent.
+const MAX_RENEWALS: usize = 3;
+/// Largest answer of a `refresh_url`; it holds a URL and a few headers.
+const MAX_ANSWER_BYTES: u64 = 64 << 10;
+
+/// One address to put one output to.
 pub(crate) struct Presigned {
     pub(crate) transfers: Transfers,
     pub(crate) limit: ByteLimit,
-    pub(crate) put_url: Secret<String>,
-    pub(crate) headers: HeaderMap,
+    pub(crate) to: SignedUrl,
+    /// Who signs another address once this one has run out; `None`: nobody.
+    pub(crate) refresh_url: Option<Secret<String>>,
     pub(crate) public_url: Option<String>,
 }
 
 impl Presigned {
     async fn put(&self, output: &RawOutput, watch: &Watch) -> Result<StoredOutput, UploadError> {
-        let content_type = self.content_type(output)?;
         let _place = self.transfers.place().await;
         let outgoing = Outgoing::new(&output.body, self.limit, watch).await?;
-        let answer = self
-            .request(outgoing.whole(), &content_type)
-            .send_retrying()
-            .await
-            .and_then(|answer| answer.into_success())
-            .map_err(|source| UploadError::Upload { source })?;
-        let etag = answer.header(&header::ETAG).map(str::to_owned);
-        Ok(self.stored(outgoing.size, outgoing.digest()?, &content_type, etag))
-    }
-
-    /// A signed content type is part of the signature, so it wins over what the function says.
-    fn content_type(&self, output: &RawOutput) -> Result<HeaderValue, UploadError> {
-        match self.headers.get(header::CONTENT_TYPE) {
-            Some(signed) => Ok(signed.clone()),
-            None => HeaderValue::from_str(&output.content_type).map_err(|_| UploadError::ContentType),
+        let mut renewed = None;
+        for _ in 0..MAX_RENEWALS {
+            let to = renewed.as_ref().unwrap_or(&self.to);
+            match (self.put_to(to, output, &outgoing).await, &self.refresh_url) {
+                (Err(UploadError::Upload { source: NetError::Status { status, .. } }), Some(refresh_url))
+                    if status == 403 =>
+                {
+                    renewed = Some(self.renew(refresh_url).await?);
+                }
+                (ended, _) => return ended,
+            }
         }
+        self.put_to(renewed.as_ref().unwrap_or(&self.to), output, &outgoing).await
     }
 
-    fn request(&self, body: Arc<Piece>, content_type: &HeaderValue) -> HttpRequest {
+    async fn put_to(
+        &self,
+        to: &SignedUrl,
+        output: &RawOutput,
+        outgoing: &Outgoing,
+    ) -> Result<StoredOutput, UploadError> {
+        let content_type = content_type(to, output)?;
         let client = self.transfers.client();
         let request = client
-            .request(Method::PUT, self.url(), Trust::Payload)
-            .source(body)
+            .request(Method::PUT, to.url(), Trust::Payload)
+            .source(outgoing.whole())
             .header(header::CONTENT_TYPE, content_type.clone());
-        self.headers
-            .iter()
-            .fold(request, |request, (name, value)| request.header(name.clone(), value.clone()))
-    }
-
-    fn stored(
-        &self,
-        size_bytes: u64,
-        sha256: Digest,
-        content_type: &HeaderValue,
-        etag: Option<String>,
-    ) -> StoredOutput {
-        let unsigned = || self.url()[..Position::AfterPath].to_owned();
-        StoredOutput {
-            url: self.public_url.clone().unwrap_or_else(unsigned),
+        let signed = to.headers.iter().map(|(name, value)| (name.clone(), value.clone()));
+        let request = signed.fold(request, |request, (name, value)| request.header(name, value));
+        let answer = request.send_retrying().await.and_then(HttpResponse::into_success).map_err(failed)?;
+        Ok(StoredOutput {
+            url: self.public_url.clone().unwrap_or_else(|| to.url()[..Position::AfterPath].to_owned()),
             key: None,
             bucket: None,
-            size_bytes,
-            sha256: sha256.hex(),
+            size_bytes: outgoing.size,
+            sha256: outgoing.digest()?.hex(),
             content_type: content_type.to_str().expect("it was made of text").to_owned(),
-            etag,
-        }
+            etag: answer.header(&header::ETAG).map(str::to_owned),
+        })
     }
 
-    fn url(&self) -> Url {
-        self.put_url.expose().parse().expect("it was written by a URL")
+    /// Asks for another address: a `POST` without a body, answered with `{"put_url", "headers"?}`.
+    async fn renew(&self, refresh_url: &Secret<String>) -> Result<SignedUrl, UploadError> {
+        let client = self.transfers.client();
+        let ask = async || {
+            let request = client.request(Method::POST, signed_url::parsed(refresh_url), Trust::Payload);
+            let answer = request.fresh_connection().send().await?.into_success()?;
+            answer.bytes(MAX_ANSWER_BYTES).await
+        };
+        let answer = client.retry(ask, |error| Some(error)).await.map_err(failed)?;
+        let place = "output_upload.refresh_url: answer";
+        let mut fields = Fields::parse(place, &String::from_utf8_lossy(&answer), &["put_url", "headers"])?;
+        SignedUrl::parse(&mut fields, client)
     }
+}
+
+/// A signed content type is part of the signature, so it wins over what the function says.
+fn content_type(to: &SignedUrl, output: &RawOutput) -> Result<HeaderValue, UploadError> {
+    match to.headers.get(header::CONTENT_TYPE) {
+        Some(signed) => Ok(signed.clone()),
+        None => HeaderValue::from_str(&output.content_type).map_err(|_| UploadError::ContentType),
+    }
+}
+
+fn failed(source: NetError) -> UploadError {
+    UploadError::Upload { source }
 }
 
 #[async_trait]
@@ -92,14 +112,20 @@ impl OutputTarget for Presigned {
 
 #[cfg(test)]
 mod tests {
-    use gen_worker_core::{ByteSize, FailureKind, ports::OutputStore};
+    use futures_util::FutureExt;
+    use gen_worker_core::{Algorithm, ByteSize, Digest, FailureKind, ports::OutputStore};
     use gen_worker_net::HttpClient;
+    use tokio::{
+        io::{AsyncReadExt, AsyncWriteExt, Interest},
+        net::{TcpListener, TcpStream},
+        task::JoinSet,
+    };
 
     use super::*;
     use crate::{
         config::UploadConfig,
         target::OutputTargets,
-        testing::{Store, answer, bytes, client, client_allowing, config, watch},
+        testing::{Store, answer, bytes, client, client_allowing, config, impatient, watch},
     };
 
     fn targets(client: HttpClient) -> OutputTargets {
@@ -136,10 +162,7 @@ mod tests {
         }
         assert_eq!(stored.url, format!("{}/bucket/key", there.url));
         assert_eq!((stored.size_bytes, stored.content_type.as_str()), (4, "image/x-signed"));
-        assert_eq!(
-            stored.sha256,
-            gen_worker_core::Digest::of(gen_worker_core::Algorithm::Sha256, b"data").hex()
-        );
+        assert_eq!(stored.sha256, Digest::of(Algorithm::Sha256, b"data").hex());
     }
 
     #[tokio::test]
@@ -210,5 +233,161 @@ mod tests {
         let unreadable = store(&there, "", RawOutput::file("/nowhere", "image/png")).await;
         assert_eq!(unreadable.unwrap_err().kind, FailureKind::Internal);
         assert!(there.heard().is_empty());
+    }
+
+    /// A store whose first address has run out, and a signer that answers so for each ask.
+    async fn expired(signer: impl Fn(&Store) -> String) -> (Store, Store) {
+        let there = Store::deciding(|heard| {
+            let good = heard.uri.query() == Some("s=2");
+            std::future::ready(if good { answer(200, "") } else { answer(403, "secret-query") }).boxed()
+        })
+        .await;
+        let says = signer(&there);
+        let signer = Store::deciding(move |_| std::future::ready(answer(200, &says)).boxed()).await;
+        (there, signer)
+    }
+
+    #[tokio::test]
+    async fn an_address_that_ran_out_is_renewed() {
+        let (directory, data) = (tempfile::tempdir().unwrap(), bytes(700_000));
+        let path = directory.path().join("out");
+        std::fs::write(&path, &data).unwrap();
+        let (there, signer) = expired(|there| {
+            format!(r#"{{"put_url": "{}/new?s=2", "headers": {{"x-signed": "2"}}}}"#, there.url)
+        })
+        .await;
+        let fields = format!(
+            r#", "headers": {{"x-signed": "1"}}, "refresh_url": "{}/sign?t=secret-query""#,
+            signer.url
+        );
+        let stored = store(&there, &fields, RawOutput::file(path, "video/mp4")).await.unwrap();
+        assert_eq!(stored.url, format!("{}/new", there.url));
+        assert_eq!(stored.sha256, Digest::of(Algorithm::Sha256, &data).hex());
+        let signed: Vec<_> = there.heard().iter().map(|heard| heard.header("x-signed").to_owned()).collect();
+        assert_eq!(signed, ["1", "2"]);
+        assert!(there.heard().iter().all(|heard| heard.body == data));
+        let [asked] = &signer.heard()[..] else { panic!("asked once") };
+        assert_eq!((asked.method.as_str(), asked.uri.path()), ("POST", "/sign"));
+        assert_eq!(asked.header("authorization"), "");
+    }
+
+    #[tokio::test]
+    async fn a_renewal_that_does_not_help_fails_the_run() {
+        for (says, kind, asked) in [
+            (r#"{"put_url": "THERE/new?s=1"}"#, FailureKind::Auth, 3),
+            (r#"{"put_url": "http://10.0.0.1/secret-query"}"#, FailureKind::Validation, 1),
+            (r#"{"url": "secret-query"}"#, FailureKind::Validation, 1),
+            ("secret-query", FailureKind::Validation, 1),
+        ] {
+            let (there, signer) = expired(|there| says.replace("THERE", &there.url)).await;
+            let fields = format!(r#", "refresh_url": "{}""#, signer.url);
+            let failure = store(&there, &fields, png()).await.unwrap_err();
+            assert_eq!((failure.kind, signer.heard().len()), (kind, asked), "{says}: {failure:?}");
+            assert!(!failure.chain().contains("secret-query"), "{failure:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_cannot_be_opened_again_fails_the_run() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("out");
+        std::fs::write(&path, "data").unwrap();
+        let removed = path.clone();
+        let there = Store::deciding(move |_| {
+            std::fs::remove_file(&removed).unwrap();
+            std::future::ready(answer(503, "")).boxed()
+        })
+        .await;
+        let failure = store(&there, "", RawOutput::file(path, "a/b")).await.unwrap_err();
+        assert_eq!((failure.kind, there.heard().len()), (FailureKind::Retryable, 1));
+    }
+
+    /// What a raw server does with a connection, and what becomes of an output of 2 MiB sent there.
+    async fn served<F, S>(mut serve: S) -> Result<StoredOutput, JobFailure>
+    where
+        S: FnMut(TcpStream) -> F + Send + 'static,
+        F: Future<Output = ()> + Send + 'static,
+    {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/k?secret-query", listener.local_addr().unwrap());
+        let mut server = JoinSet::new();
+        server.spawn(async move {
+            while let Ok((connection, _)) = listener.accept().await {
+                serve(connection).await;
+            }
+        });
+        let target = targets(impatient()).target(format!(r#"{{"put_url": "{url}"}}"#).as_str().into())?;
+        target.store(&RawOutput::bytes(bytes(2 << 20), "a/b"), &watch().0).await
+    }
+
+    /// Reads a request to its end.
+    async fn read_all(connection: &mut TcpStream) {
+        let (mut heard, mut buffer) = (0, vec![0; 64 << 10]);
+        while heard < 2 << 20 {
+            heard += connection.read(&mut buffer).await.unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_reset_after_the_last_byte_is_no_success() {
+        let mut resets = 0;
+        let stored = served(move |mut connection| {
+            resets += 1;
+            async move {
+                read_all(&mut connection).await;
+                if resets > 1 {
+                    connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+                } else {
+                    connection.set_zero_linger().unwrap();
+                }
+            }
+        })
+        .await;
+        assert_eq!(stored.unwrap().size_bytes, 2 << 20);
+        let reset = |mut connection: TcpStream| async move { read_all(&mut connection).await };
+        assert_eq!(served(reset).await.unwrap_err().kind, FailureKind::Retryable);
+    }
+
+    #[tokio::test]
+    async fn a_server_that_stops_reading_is_given_up() {
+        let stops = |mut connection: TcpStream| async move {
+            connection.read_exact(&mut [0; 1000]).await.unwrap();
+            // It stays open, unread, until the client has had enough of it.
+            connection.ready(Interest::ERROR).await.unwrap();
+        };
+        assert_eq!(served(stops).await.unwrap_err().kind, FailureKind::Retryable);
+    }
+
+    #[tokio::test]
+    async fn an_answer_with_huge_headers_is_not_read() {
+        let huge = |mut connection: TcpStream| async move {
+            read_all(&mut connection).await;
+            let header = format!("HTTP/1.1 200 OK\r\nx-huge: {}\r\n\r\n", "x".repeat(4 << 20));
+            // The client hangs up in the middle of it.
+            let _ = connection.write_all(header.as_bytes()).await;
+        };
+        assert_eq!(served(huge).await.unwrap_err().kind, FailureKind::Retryable);
+    }
+
+    #[tokio::test]
+    async fn a_success_before_the_last_byte_is_none() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("out");
+        std::fs::write(&path, bytes(64 << 20)).unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/k", listener.local_addr().unwrap());
+        let mut server = JoinSet::new();
+        server.spawn(async move {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            connection.read_exact(&mut [0; 1000]).await.unwrap();
+            connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+            connection.ready(Interest::ERROR).await.unwrap();
+        });
+        let config = UploadConfig { max_upload: ByteLimit::Unlimited, ..config() };
+        let target = OutputTargets::new(&config, Transfers::new(&config, impatient()))
+            .target(format!(r#"{{"put_url": "{url}"}}"#).as_str().into())
+            .unwrap();
+        let failure = target.store(&RawOutput::file(path, "a/b"), &watch().0).await.unwrap_err();
+        assert_eq!(failure.kind, FailureKind::Retryable);
     }
 }

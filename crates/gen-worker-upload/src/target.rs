@@ -6,19 +6,19 @@ use gen_worker_core::{
     ByteLimit, JobFailure, Secret,
     ports::{OutputStore, OutputTarget},
 };
-use gen_worker_net::{HeaderMap, HeaderName, HeaderValue, Trust, header};
-use serde_json::{Map, Value};
-use url::Url;
+use serde_json::Value;
 
 use crate::{
-    config::UploadConfig, error::UploadError, fields::Fields, presigned::Presigned, transfer::Transfers,
+    config::UploadConfig,
+    error::UploadError,
+    fields::Fields,
+    presigned::Presigned,
+    signed_url::{self, SignedUrl},
+    transfer::Transfers,
 };
 
 /// What `output_upload` may have.
-const KEYS: [&str; 4] = ["put_url", "headers", "public_url", "s3"];
-
-/// What the connection alone may say: who is addressed, and where the body ends.
-const FORBIDDEN_HEADERS: [HeaderName; 3] = [header::HOST, header::CONTENT_LENGTH, header::TRANSFER_ENCODING];
+const KEYS: [&str; 5] = ["put_url", "headers", "refresh_url", "public_url", "s3"];
 
 /// Makes targets out of what payloads say.
 #[derive(Debug, Clone)]
@@ -57,25 +57,13 @@ impl OutputTargets {
 
     fn presigned(&self, mut fields: Fields) -> Result<Presigned, UploadError> {
         let public_url = fields.text("public_url")?;
-        let headers = match fields.take("headers") {
-            None => HeaderMap::new(),
-            Some(Value::Object(headers)) => {
-                parse_headers(headers).map_err(|problem| fields.wrong("headers", problem))?
-            }
-            Some(_) => return Err(fields.wrong("headers", "is no JSON object")),
+        let refresh_url = match fields.text("refresh_url")? {
+            None => None,
+            Some(text) => Some(signed_url::address("refresh_url", &text, &fields, self.transfers.client())?),
         };
-        let put_url = fields.required("put_url")?;
-        let put_url = parse_url(&put_url).ok_or(fields.wrong("put_url", "is no http or https URL"))?;
-        if self.transfers.client().check(&put_url, Trust::Payload).is_err() {
-            return Err(fields.wrong("put_url", "names an address that may not be reached"));
-        }
-        Ok(Presigned {
-            transfers: self.transfers.clone(),
-            limit: self.limit,
-            put_url: Secret::new(put_url.into()),
-            headers,
-            public_url,
-        })
+        let to = SignedUrl::parse(&mut fields, self.transfers.client())?;
+        let (transfers, limit) = (self.transfers.clone(), self.limit);
+        Ok(Presigned { transfers, limit, to, refresh_url, public_url })
     }
 }
 
@@ -83,28 +71,6 @@ impl OutputStore for OutputTargets {
     fn target(&self, output_upload: Secret<String>) -> Result<Arc<dyn OutputTarget>, JobFailure> {
         Ok(self.parse(output_upload.expose())?)
     }
-}
-
-fn parse_url(text: &str) -> Option<Url> {
-    Url::parse(text).ok().filter(|url| matches!(url.scheme(), "http" | "https"))
-}
-
-fn parse_headers(fields: Map<String, Value>) -> Result<HeaderMap, &'static str> {
-    let mut headers = HeaderMap::new();
-    for (name, value) in &fields {
-        let value = value.as_str().and_then(|text| HeaderValue::from_str(text).ok());
-        let (Ok(name), Some(mut value)) = (HeaderName::from_bytes(name.as_bytes()), value) else {
-            return Err("has a name or a value that no header can have");
-        };
-        if FORBIDDEN_HEADERS.contains(&name) {
-            return Err("may not set Host, Content-Length or Transfer-Encoding");
-        }
-        value.set_sensitive(true);
-        if headers.insert(name, value).is_some() {
-            return Err("names a header twice");
-        }
-    }
-    Ok(headers)
 }
 
 #[cfg(test)]
@@ -134,6 +100,11 @@ mod tests {
             (r#"{"url": "hunter2"}"#, "`output_upload.url` is not known"),
             (r#"{"public_url": ["hunter2"]}"#, "`output_upload.public_url` is no text"),
             (r#"{"headers": "hunter2"}"#, "`output_upload.headers` is no JSON object"),
+            (r#"{"refresh_url": "hunter2"}"#, "`output_upload.refresh_url` is no http or https URL"),
+            (
+                r#"{"refresh_url": "http://10.0.0.1/hunter2"}"#,
+                "`output_upload.refresh_url` names an address that may not be reached",
+            ),
         ] {
             assert_eq!(refused(output_upload), message);
         }

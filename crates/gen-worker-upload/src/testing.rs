@@ -106,15 +106,24 @@ pub(crate) fn client() -> HttpClient {
     client_allowing(&["127.0.0.1"])
 }
 
+/// The same, with little patience for a silent peer.
+pub(crate) fn impatient() -> HttpClient {
+    let idle_timeout = Duration::from_millis(200);
+    HttpClient::new(NetConfig { idle_timeout, attempts: 2, ..net_config(&["127.0.0.1"]) }).unwrap()
+}
+
 /// A client that may reach these when a payload says so, and tries three times.
 pub(crate) fn client_allowing(allow: &[&str]) -> HttpClient {
-    HttpClient::new(NetConfig {
+    HttpClient::new(net_config(allow)).unwrap()
+}
+
+fn net_config(allow: &[&str]) -> NetConfig {
+    NetConfig {
         connect_timeout: Duration::from_secs(5),
         idle_timeout: Duration::from_secs(5),
         attempts: 3,
         url_allow: AllowList::parse(allow).unwrap(),
-    })
-    .unwrap()
+    }
 }
 
 /// Settings of a worker with a token and a tenant of its own, and no file API.
