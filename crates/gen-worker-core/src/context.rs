@@ -1,17 +1,22 @@
 //! What user code is given: the facts of its run, and the ways to say and save something.
 
-use std::{path::PathBuf, sync::Arc, time::Duration};
+use std::{
+    path::PathBuf,
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use bytes::Bytes;
+use futures_util::Stream;
 use serde_json::{Map, Value};
 
 use crate::{
-    asset::Asset,
+    asset::{Asset, AssetRef},
     cancel::{CancelReason, Cancellation},
     event::{Event, LogLevel},
     failure::WorkerError,
     id::{FunctionName, RunId, TenantId, UserId},
-    output::OutputBody,
+    output::{ByteStream, OutputBody},
     ports::{EventSink, FileStore, SaveMode, SaveRequest, Watch},
     scope::RunScope,
     units::Deadline,
@@ -42,7 +47,12 @@ struct Inner {
     facts: Arc<RunFacts>,
     watch: Watch,
     files: Arc<dyn FileStore>,
+    /// `None` once the function has returned.
+    attached: Mutex<Option<Vec<SaveRequest>>>,
 }
+
+/// Most outputs that one run attaches: each is held until the function returns.
+const MAX_ATTACHED: usize = 1024;
 
 impl ActionContext {
     /// A context; the runtime makes them, and so does the testkit.
@@ -52,7 +62,8 @@ impl ActionContext {
         events: Arc<dyn EventSink>,
         files: Arc<dyn FileStore>,
     ) -> Self {
-        Self(Arc::new(Inner { facts: facts.into(), watch: Watch { cancellation, events }, files }))
+        let attached = Mutex::new(Some(Vec::new()));
+        Self(Arc::new(Inner { facts: facts.into(), watch: Watch { cancellation, events }, files, attached }))
     }
 
     /// The run's id.
@@ -133,9 +144,22 @@ impl ActionContext {
     /// Stores bytes under `runs/<run_id>/outputs/…`, in place of what was there.
     ///
     /// # Errors
-    /// The reference lies elsewhere, the file API refuses or cannot be reached, or the data is too large.
+    /// The reference lies elsewhere, the file API refuses or cannot be reached, the data is too large, or the run is told
+    /// to stop.
     pub async fn save_bytes(&self, reference: &str, data: impl Into<Bytes>) -> Result<Asset, WorkerError> {
         self.save(reference, OutputBody::Bytes(data.into()), SaveMode::Overwrite).await
+    }
+
+    /// [`save_bytes`](Self::save_bytes) by its other name.
+    ///
+    /// # Errors
+    /// As `save_bytes`.
+    pub async fn save_bytes_overwrite(
+        &self,
+        reference: &str,
+        data: impl Into<Bytes>,
+    ) -> Result<Asset, WorkerError> {
+        self.save_bytes(reference, data).await
     }
 
     /// Like [`save_bytes`](Self::save_bytes), and fails if something is there already.
@@ -158,6 +182,18 @@ impl ActionContext {
         self.save(reference, OutputBody::File(path.into()), SaveMode::Overwrite).await
     }
 
+    /// [`save_file`](Self::save_file) by its other name.
+    ///
+    /// # Errors
+    /// As `save_file`.
+    pub async fn save_file_overwrite(
+        &self,
+        reference: &str,
+        path: impl Into<PathBuf>,
+    ) -> Result<Asset, WorkerError> {
+        self.save_file(reference, path).await
+    }
+
     /// Like [`save_file`](Self::save_file), and fails if something is there already.
     ///
     /// # Errors
@@ -168,6 +204,73 @@ impl ActionContext {
         path: impl Into<PathBuf>,
     ) -> Result<Asset, WorkerError> {
         self.save(reference, OutputBody::File(path.into()), SaveMode::CreateOnly).await
+    }
+
+    /// Stores what a stream makes under `runs/<run_id>/outputs/…`. It is put on disk first, and never in memory as a whole.
+    ///
+    /// # Errors
+    /// As [`save_bytes`](Self::save_bytes), and the stream's own.
+    pub async fn save_stream(
+        &self,
+        reference: &str,
+        chunks: impl Stream<Item = Result<Bytes, WorkerError>> + Send + 'static,
+    ) -> Result<Asset, WorkerError> {
+        self.save(reference, ByteStream::new(chunks).into(), SaveMode::Overwrite).await
+    }
+
+    /// [`save_stream`](Self::save_stream) by its other name.
+    ///
+    /// # Errors
+    /// As `save_stream`.
+    pub async fn save_stream_overwrite(
+        &self,
+        reference: &str,
+        chunks: impl Stream<Item = Result<Bytes, WorkerError>> + Send + 'static,
+    ) -> Result<Asset, WorkerError> {
+        self.save_stream(reference, chunks).await
+    }
+
+    /// Like [`save_stream`](Self::save_stream), and fails if something is there already.
+    ///
+    /// # Errors
+    /// As `save_stream`, and `validation` when something is there already.
+    pub async fn save_stream_create(
+        &self,
+        reference: &str,
+        chunks: impl Stream<Item = Result<Bytes, WorkerError>> + Send + 'static,
+    ) -> Result<Asset, WorkerError> {
+        self.save(reference, ByteStream::new(chunks).into(), SaveMode::CreateOnly).await
+    }
+
+    /// Has bytes, a file or a stream stored as `runs/<run_id>/outputs/<name>` once the function has returned and its GPU is
+    /// free, and returns the asset to put into the result at once. The result waits until it is stored, and the run fails if
+    /// it cannot be. What is in memory stays there until then.
+    ///
+    /// The asset knows no digest and no media type, which are found while it is stored.
+    ///
+    /// # Errors
+    /// The function has returned already, or has attached 1024 outputs.
+    pub fn attach(&self, name: &str, body: impl Into<OutputBody>) -> Result<Asset, WorkerError> {
+        let (reference, body) = (self.output_ref(name), body.into());
+        let size_bytes = match &body {
+            OutputBody::Bytes(data) => Some(data.len() as u64),
+            OutputBody::File(_) | OutputBody::Stream(_) => None,
+        };
+        let mut attached = self.0.attached.lock().unwrap_or_else(PoisonError::into_inner);
+        let attached = attached
+            .as_mut()
+            .ok_or_else(|| WorkerError::internal("`attach` was called after the function had returned"))?;
+        if attached.len() == MAX_ATTACHED {
+            return Err(WorkerError::validation(format!("a run attaches at most {MAX_ATTACHED} outputs")));
+        }
+        attached.push(SaveRequest { reference: reference.clone(), body, mode: SaveMode::Overwrite });
+        let tenant_id = self.tenant_id().map(str::to_owned);
+        Ok(Asset::new(AssetRef { reference, tenant_id, mime_type: None, size_bytes, sha256: None }))
+    }
+
+    /// What was attached. Nothing can be attached afterwards: whoever calls this, once the function has returned, stores it.
+    pub fn take_attached(&self) -> Vec<SaveRequest> {
+        self.0.attached.lock().unwrap_or_else(PoisonError::into_inner).take().unwrap_or_default()
     }
 
     /// Runs a future from a blocking function: `ctx.block_on(ctx.save_bytes(…))`.

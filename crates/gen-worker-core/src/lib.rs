@@ -25,6 +25,7 @@ mod failure;
 mod function;
 mod handler;
 mod id;
+mod json;
 mod model_ref;
 mod need;
 mod output;
@@ -51,9 +52,12 @@ pub use crate::{
     function::{FunctionSpec, InjectionSpec, ModelBinding, OutputMode, ResourceRequirements},
     handler::{Body, Decoded, Function, FunctionBuilder, Input, RawCall},
     id::{DeploymentId, FunctionName, IdError, RunId, TenantId, UserId, WorkerId},
+    json::json_of,
     model_ref::{LocalModel, ModelRef, ModelRefError},
     need::ModelNeed,
-    output::{Delta, DeltaStream, IntoOutput, Output, OutputBody, RawOutput, encode_value},
+    output::{
+        ByteStream, Chunks, Delta, DeltaStream, IntoOutput, Output, OutputBody, RawOutput, encode_value,
+    },
     payload::{Payload, PayloadError},
     realtime::{Frame, Outgoing, RealtimePeer, RealtimeSocket},
     redact::redact,

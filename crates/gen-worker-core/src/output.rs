@@ -1,6 +1,11 @@
 //! What functions give back.
 
-use std::{fmt, path::PathBuf, pin::Pin};
+use std::{
+    fmt,
+    path::PathBuf,
+    pin::Pin,
+    sync::{Arc, Mutex, PoisonError},
+};
 
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
@@ -8,21 +13,83 @@ use schemars::JsonSchema;
 use serde::Serialize;
 use serde_json::Value;
 
-use crate::{failure::WorkerError, function::OutputMode, schema::schema_of};
+use crate::{asset::Asset, failure::WorkerError, function::OutputMode, schema::schema_of};
 
-/// Bytes that can be read again for each try to store them.
+/// The bytes of something to store.
 #[derive(Debug, Clone)]
 pub enum OutputBody {
     /// In memory.
     Bytes(Bytes),
     /// A file that nobody changes until the run has ended.
     File(PathBuf),
+    /// Chunks that are made while they are read. They are kept on disk until they are stored, for each further try.
+    Stream(ByteStream),
+}
+
+impl From<Vec<u8>> for OutputBody {
+    fn from(data: Vec<u8>) -> Self {
+        Self::Bytes(data.into())
+    }
+}
+
+impl From<Bytes> for OutputBody {
+    fn from(data: Bytes) -> Self {
+        Self::Bytes(data)
+    }
+}
+
+impl From<PathBuf> for OutputBody {
+    fn from(path: PathBuf) -> Self {
+        Self::File(path)
+    }
+}
+
+impl From<ByteStream> for OutputBody {
+    fn from(chunks: ByteStream) -> Self {
+        Self::Stream(chunks)
+    }
+}
+
+/// The chunks of a [`ByteStream`].
+pub type Chunks = Pin<Box<dyn Stream<Item = Result<Bytes, WorkerError>> + Send>>;
+
+/// Chunks that can be read once, and end at the first error. Clones are the same stream.
+#[derive(Clone)]
+pub struct ByteStream(Arc<Mutex<Option<Chunks>>>);
+
+impl ByteStream {
+    /// Wraps a stream.
+    pub fn new(chunks: impl Stream<Item = Result<Bytes, WorkerError>> + Send + 'static) -> Self {
+        Self(Arc::new(Mutex::new(Some(Box::pin(chunks)))))
+    }
+
+    /// The chunks; `None` when they were taken before.
+    pub fn take(&self) -> Option<Chunks> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Keeps `guard` alive until the chunks are dropped.
+    pub fn hold(&self, guard: impl Send + 'static) {
+        let mut chunks = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        *chunks = chunks.take().map(|chunks| -> Chunks {
+            Box::pin(chunks.inspect(move |_| {
+                let _ = &guard;
+            }))
+        });
+    }
+}
+
+impl fmt::Debug for ByteStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ByteStream")
+    }
 }
 
 /// One file as a function's whole output, instead of a value.
 ///
 /// Stored where the input's `output_upload` says; without one it comes back inline, as the map
-/// `{"data", "content_type", "file_name", "size_bytes", "sha256"}`.
+/// `{"data", "content_type", "file_name", "size_bytes", "sha256"}`. One that is too large for that is saved at the run's
+/// file API, if there is one, and comes back with `file`, an asset, in the place of `data`.
 #[derive(Debug, Clone)]
 pub struct RawOutput {
     /// The content.
@@ -42,6 +109,16 @@ impl RawOutput {
     /// A file on this machine, left where it is.
     pub fn file(path: impl Into<PathBuf>, content_type: impl Into<String>) -> Self {
         Self { body: OutputBody::File(path.into()), content_type: content_type.into(), file_name: None }
+    }
+
+    /// Chunks that are made while they are read, by a function that needs no more memory than one of them. The GPU is held
+    /// until the last one, since making them is what the function does.
+    pub fn stream(
+        chunks: impl Stream<Item = Result<Bytes, WorkerError>> + Send + 'static,
+        content_type: impl Into<String>,
+    ) -> Self {
+        let body = OutputBody::Stream(ByteStream::new(chunks));
+        Self { body, content_type: content_type.into(), file_name: None }
     }
 
     /// The same output under a name.
@@ -179,6 +256,7 @@ impl IntoOutput for RawOutput {
             "properties": {
                 "url": {"type": "string"},
                 "data": {"type": "string", "contentEncoding": "base64"},
+                "file": schema_of::<Asset>(),
                 "content_type": {"type": "string"},
                 "file_name": {"type": "string"},
                 "size_bytes": {"type": "integer"},
@@ -207,6 +285,8 @@ impl<T: Serialize + JsonSchema + Send + 'static> IntoOutput for DeltaStream<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::task::{Context, Poll, Waker};
+
     use super::*;
 
     #[derive(Serialize, JsonSchema)]
@@ -219,6 +299,21 @@ mod tests {
     fn a_value_is_a_map_with_nil_for_nothing() {
         let Ok(Output::Value(bytes)) = (Out { y: 2, note: None }).into_output() else { panic!("a value") };
         assert_eq!(hex::encode(bytes), "82a17902a46e6f7465c0");
+    }
+
+    #[test]
+    fn a_stream_is_read_once_and_keeps_what_it_holds() {
+        let guard = Arc::new(());
+        let chunks = futures_util::stream::iter([Ok(Bytes::from_static(b"a")), Ok(Bytes::from_static(b"b"))]);
+        let stream = ByteStream::new(chunks);
+        stream.hold(guard.clone());
+        let mut chunks = stream.clone().take().unwrap();
+        assert!(stream.take().is_none());
+        let mut context = Context::from_waker(Waker::noop());
+        assert!(matches!(chunks.poll_next_unpin(&mut context), Poll::Ready(Some(Ok(_)))));
+        assert_eq!(Arc::strong_count(&guard), 2);
+        drop(chunks);
+        assert_eq!(Arc::strong_count(&guard), 1);
     }
 
     #[test]

@@ -71,6 +71,11 @@ pub struct SaveRequest {
 /// Stores files that a run saves while it works.
 #[async_trait]
 pub trait FileStore: Send + Sync {
+    /// Whether there is a place for the files of this run.
+    fn has_place(&self, _scope: &RunScope) -> bool {
+        true
+    }
+
     /// Stores one file and returns what the store says of it. Given up when `watch` says so.
     ///
     /// # Cancel safety
@@ -154,6 +159,11 @@ pub trait OutputStore: Send + Sync {
 /// One place for one output.
 #[async_trait]
 pub trait OutputTarget: Send + Sync {
+    /// The media type that whatever is stored there will have; `None`: that of the output.
+    fn content_type(&self) -> Option<&str> {
+        None
+    }
+
     /// Stores the output there. Given up when `watch` says so.
     ///
     /// # Cancel safety

@@ -40,6 +40,7 @@ impl BodySource for OutputBody {
                     Ok(OpenBody { length: bytes.len() as u64, chunks: slices(bytes.clone()) })
                 }
                 OutputBody::File(path) => read(path).await,
+                OutputBody::Stream(_) => Err(cannot_be_opened_again()),
             }
         }
         .boxed()
@@ -51,6 +52,10 @@ pub(crate) async fn open(source: &dyn BodySource, moved: Arc<Notify>) -> io::Res
     let OpenBody { length, chunks } = source.open().await?;
     let chunks = chunks.inspect(move |_| moved.notify_one()).boxed();
     Ok(OpenBody { length, chunks })
+}
+
+fn cannot_be_opened_again() -> io::Error {
+    io::Error::new(io::ErrorKind::Unsupported, "a stream is put on disk before it is sent")
 }
 
 fn slices(bytes: Bytes) -> BoxStream<'static, io::Result<Bytes>> {

@@ -17,7 +17,6 @@ use tokio::time::Instant;
 
 use crate::{
     auth::{Now, random_token},
-    convert,
     dispatch::Waiting,
     events::EventLog,
     run::{RunError, RunRequest, RunState, RunView},
@@ -387,7 +386,7 @@ impl Queue {
     pub(crate) fn view(&self, run_id: &str) -> Option<RunView> {
         let mut view = self.summary(run_id, self.runs.get(run_id)?);
         if let State::Ended { output, .. } = &self.runs[run_id].state {
-            view.output = convert::to_json(output);
+            view.output = gen_worker_core::json_of(output);
         }
         Some(view)
     }

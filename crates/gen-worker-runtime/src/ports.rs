@@ -64,6 +64,10 @@ struct Nothing;
 
 #[async_trait]
 impl FileStore for Nothing {
+    fn has_place(&self, _: &RunScope) -> bool {
+        false
+    }
+
     async fn save(&self, _: &RunScope, _: SaveRequest, _: &Watch) -> Result<Asset, JobFailure> {
         Err(NotGiven { what: "a file store" }.into())
     }

@@ -4,13 +4,13 @@ use std::{fs::File, io, io::Read, path::Path};
 
 #[cfg(feature = "s3")]
 use base64::{Engine, engine::general_purpose::STANDARD};
-use gen_worker_core::{Algorithm, ByteLimit, ByteSize, Digest, Hasher, OutputBody};
+use gen_worker_core::{Algorithm, ByteLimit, ByteSize, Digest, Hasher};
 #[cfg(feature = "s3")]
 use tokio::{sync::mpsc, task::JoinHandle};
 
-use crate::error::UploadError;
 #[cfg(feature = "s3")]
 use crate::multipart::{Part, PartPlan};
+use crate::{error::UploadError, spool::Body};
 
 /// How much is hashed at once.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -32,10 +32,10 @@ pub(crate) struct Content {
 }
 
 /// The size of a body that is within the limit, without reading it.
-pub(crate) async fn size(body: &OutputBody, limit: ByteLimit) -> Result<u64, UploadError> {
+pub(crate) async fn size(body: &Body, limit: ByteLimit) -> Result<u64, UploadError> {
     let size = match body {
-        OutputBody::Bytes(bytes) => bytes.len() as u64,
-        OutputBody::File(path) => {
+        Body::Bytes(bytes) => bytes.len() as u64,
+        Body::File(path) => {
             let path = path.clone();
             let found = tokio::task::spawn_blocking(move || regular_file_size(&path)).await;
             found.unwrap_or_else(|panic| Err(panic.into())).map_err(read_failed)?
@@ -57,14 +57,14 @@ pub(crate) struct MeasuredPart {
 /// when a part cannot be read, and when nobody takes them any more.
 #[cfg(feature = "s3")]
 pub(crate) fn measure_parts(
-    body: &OutputBody,
+    body: &Body,
     plan: PartPlan,
 ) -> (mpsc::Receiver<MeasuredPart>, JoinHandle<Result<Digest, UploadError>>) {
     let (give, take) = mpsc::channel(PARTS_AHEAD);
     let body = body.clone();
     let measuring = tokio::task::spawn_blocking(move || match body {
-        OutputBody::Bytes(bytes) => hash_parts(&bytes[..], plan, &give),
-        OutputBody::File(path) => hash_parts(File::open(path).map_err(read_failed)?, plan, &give),
+        Body::Bytes(bytes) => hash_parts(&bytes[..], plan, &give),
+        Body::File(path) => hash_parts(File::open(path).map_err(read_failed)?, plan, &give),
     });
     (take, measuring)
 }
@@ -93,14 +93,14 @@ fn hash_parts(
 }
 
 /// Measures a body that is within the limit, on a thread where reading and hashing keep nobody waiting.
-pub(crate) async fn measure(body: &OutputBody, limit: ByteLimit) -> Result<Content, UploadError> {
+pub(crate) async fn measure(body: &Body, limit: ByteLimit) -> Result<Content, UploadError> {
     let body = body.clone();
     tokio::task::spawn_blocking(move || match body {
-        OutputBody::Bytes(bytes) => {
+        Body::Bytes(bytes) => {
             check_size(bytes.len() as u64, limit)?;
             hash(&bytes[..])
         }
-        OutputBody::File(path) => hash(open(&path, limit)?),
+        Body::File(path) => hash(open(&path, limit)?),
     })
     .await
     .unwrap_or_else(|panic| Err(read_failed(panic.into())))
@@ -167,17 +167,17 @@ mod tests {
         let path = directory.path().join("out");
         std::fs::write(&path, &data).unwrap();
 
-        let file = measure(&OutputBody::File(path), UNLIMITED).await.unwrap();
+        let file = measure(&Body::File(path), UNLIMITED).await.unwrap();
         assert_eq!(file.size, data.len() as u64);
         assert_eq!(file.sha256, Digest::of(Algorithm::Sha256, &data));
         assert_eq!(file.head, data[..HEAD_BYTES]);
-        let bytes = measure(&OutputBody::Bytes(data.into()), UNLIMITED).await.unwrap();
+        let bytes = measure(&Body::Bytes(data.into()), UNLIMITED).await.unwrap();
         assert_eq!(bytes, file);
     }
 
     #[tokio::test]
     async fn the_limit_itself_is_within_the_limit() {
-        let body = OutputBody::Bytes("abc".into());
+        let body = Body::Bytes("abc".into());
         assert!(measure(&body, ByteLimit::Max(ByteSize(3))).await.is_ok());
         let refused = measure(&body, ByteLimit::Max(ByteSize(2))).await;
         assert!(matches!(refused, Err(UploadError::TooLarge { size: 3, .. })), "{refused:?}");
@@ -187,7 +187,7 @@ mod tests {
     async fn only_a_file_is_read() {
         let directory = tempfile::tempdir().unwrap();
         for path in [directory.path().to_owned(), directory.path().join("none")] {
-            let refused = measure(&OutputBody::File(path), UNLIMITED).await;
+            let refused = measure(&Body::File(path), UNLIMITED).await;
             assert!(matches!(refused, Err(UploadError::Read { .. })), "{refused:?}");
         }
     }

@@ -41,6 +41,16 @@ pub enum UploadError {
         #[source]
         source: io::Error,
     },
+    /// A stream cannot be put on disk.
+    #[error("the output cannot be put on disk: set WORKER_RUN_DIR to a directory that can be written")]
+    Spool {
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
+    /// A stream was returned or saved a second time.
+    #[error("the output's stream was read before")]
+    StreamTaken,
     /// The function named a media type that no header can carry.
     #[error("the output's content type cannot be sent")]
     ContentType,
@@ -98,7 +108,11 @@ impl Classify for UploadError {
             Self::Reference { .. } | Self::Target { .. } | Self::TooLarge { .. } | Self::Exists => {
                 FailureKind::Validation
             }
-            Self::NoFileApi | Self::Read { .. } | Self::ContentType => FailureKind::Internal,
+            Self::NoFileApi | Self::Read { .. } | Self::ContentType | Self::StreamTaken => {
+                FailureKind::Internal
+            }
+            Self::Spool { source } if is_full(source) => FailureKind::Resource,
+            Self::Spool { .. } => FailureKind::Retryable,
             Self::Unauthorized { .. } => FailureKind::Auth,
             Self::DigestMismatch { .. } | Self::Unconfirmed => FailureKind::Retryable,
             Self::S3 { code: Some(code), .. } if PASSING.contains(&code.as_str()) => FailureKind::Retryable,
@@ -116,6 +130,8 @@ impl Classify for UploadError {
                 format!("output file too large: at most {} bytes are allowed", max.0)
             }
             Self::Read { .. } => "an output file could not be read".to_owned(),
+            Self::Spool { source } if is_full(source) => "the worker's disk is full".to_owned(),
+            Self::Spool { .. } => "the worker's disk failed".to_owned(),
             Self::Unauthorized { .. } => format!("{self}: check file_token validity"),
             Self::DigestMismatch { .. } => "the file API stored the output damaged".to_owned(),
             Self::Save { source: NetError::Status { status, .. } } => {
@@ -131,8 +147,13 @@ impl Classify for UploadError {
             Self::Reference { .. }
             | Self::Target { .. }
             | Self::ContentType
+            | Self::StreamTaken
             | Self::Exists
             | Self::Unconfirmed => self.to_string(),
         }
     }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
 }

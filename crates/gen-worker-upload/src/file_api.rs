@@ -21,6 +21,7 @@ use crate::{
     mime::media_type,
     output_ref::OutputRef,
     source::{Piece, Progress},
+    spool::{Body, Spooled},
     transfer::Transfers,
 };
 
@@ -65,12 +66,13 @@ impl FileApi {
         &self,
         scope: &RunScope,
         request: &SaveRequest,
+        body: &Body,
         watch: &Watch,
     ) -> Result<Asset, UploadError> {
         let reference = OutputRef::parse(&scope.run_id, &request.reference)?;
         let (base, token) = self.endpoint(scope)?;
         let _place = self.transfers.place().await;
-        let content = content::measure(&request.body, self.config.max_output_file).await?;
+        let content = content::measure(body, self.config.max_output_file).await?;
         let progress = Progress::of_file(&scope.run_id, reference.as_str(), content.size, watch);
         let upload = Upload {
             url: file_url(base, &reference),
@@ -79,7 +81,7 @@ impl FileApi {
             media_type: media_type(&content.head, reference.as_str()),
             content: &content,
             request,
-            body: Arc::new(Piece::new(&request.body, 0..content.size, &progress)),
+            body: Arc::new(Piece::new(body, 0..content.size, &progress)),
         };
         let answer = accepted(upload.send(self.transfers.client()).await?, request.mode)?;
         // The file is stored whatever the answer's body looks like, which the contract leaves open.
@@ -103,8 +105,20 @@ impl FileApi {
 
 #[async_trait]
 impl FileStore for FileApi {
+    fn has_place(&self, scope: &RunScope) -> bool {
+        self.endpoint(scope).is_ok()
+    }
+
     async fn save(&self, scope: &RunScope, request: SaveRequest, watch: &Watch) -> Result<Asset, JobFailure> {
-        watch.unless_canceled(async { Ok(self.store(scope, &request, watch).await?) }).await
+        let save = async {
+            // What is refused is refused before a stream is read.
+            OutputRef::parse(&scope.run_id, &request.reference)?;
+            self.endpoint(scope)?;
+            let limit = self.config.max_output_file;
+            let spooled = Spooled::of(&request.body, limit, &self.config.spool_dir).await?;
+            Ok(self.store(scope, &request, &spooled.body, watch).await?)
+        };
+        watch.unless_canceled(save).await
     }
 }
 

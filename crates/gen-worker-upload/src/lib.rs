@@ -33,6 +33,7 @@ mod presigned;
 mod s3;
 mod signed_url;
 mod source;
+mod spool;
 mod target;
 #[cfg(test)]
 mod testing;

@@ -2,8 +2,8 @@
 
 use async_trait::async_trait;
 use gen_worker_core::{
-    ByteLimit, JobFailure, RawOutput, Secret,
-    ports::{OutputTarget, StoredOutput, Watch},
+    ByteLimit, JobFailure, Secret,
+    ports::{StoredOutput, Watch},
 };
 use gen_worker_net::{HeaderValue, HttpResponse, Method, NetError, Trust, header};
 use url::Position;
@@ -13,6 +13,8 @@ use crate::{
     fields::Fields,
     signed_url::{self, SignedUrl},
     source::Outgoing,
+    spool::Body,
+    target::Place,
     transfer::Transfers,
 };
 
@@ -32,13 +34,18 @@ pub(crate) struct Presigned {
 }
 
 impl Presigned {
-    async fn put(&self, output: &RawOutput, watch: &Watch) -> Result<StoredOutput, UploadError> {
+    async fn send(
+        &self,
+        body: &Body,
+        content_type: &str,
+        watch: &Watch,
+    ) -> Result<StoredOutput, UploadError> {
         let _place = self.transfers.place().await;
-        let outgoing = Outgoing::new(&output.body, self.limit, watch).await?;
+        let outgoing = Outgoing::new(body, self.limit, watch).await?;
         let mut renewed = None;
         for _ in 0..MAX_RENEWALS {
             let to = renewed.as_ref().unwrap_or(&self.to);
-            match (self.put_to(to, output, &outgoing).await, &self.refresh_url) {
+            match (self.send_to(to, content_type, &outgoing).await, &self.refresh_url) {
                 (Err(UploadError::Upload { source: NetError::Status { status, .. } }), Some(refresh_url))
                     if status == 403 =>
                 {
@@ -47,16 +54,16 @@ impl Presigned {
                 (ended, _) => return ended,
             }
         }
-        self.put_to(renewed.as_ref().unwrap_or(&self.to), output, &outgoing).await
+        self.send_to(renewed.as_ref().unwrap_or(&self.to), content_type, &outgoing).await
     }
 
-    async fn put_to(
+    async fn send_to(
         &self,
         to: &SignedUrl,
-        output: &RawOutput,
+        content_type: &str,
         outgoing: &Outgoing,
     ) -> Result<StoredOutput, UploadError> {
-        let content_type = content_type(to, output)?;
+        let content_type = signed_type(to, content_type)?;
         let client = self.transfers.client();
         let request = client
             .request(Method::PUT, to.url(), Trust::Payload)
@@ -92,10 +99,10 @@ impl Presigned {
 }
 
 /// A signed content type is part of the signature, so it wins over what the function says.
-fn content_type(to: &SignedUrl, output: &RawOutput) -> Result<HeaderValue, UploadError> {
+fn signed_type(to: &SignedUrl, content_type: &str) -> Result<HeaderValue, UploadError> {
     match to.headers.get(header::CONTENT_TYPE) {
         Some(signed) => Ok(signed.clone()),
-        None => HeaderValue::from_str(&output.content_type).map_err(|_| UploadError::ContentType),
+        None => HeaderValue::from_str(content_type).map_err(|_| UploadError::ContentType),
     }
 }
 
@@ -104,16 +111,20 @@ fn failed(source: NetError) -> UploadError {
 }
 
 #[async_trait]
-impl OutputTarget for Presigned {
-    async fn store(&self, output: &RawOutput, watch: &Watch) -> Result<StoredOutput, JobFailure> {
-        watch.unless_canceled(async { Ok(self.put(output, watch).await?) }).await
+impl Place for Presigned {
+    fn content_type(&self) -> Option<&str> {
+        self.to.headers.get(header::CONTENT_TYPE)?.to_str().ok()
+    }
+
+    async fn put(&self, body: &Body, content_type: &str, watch: &Watch) -> Result<StoredOutput, JobFailure> {
+        watch.unless_canceled(async { Ok(self.send(body, content_type, watch).await?) }).await
     }
 }
 
 #[cfg(test)]
 mod tests {
     use futures_util::FutureExt;
-    use gen_worker_core::{Algorithm, ByteSize, Digest, FailureKind, ports::OutputStore};
+    use gen_worker_core::{Algorithm, ByteSize, Digest, FailureKind, RawOutput, ports::OutputStore};
     use gen_worker_net::HttpClient;
     use tokio::{
         io::{AsyncReadExt, AsyncWriteExt, Interest},

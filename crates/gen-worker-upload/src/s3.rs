@@ -9,8 +9,8 @@ use std::{future::Future, sync::Arc, time::Duration};
 use async_trait::async_trait;
 use futures_util::{StreamExt, TryStreamExt, stream};
 use gen_worker_core::{
-    ByteLimit, ByteSize, Digest, JobFailure, OutputBody, RawOutput,
-    ports::{OutputTarget, StoredOutput, Watch},
+    ByteLimit, ByteSize, Digest, JobFailure, OutputBody,
+    ports::{StoredOutput, Watch},
 };
 use gen_worker_net::{BodySource, HeaderValue, HttpResponse, NetError, header};
 use rusty_s3::Method;
@@ -27,6 +27,8 @@ use crate::{
     error::UploadError,
     multipart::{PART_BYTES, PartPlan},
     source::{Piece, Progress},
+    spool::Body,
+    target::Place,
     transfer::Transfers,
 };
 
@@ -45,7 +47,7 @@ pub(crate) struct S3Target {
 
 /// A body, and what is known of it before it is sent.
 struct Sending<'a> {
-    body: &'a OutputBody,
+    body: &'a Body,
     size: u64,
     content_type: String,
     progress: Arc<Progress>,
@@ -70,21 +72,6 @@ impl S3Target {
         Ok(Self { store, limit, public_url, content_type })
     }
 
-    async fn put(&self, output: &RawOutput, watch: &Watch) -> Result<StoredOutput, JobFailure> {
-        let size = content::size(&output.body, self.limit).await?;
-        let content_type = self.content_type.as_ref().unwrap_or(&output.content_type).clone();
-        if HeaderValue::from_str(&content_type).is_err() {
-            return Err(UploadError::ContentType.into());
-        }
-        let progress = Progress::of_output(size, watch);
-        let sending = Sending { body: &output.body, size, content_type, progress };
-        let taken = match size {
-            ..PART_BYTES => watch.unless_canceled(async { Ok(self.store.whole(&sending).await?) }).await?,
-            _ => self.store.in_parts(&sending, watch).await?,
-        };
-        Ok(self.stored(sending, taken))
-    }
-
     fn stored(&self, sending: Sending<'_>, taken: Taken) -> StoredOutput {
         let signer = &self.store.signer;
         StoredOutput {
@@ -100,9 +87,24 @@ impl S3Target {
 }
 
 #[async_trait]
-impl OutputTarget for S3Target {
-    async fn store(&self, output: &RawOutput, watch: &Watch) -> Result<StoredOutput, JobFailure> {
-        self.put(output, watch).await
+impl Place for S3Target {
+    fn content_type(&self) -> Option<&str> {
+        self.content_type.as_deref()
+    }
+
+    async fn put(&self, body: &Body, content_type: &str, watch: &Watch) -> Result<StoredOutput, JobFailure> {
+        let size = content::size(body, self.limit).await?;
+        let content_type = self.content_type().unwrap_or(content_type).to_owned();
+        if HeaderValue::from_str(&content_type).is_err() {
+            return Err(UploadError::ContentType.into());
+        }
+        let progress = Progress::of_output(size, watch);
+        let sending = Sending { body, size, content_type, progress };
+        let taken = match size {
+            ..PART_BYTES => watch.unless_canceled(async { Ok(self.store.whole(&sending).await?) }).await?,
+            _ => self.store.in_parts(&sending, watch).await?,
+        };
+        Ok(self.stored(sending, taken))
     }
 }
 

@@ -18,11 +18,11 @@ use futures_util::{
     future::BoxFuture,
     stream::{self, BoxStream},
 };
-use gen_worker_core::{Algorithm, ByteLimit, Digest, Event, Hasher, OutputBody, RunId, ports::Watch};
+use gen_worker_core::{Algorithm, ByteLimit, Digest, Event, Hasher, RunId, ports::Watch};
 use gen_worker_net::{BodySource, OpenBody};
 use tokio::{sync::mpsc, task::spawn_blocking};
 
-use crate::{content, error::UploadError};
+use crate::{content, error::UploadError, spool::Body};
 
 /// How much is read, hashed and handed to the connection at once.
 const CHUNK_BYTES: usize = 256 << 10;
@@ -107,7 +107,7 @@ impl Sent {
 
 /// A body on its way out, within its limit.
 pub(crate) struct Outgoing {
-    body: OutputBody,
+    body: Body,
     pub(crate) size: u64,
     sent: Arc<Sent>,
     progress: Arc<Progress>,
@@ -115,11 +115,11 @@ pub(crate) struct Outgoing {
 
 impl Outgoing {
     /// Checks a body's size. What is in memory is hashed here, a file while it is sent.
-    pub(crate) async fn new(body: &OutputBody, limit: ByteLimit, watch: &Watch) -> Result<Self, UploadError> {
+    pub(crate) async fn new(body: &Body, limit: ByteLimit, watch: &Watch) -> Result<Self, UploadError> {
         let size = content::size(body, limit).await?;
         let sent = match body {
-            OutputBody::Bytes(_) => Sent::known(content::measure(body, limit).await?.sha256),
-            OutputBody::File(_) => Sent::default(),
+            Body::Bytes(_) => Sent::known(content::measure(body, limit).await?.sha256),
+            Body::File(_) => Sent::default(),
         };
         let progress = Progress::of_output(size, watch);
         Ok(Self { body: body.clone(), size, sent: Arc::new(sent), progress })
@@ -128,7 +128,7 @@ impl Outgoing {
     /// All of it, for one request.
     pub(crate) fn whole(&self) -> Arc<Piece> {
         let mut piece = Piece::new(&self.body, 0..self.size, &self.progress);
-        if let OutputBody::File(_) = self.body {
+        if let Body::File(_) = self.body {
             piece.sent = Some(self.sent.clone());
         }
         Arc::new(piece)
@@ -145,7 +145,7 @@ impl Outgoing {
 
 /// What one request sends.
 pub(crate) struct Piece {
-    body: OutputBody,
+    body: Body,
     /// Which bytes of it.
     range: Range<u64>,
     /// Where the digest of what is sent is left; `None`: it is known already.
@@ -156,17 +156,17 @@ pub(crate) struct Piece {
 }
 
 impl Piece {
-    pub(crate) fn new(body: &OutputBody, range: Range<u64>, progress: &Arc<Progress>) -> Self {
+    pub(crate) fn new(body: &Body, range: Range<u64>, progress: &Arc<Progress>) -> Self {
         Self { body: body.clone(), range, sent: None, progress: progress.clone(), reached: Arc::default() }
     }
 
     async fn chunks(&self) -> io::Result<BoxStream<'static, io::Result<Bytes>>> {
         match &self.body {
-            OutputBody::Bytes(bytes) => {
+            Body::Bytes(bytes) => {
                 let range = self.range.start as usize..self.range.end as usize;
                 Ok(stream::iter(slices(bytes.slice(range)).map(Ok)).boxed())
             }
-            OutputBody::File(path) => {
+            Body::File(path) => {
                 let (path, range) = (path.clone(), self.range.clone());
                 let digest = self.sent.as_ref().map(|sent| sent.anew());
                 let opened = spawn_blocking(move || Reader::open(&path, range, digest)).await;
@@ -278,12 +278,12 @@ mod tests {
         let range = 5..data.len() as u64 - 3;
         let progress = Progress::of_output(range.end - range.start, &watch);
         let wanted = &data[5..data.len() - 3];
-        for body in [OutputBody::File(path.clone()), OutputBody::Bytes(data.clone())] {
+        for body in [Body::File(path.clone()), Body::Bytes(data.clone())] {
             let piece = Piece::new(&body, range.clone(), &progress);
             assert_eq!(read(&piece).await.unwrap(), wanted);
         }
         let sent = Arc::new(Sent::default());
-        let mut piece = Piece::new(&OutputBody::File(path.clone()), range, &progress);
+        let mut piece = Piece::new(&Body::File(path.clone()), range, &progress);
         piece.sent = Some(sent.clone());
         let half: Vec<_> = piece.open().await.unwrap().chunks.take(1).collect().await;
         assert!(half[0].is_ok() && sent.digest().is_none());
@@ -304,7 +304,7 @@ mod tests {
     async fn what_is_sent_again_does_not_count_again() {
         let (watch, heard) = watch();
         let progress = Progress::of_output(1000, &watch);
-        let piece = Piece::new(&OutputBody::Bytes(bytes(1000)), 0..1000, &progress);
+        let piece = Piece::new(&Body::Bytes(bytes(1000)), 0..1000, &progress);
         for _ in 0..3 {
             read(&piece).await.unwrap();
         }
@@ -319,7 +319,7 @@ mod tests {
         std::fs::write(&path, "").unwrap();
         let (sent, (watch, _)) = (Arc::new(Sent::default()), watch());
         let progress = Progress::of_output(0, &watch);
-        let mut piece = Piece::new(&OutputBody::File(path), 0..0, &progress);
+        let mut piece = Piece::new(&Body::File(path), 0..0, &progress);
         piece.sent = Some(sent.clone());
         assert_eq!(read(&piece).await.unwrap(), b"");
         assert_eq!(sent.digest(), Some(Digest::of(Algorithm::Sha256, b"")));

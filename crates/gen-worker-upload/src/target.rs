@@ -1,10 +1,11 @@
 //! A payload's `output_upload`, understood before the run starts.
 
-use std::sync::Arc;
+use std::{path::PathBuf, sync::Arc};
 
+use async_trait::async_trait;
 use gen_worker_core::{
-    ByteLimit, JobFailure, Secret,
-    ports::{OutputStore, OutputTarget},
+    ByteLimit, JobFailure, RawOutput, Secret,
+    ports::{OutputStore, OutputTarget, StoredOutput, Watch},
 };
 use serde_json::Value;
 
@@ -14,6 +15,7 @@ use crate::{
     fields::Fields,
     presigned::Presigned,
     signed_url::{self, SignedUrl},
+    spool::{Body, Spooled},
     transfer::Transfers,
 };
 
@@ -25,18 +27,49 @@ const KEYS: [&str; 5] = ["put_url", "headers", "refresh_url", "public_url", "s3"
 pub struct OutputTargets {
     transfers: Transfers,
     limit: ByteLimit,
+    spool_dir: PathBuf,
+}
+
+/// Where one output goes, once it can be sent as often as it takes.
+#[async_trait]
+pub(crate) trait Place: Send + Sync {
+    /// The media type that whatever is put there will have; `None`: that of the output.
+    fn content_type(&self) -> Option<&str>;
+
+    /// Puts it there.
+    async fn put(&self, body: &Body, content_type: &str, watch: &Watch) -> Result<StoredOutput, JobFailure>;
+}
+
+/// A place, and how what goes there is made ready.
+struct Target {
+    place: Box<dyn Place>,
+    limit: ByteLimit,
+    spool_dir: PathBuf,
+}
+
+#[async_trait]
+impl OutputTarget for Target {
+    fn content_type(&self) -> Option<&str> {
+        self.place.content_type()
+    }
+
+    async fn store(&self, output: &RawOutput, watch: &Watch) -> Result<StoredOutput, JobFailure> {
+        let spooled = Spooled::of(&output.body, self.limit, &self.spool_dir);
+        let spooled = watch.unless_canceled(spooled).await?;
+        self.place.put(&spooled.body, &output.content_type, watch).await
+    }
 }
 
 impl OutputTargets {
     /// Targets by these settings.
     pub fn new(config: &UploadConfig, transfers: Transfers) -> Self {
-        Self { transfers, limit: config.max_upload }
+        Self { transfers, limit: config.max_upload, spool_dir: config.spool_dir.clone() }
     }
 
-    fn parse(&self, text: &str) -> Result<Arc<dyn OutputTarget>, UploadError> {
+    fn place(&self, text: &str) -> Result<Box<dyn Place>, UploadError> {
         let mut fields = Fields::parse("output_upload", text, &KEYS)?;
         match fields.take("s3") {
-            None => Ok(Arc::new(self.presigned(fields)?)),
+            None => Ok(Box::new(self.presigned(fields)?)),
             Some(_) if fields.take("put_url").is_some() => {
                 Err(fields.wrong("s3", "cannot stand beside `put_url`: give one of them"))
             }
@@ -45,12 +78,12 @@ impl OutputTargets {
     }
 
     #[cfg(feature = "s3")]
-    fn s3(&self, value: Value) -> Result<Arc<dyn OutputTarget>, UploadError> {
-        Ok(Arc::new(crate::s3::S3Target::new(value, self.transfers.clone(), self.limit)?))
+    fn s3(&self, value: Value) -> Result<Box<dyn Place>, UploadError> {
+        Ok(Box::new(crate::s3::S3Target::new(value, self.transfers.clone(), self.limit)?))
     }
 
     #[cfg(not(feature = "s3"))]
-    fn s3(&self, _: Value) -> Result<Arc<dyn OutputTarget>, UploadError> {
+    fn s3(&self, _: Value) -> Result<Box<dyn Place>, UploadError> {
         let problem = "is given, but S3 targets are not built into this worker: give a `put_url`";
         Err(UploadError::Target { key: "output_upload.s3".to_owned(), problem })
     }
@@ -69,7 +102,8 @@ impl OutputTargets {
 
 impl OutputStore for OutputTargets {
     fn target(&self, output_upload: Secret<String>) -> Result<Arc<dyn OutputTarget>, JobFailure> {
-        Ok(self.parse(output_upload.expose())?)
+        let place = self.place(output_upload.expose())?;
+        Ok(Arc::new(Target { place, limit: self.limit, spool_dir: self.spool_dir.clone() }))
     }
 }
 

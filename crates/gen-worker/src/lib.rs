@@ -40,7 +40,7 @@ mod doctests;
 mod logging;
 
 pub use gen_worker_core::{
-    ActionContext, Asset, AssetRef, Call, CancelReason, DeltaStream, Extract, Frame, Function,
+    ActionContext, Asset, AssetRef, ByteStream, Call, CancelReason, DeltaStream, Extract, Frame, Function,
     FunctionBuilder, FunctionSpec, Input, IntoOutput, LogLevel, ModelArtifacts, ModelBinding, ModelRef,
     Outgoing, OutputBody, RawOutput, RealtimePeer, RealtimeSocket, ResourceRequirements, State, WorkerError,
     config::{ConfigErrors, Env},

@@ -1,6 +1,8 @@
 //! Functions about files: read, saved, returned.
 
-use gen_worker::{ActionContext, Asset, RawOutput, WorkerError, worker_function};
+use bytes::Bytes;
+use futures_util::{Stream, stream};
+use gen_worker::{ActionContext, Asset, ByteStream, RawOutput, WorkerError, worker_function};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -52,6 +54,10 @@ struct Raw {
     size: usize,
     #[serde(default = "octets")]
     content_type: String,
+    name: Option<String>,
+    /// Whether it is made while it is stored.
+    #[serde(default)]
+    stream: bool,
 }
 
 fn octets() -> String {
@@ -60,7 +66,56 @@ fn octets() -> String {
 
 #[worker_function]
 async fn raw(_ctx: ActionContext, input: Raw) -> Result<RawOutput, WorkerError> {
-    Ok(RawOutput::bytes(pattern(input.size), input.content_type))
+    let data = pattern(input.size);
+    let output = match input.stream {
+        true => RawOutput::stream(chunks(&data), input.content_type),
+        false => RawOutput::bytes(data, input.content_type),
+    };
+    Ok(match input.name {
+        Some(name) => output.named(name),
+        None => output,
+    })
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct Attach {
+    names: Vec<String>,
+    size: usize,
+}
+
+#[derive(Serialize, JsonSchema)]
+struct Attached {
+    files: Vec<Asset>,
+}
+
+/// Attaches its files, the last one as a stream.
+#[worker_function(requires_gpu = true)]
+async fn attach(ctx: ActionContext, input: Attach) -> Result<Attached, WorkerError> {
+    let data = pattern(input.size);
+    let mut files = Vec::new();
+    for (left, name) in (0..input.names.len()).rev().zip(&input.names) {
+        files.push(match left {
+            0 => ctx.attach(name, ByteStream::new(chunks(&data)))?,
+            _ => ctx.attach(name, data.clone())?,
+        });
+    }
+    Ok(Attached { files })
+}
+
+#[worker_function]
+async fn save_stream(ctx: ActionContext, input: Save) -> Result<Saved, WorkerError> {
+    let (reference, chunks) = (ctx.output_ref(&input.name), chunks(&pattern(input.size)));
+    let file = match input.create {
+        true => ctx.save_stream_create(&reference, chunks).await?,
+        false => ctx.save_stream(&reference, chunks).await?,
+    };
+    Ok(Saved { file })
+}
+
+/// The same data in pieces.
+fn chunks(data: &[u8]) -> impl Stream<Item = Result<Bytes, WorkerError>> + Send + 'static {
+    let pieces: Vec<_> = data.chunks(1000).map(|piece| Ok(Bytes::copy_from_slice(piece))).collect();
+    stream::iter(pieces)
 }
 
 /// Byte `i` is `i mod 251`.

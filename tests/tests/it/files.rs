@@ -302,7 +302,7 @@ async fn an_output_upload_that_cannot_be_used_is_refused_before_the_run() {
     let put_url = api.put_url("k");
     for (output_upload, named) in [
         (json!({"put_url": put_url, "url": "x"}), "`output_upload.url`"),
-        (json!({"s3": {"bucket": "b"}}), "`output_upload.s3`"),
+        (json!({"s3": {"bucket": "b"}}), "`output_upload.s3.region`"),
         (json!({}), "`output_upload.put_url`"),
         (json!({"put_url": "http://127.0.0.1:1/k"}), "`output_upload.put_url`"),
         (json!({"put_url": put_url, "headers": {"Host": "x"}}), "`output_upload.headers`"),

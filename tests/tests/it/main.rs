@@ -12,6 +12,7 @@ mod isolation;
 mod job;
 mod journal;
 mod models;
+mod outputs;
 mod realtime;
 mod reconnect;
 mod registration;

@@ -5,7 +5,9 @@ use std::sync::{
     atomic::{AtomicUsize, Ordering},
 };
 
-use gen_worker_core::{Body, JobFailure, Output, RawCall, WorkerError, ports::OutputTarget};
+use gen_worker_core::{
+    Body, JobFailure, Output, OutputBody, RawCall, RawOutput, WorkerError, ports::OutputTarget,
+};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::Span;
 
@@ -31,7 +33,7 @@ impl Ready {
         let extensions = job.shop().extensions.clone();
         let call = RawCall { context: job.context.clone(), input, models, extensions };
         let called = async {
-            match emit::all(&job, call_body(&job, call, gpu).await?).await {
+            match emit::all(&job, held(call_body(&job, call, gpu).await?)).await {
                 Ok(output) => Ok(output),
                 Err(error) => Err(JobFailure::from(error)),
             }
@@ -61,6 +63,17 @@ async fn call_body(
             let (output, gpu) = thread.await.map_err(|_| panicked())?;
             Ok((output?, gpu))
         }
+    }
+}
+
+/// An output that is still to be made keeps the GPU until it is.
+fn held((output, gpu): (Output, Option<GpuPermit>)) -> (Output, Option<GpuPermit>) {
+    match &output {
+        Output::Raw(RawOutput { body: OutputBody::Stream(chunks), .. }) => {
+            chunks.hold(gpu);
+            (output, None)
+        }
+        Output::Raw(_) | Output::Value(_) | Output::Deltas(_) => (output, gpu),
     }
 }
 

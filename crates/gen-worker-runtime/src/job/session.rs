@@ -65,6 +65,7 @@ async fn run_handler(job: Job, models: Vec<String>, socket: RealtimeSocket) -> R
         })
         .collect::<Result<_, JobFailure>>()?;
     let decoded = Decoded { job, input: Box::new(socket), assets: Vec::new(), models, target: None };
-    decoded.fetch_inputs().await?.lease_models().await?.invoke().await?;
+    let returned = decoded.fetch_inputs().await?.lease_models().await?.invoke().await?;
+    returned.job.store_attached().await?;
     Ok(Bytes::new())
 }

@@ -27,10 +27,13 @@ pub(crate) enum Stage {
     Run,
     /// Storing its output.
     Store,
+    /// Storing what it attached.
+    Attached,
 }
 
 impl Stage {
-    const ALL: [Self; 6] = [Self::Inputs, Self::Model, Self::Load, Self::GpuWait, Self::Run, Self::Store];
+    const ALL: [Self; 7] =
+        [Self::Inputs, Self::Model, Self::Load, Self::GpuWait, Self::Run, Self::Store, Self::Attached];
 
     const fn name(self) -> &'static str {
         match self {
@@ -40,6 +43,7 @@ impl Stage {
             Self::GpuWait => "gpu_wait",
             Self::Run => "run",
             Self::Store => "store",
+            Self::Attached => "attached",
         }
     }
 }

@@ -11,12 +11,19 @@ use std::{
 
 use axum::{body::Body, http::Response};
 use futures_util::FutureExt;
-use gen_worker_core::{Algorithm, CancelReason, FailureKind};
+use gen_worker_core::{
+    Algorithm, CancelReason, FailureKind, RawOutput,
+    ports::{OutputStore, OutputTarget},
+};
 use jiff::{SignedDuration, Timestamp, fmt::rfc2822};
 use serde_json::json;
 
 use super::*;
-use crate::testing::{Heard, Store as Peer, answer, bytes, client_allowing, config, transfers, watch};
+use crate::{
+    config::UploadConfig,
+    target::OutputTargets,
+    testing::{Heard, Store as Peer, answer, bytes, client_allowing, config, transfers, watch},
+};
 
 /// What the store does with a request: `None`: as a store does.
 type Script = dyn Fn(&Heard, usize) -> Option<Reaction> + Send + Sync;
@@ -63,12 +70,14 @@ fn behave(heard: &Heard) -> Response<Body> {
     }
 }
 
-fn target(there: &Peer) -> S3Target {
-    let told = json!({
+fn target(there: &Peer) -> Arc<dyn OutputTarget> {
+    let told = json!({"s3": {
         "bucket": "b", "key": "a/cat 1.png", "region": "r-1", "endpoint": there.url,
         "access_key_id": "AKID", "secret_access_key": "hunter2", "session_token": "hunter2-session",
-    });
-    S3Target::new(told, transfers(), ByteLimit::Max(ByteSize::mib(64))).unwrap()
+    }});
+    let config = UploadConfig { max_upload: ByteLimit::Max(ByteSize::mib(64)), ..config() };
+    let targets = OutputTargets::new(&config, transfers());
+    targets.target(told.to_string().as_str().into()).unwrap()
 }
 
 async fn put(there: &Peer, data: impl Into<axum::body::Bytes>) -> Result<StoredOutput, JobFailure> {
@@ -282,7 +291,7 @@ async fn a_cancelled_upload_leaves_no_part_behind() {
     let mut storing = target.store(&output, &watch);
     tokio::select! {
         _ = &mut storing => panic!("the store hangs"),
-        () = until(&mut told, "hangs") => watch.cancellation.cancel(CancelReason::Deadline),
+        () = until(&mut told, "hangs") => assert!(watch.cancellation.cancel(CancelReason::Deadline)),
     }
     assert_eq!(storing.await.unwrap_err().kind, FailureKind::Canceled);
     assert_eq!(there.heard().last().unwrap().method, "DELETE");
@@ -314,12 +323,12 @@ async fn nothing_is_sent_of_what_is_refused_here() {
 #[tokio::test]
 async fn a_name_is_judged_by_the_address_it_leads_to() {
     let there = store(|_, _| None).await;
-    let told = json!({
+    let told = json!({"s3": {
         "bucket": "b", "key": "k", "region": "r", "endpoint": there.url.replace("127.0.0.1", "localhost"),
         "access_key_id": "AKID", "secret_access_key": "hunter2",
-    });
-    let transfers = Transfers::new(&config(), client_allowing(&[]));
-    let target = S3Target::new(told, transfers, ByteLimit::Unlimited).unwrap();
+    }});
+    let targets = OutputTargets::new(&config(), Transfers::new(&config(), client_allowing(&[])));
+    let target = targets.target(told.to_string().as_str().into()).unwrap();
     let failure = target.store(&RawOutput::bytes("x", "a/b"), &watch().0).await.unwrap_err();
     assert_eq!(failure.kind, FailureKind::Validation);
     assert!(there.heard().is_empty());
