@@ -153,5 +153,7 @@ pub(crate) fn watch() -> (Watch, Arc<RecordedEvents>) {
 
 /// Bytes that differ from place to place.
 pub(crate) fn bytes(length: usize) -> Bytes {
-    (0..length).map(|n| (n % 251) as u8).collect()
+    let mut bytes = (0..251).collect::<Vec<u8>>().repeat(length.div_ceil(251));
+    bytes.truncate(length);
+    bytes.into()
 }

@@ -24,6 +24,8 @@ const SIGNATURE: &str = "secret-signature";
 const SIGNED_HEADER: &str = "secret-header";
 const REDIRECTED: &str = "secret-of-the-redirect";
 const PASSWORD: &str = "secret-password";
+/// Signs, and is told to nobody.
+const S3_SECRET: &str = "secret-of-s3";
 
 const FIXTURE: &[u8] =
     include_bytes!("../../../crates/gen-worker-models-ort/tests/fixtures/double_plus_one.onnx");
@@ -197,11 +199,21 @@ impl Peers {
             json!({"put_url": nowhere, "headers": {"a b": SIGNED_HEADER}}),
             json!({"put_url": nowhere, "headers": SIGNED_HEADER}),
             json!({"s3": {"secret_access_key": SIGNED_HEADER}}),
+            json!({"s3": self.s3()}),
+            json!({"put_url": to("refused")["put_url"], "refresh_url": self.signed("/unknown")}),
             json!(SIGNATURE),
         ];
         let raw = |succeeds| move |o| ("raw", json!({"size": 9, "output_upload": o}), succeeds);
         let echo = ("echo", json!({"text": "x", "output_upload": to("echo")}), true);
         refused.map(raw(false)).into_iter().chain([to("raw")].map(raw(true))).chain([echo]).collect()
+    }
+
+    /// A store that takes nothing.
+    fn s3(&self) -> Value {
+        json!({
+            "bucket": "b", "key": "k", "region": "r", "endpoint": self.run_files.url(), "access_key_id": "id",
+            "secret_access_key": S3_SECRET, "session_token": SIGNED_HEADER,
+        })
     }
 
     /// A URL of the site, as signed for a caller.
@@ -238,6 +250,7 @@ fn secrets_in(text: &str) -> Vec<&'static str> {
         SIGNED_HEADER,
         REDIRECTED,
         PASSWORD,
+        S3_SECRET,
     ];
     all.into_iter().filter(|secret| text.contains(secret)).collect()
 }
