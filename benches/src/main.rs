@@ -1,4 +1,5 @@
-//! Measures the worker against a raw echo on the same stream, of the same messages, in the same minute.
+//! Measures the worker against a raw echo on the same stream, of the same messages, in the same minute; and its outputs
+//! against what sends the same bytes and nothing else.
 //!
 //! Every number is the median of [`ROUNDS`] rounds, each interleaved with its yardstick. Nothing here asserts a time: what
 //! else runs on a machine is not a fault of the worker.
@@ -9,6 +10,8 @@ mod load;
 mod measure;
 mod peer;
 mod report;
+mod sink;
+mod upload;
 
 use std::{net::SocketAddr, path::PathBuf};
 
@@ -34,6 +37,18 @@ enum Arguments {
         #[arg(long)]
         only: Option<usize>,
     },
+    /// Measures outputs on their way out of this worker.
+    Upload {
+        /// The bench's own worker.
+        #[arg(long)]
+        worker: PathBuf,
+        /// SeaweedFS's program.
+        #[arg(long)]
+        seaweed: PathBuf,
+        /// Prints JSON in place of a table.
+        #[arg(long)]
+        json: bool,
+    },
     /// The yardstick: echoes what this address sends.
     Echo { addr: SocketAddr },
 }
@@ -46,8 +61,12 @@ async fn main() {
             println!("{:.0} runs/s", measure::profile(&worker, in_flight).await);
         }
         Arguments::Runtime { worker, conformance, json, only: None } => {
-            let report = measure::all(&worker, conformance.as_deref()).await;
-            print!("{}", if json { report.json() + "\n" } else { report.table() });
+            print(&measure::all(&worker, conformance.as_deref()).await, json);
         }
+        Arguments::Upload { worker, seaweed, json } => print(&upload::all(&worker, &seaweed).await, json),
     }
+}
+
+fn print(report: &report::Report, json: bool) {
+    print!("{}", if json { report.json() + "\n" } else { report.table() });
 }

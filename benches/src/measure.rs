@@ -224,11 +224,11 @@ async fn heartbeats(report: &mut Report, scheduler: &mut Scheduler, worker: &Pat
     report.add(what, "s", longest.as_secs_f64()).goal("< 11 s");
 }
 
-fn mib(bytes: u64) -> f64 {
+pub(crate) fn mib(bytes: u64) -> f64 {
     bytes as f64 / f64::from(1 << 20)
 }
 
-fn median(mut values: Vec<f64>) -> f64 {
+pub(crate) fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     values.get(values.len() / 2).copied().unwrap_or_default()
 }

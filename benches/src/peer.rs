@@ -93,6 +93,7 @@ fn command(program: Program<'_>, addr: SocketAddr, directory: &Path) -> Command 
         .env("SCHEDULER_ADDR", addr.to_string())
         .env("WORKER_MODEL_CACHE_DIR", directory.join("models"))
         .env("WORKER_RUN_DIR", directory.join("runs"))
+        .env("WORKER_URL_ALLOW", "127.0.0.1")
         .env("RUST_LOG", level)
         .current_dir(directory)
         .stdin(Stdio::null())

@@ -2,11 +2,8 @@
 
 use std::process::Command;
 
-use crate::ort;
 use crate::run::{Doing, Done, command, root};
-
-/// Built one by one: together they would share features, and the bench's worker would carry ONNX Runtime.
-const MEASURED: [&str; 2] = ["gen-worker-bench", "conformance"];
+use crate::{ort, seaweed};
 
 /// See `Cargo.toml`.
 const PROFILE: &str = "bench-fast";
@@ -24,24 +21,42 @@ pub(crate) struct Args {
 enum Subject {
     /// The job loop: runs, latency, memory, start.
     Runtime,
+    /// Outputs: large and small ones, by presigned PUT and to S3.
+    Upload,
+}
+
+impl Subject {
+    /// Built one by one: together they would share features, and the bench's worker would carry ONNX Runtime.
+    fn packages(self) -> &'static [&'static str] {
+        match self {
+            Self::Runtime => &["gen-worker-bench", "conformance"],
+            Self::Upload => &["gen-worker-bench"],
+        }
+    }
 }
 
 pub(crate) fn measure(args: &Args) -> Done {
-    for package in MEASURED {
+    for package in args.subject.packages() {
         let build = ["build", "--locked", "--quiet", "--profile", PROFILE, "-p", package];
         run(&mut command("cargo", &build))?;
     }
     let built = root().join("target").join(PROFILE);
     let mut bench = command(&built.join("bench-runtime").display().to_string(), &[]);
+    let worker = built.join("bench-worker");
     match args.subject {
-        Subject::Runtime => bench.arg("runtime"),
-    };
-    bench.arg("--worker").arg(built.join("bench-worker"));
-    bench.arg("--conformance").arg(built.join("conformance-worker"));
+        Subject::Runtime => {
+            bench.arg("runtime").arg("--worker").arg(worker);
+            bench.arg("--conformance").arg(built.join("conformance-worker"));
+            bench.env("ORT_DYLIB_PATH", ort::library()?);
+        }
+        Subject::Upload => {
+            bench.arg("upload").arg("--worker").arg(worker).arg("--seaweed").arg(seaweed::program()?);
+        }
+    }
     if args.json {
         bench.arg("--json");
     }
-    run(bench.env("ORT_DYLIB_PATH", ort::library()?))
+    run(&mut bench)
 }
 
 /// Without an echo of the command, which has no place in JSON.

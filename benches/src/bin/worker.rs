@@ -1,11 +1,14 @@
-//! The worker under test: functions that do nothing, wait, and talk.
+//! The worker under test: functions that do nothing, wait, talk, and make outputs.
 
 // The macros expand to paths under `::gen_worker`.
 extern crate gen_worker_bare as gen_worker;
 
-use std::time::{Duration, Instant};
+use std::{
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
-use gen_worker::{ActionContext, WorkerError, worker_function};
+use gen_worker::{ActionContext, RawOutput, WorkerError, worker_function};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
@@ -60,6 +63,26 @@ fn spin(_ctx: ActionContext, input: Sleep) -> Result<Done, WorkerError> {
 #[worker_function]
 async fn hog(ctx: ActionContext, input: Sleep) -> Result<Done, WorkerError> {
     spin(ctx, input)
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct Named {
+    path: PathBuf,
+}
+
+#[worker_function]
+async fn file(_ctx: ActionContext, input: Named) -> Result<RawOutput, WorkerError> {
+    Ok(RawOutput::file(input.path, "application/octet-stream"))
+}
+
+#[derive(Deserialize, JsonSchema)]
+struct Sized {
+    size: usize,
+}
+
+#[worker_function]
+async fn bytes(_ctx: ActionContext, input: Sized) -> Result<RawOutput, WorkerError> {
+    Ok(RawOutput::bytes(vec![7; input.size], "application/octet-stream"))
 }
 
 gen_worker::main!();
