@@ -139,6 +139,19 @@ mod tests {
         assert!(matches!(&test.saved()[0].body, OutputBody::Bytes(bytes) if bytes == "pixels"));
     }
 
+    #[test]
+    fn attaches_until_the_function_has_returned() {
+        let ctx = TestContext::new().run_id("r1").tenant("t").context();
+        let asset = ctx.attach("a.png", b"pixels".to_vec()).unwrap();
+        assert_eq!((asset.reference(), asset.size_bytes()), ("runs/r1/outputs/a.png", Some(6)));
+        for _ in 1..1024 {
+            ctx.attach("b", Vec::new()).unwrap();
+        }
+        assert!(ctx.attach("c", Vec::new()).is_err());
+        assert_eq!(ctx.take_attached().len(), 1024);
+        assert!(ctx.attach("d", Vec::new()).is_err() && ctx.take_attached().is_empty());
+    }
+
     #[tokio::test]
     async fn cancels_and_has_a_deadline() {
         let test = TestContext::new().deadline(Duration::from_secs(60));
