@@ -312,7 +312,7 @@ async fn leave(config: &RuntimeConfig, admission: &Admission, tracker: &TaskTrac
     }
     shutdown.advance(Phase::Canceling);
     admission.cancel_all(CancelReason::Drain);
-    // A supervisor gives up after a grace, and counts what is left behind after another; model commands nothing else bounds.
+    // A run is given up after a grace, and what is left of it counted after another; model commands nothing else bounds.
     if timeout(config.cancel_grace * 2 + Duration::from_secs(1), tracker.wait()).await.is_err() {
         warn!("some work did not end in time");
     }
