@@ -53,7 +53,7 @@ pub use crate::{
     handler::{Body, Decoded, Function, FunctionBuilder, Input, RawCall},
     id::{DeploymentId, FunctionName, IdError, RunId, TenantId, UserId, WorkerId},
     json::json_of,
-    model_ref::{LocalModel, ModelRef, ModelRefError},
+    model_ref::{HubRef, HuggingFaceRef, LocalModel, ModelRef, ModelRefError},
     need::ModelNeed,
     output::{
         ByteStream, Chunks, Delta, DeltaStream, IntoOutput, Output, OutputBody, RawOutput, encode_value,

@@ -1,11 +1,13 @@
 //! References to models, parsed once; and what a reference becomes on disk.
 
 use std::{
+    any::Any,
     collections::BTreeMap,
     fmt,
     hash::{Hash, Hasher},
     path::{Path, PathBuf},
     str::FromStr,
+    sync::Arc,
 };
 
 use url::Url;
@@ -20,6 +22,7 @@ const MAX_REF_BYTES: usize = 4096;
 /// | written | meaning |
 /// |---|---|
 /// | `org/repo`, `org/repo:tag`, `org/repo@sha256:…`, each also with `cozy:` in front | at the Cozy hub; no tag means `latest` |
+/// | `hf:org/repo`, `hf:org/repo@revision`, each also with `#glob` behind | at Hugging Face; the glob says which files, `*` stays within a directory and `**` does not |
 /// | `http://…`, `https://…` | that file |
 /// | `file:/path` | that file or directory on this machine; never accepted from a payload |
 ///
@@ -34,8 +37,31 @@ pub struct ModelRef {
 #[derive(Clone)]
 enum Source {
     Hub { path: String, tag: Option<String>, digest: Option<Digest> },
+    HuggingFace { repo: String, revision: Option<String>, files: Option<String> },
     Url(Url),
     File(PathBuf),
+}
+
+/// A reference to a model at the Cozy hub.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HubRef<'a> {
+    /// `org/repo`, or more segments.
+    pub path: &'a str,
+    /// The tag; `None`: `latest`.
+    pub tag: Option<&'a str>,
+    /// What the reference pins; a pinned reference needs no tag.
+    pub digest: Option<Digest>,
+}
+
+/// A reference to a model at Hugging Face.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct HuggingFaceRef<'a> {
+    /// `org/repo`.
+    pub repo: &'a str,
+    /// A branch, tag or commit; `None`: `main`.
+    pub revision: Option<&'a str>,
+    /// Which files, as a glob; `None`: those that ONNX models are run from.
+    pub files: Option<&'a str>,
 }
 
 /// Why a text is no model reference.
@@ -46,7 +72,7 @@ pub enum ModelRefError {
     #[error("a model reference has 1 to {MAX_REF_BYTES} bytes")]
     Length,
     /// The text in front of the first colon is no known scheme.
-    #[error("model reference scheme `{scheme}:` is not known; use org/repo, cozy:, https: or file:")]
+    #[error("model reference scheme `{scheme}:` is not known; use org/repo, cozy:, hf:, https: or file:")]
     UnknownScheme {
         /// What stands in front of the colon.
         scheme: String,
@@ -60,6 +86,9 @@ pub enum ModelRefError {
     /// What follows `@` is no digest.
     #[error("what follows `@` must be `sha256:` or `blake3:` and 64 hexadecimal digits")]
     Digest,
+    /// A `hf:` reference is not `org/repo`, or its revision or glob has a character that none has.
+    #[error("`hf:` takes org/repo, org/repo@revision or org/repo#glob")]
+    HuggingFace,
     /// The URL cannot be used.
     #[error("a model URL needs a host and no user name or password")]
     Url,
@@ -92,7 +121,7 @@ impl ModelRef {
     pub fn known_as(&self) -> &str {
         match &self.source {
             Source::Url(_) => self.written.split(['?', '#']).next().unwrap_or_default(),
-            Source::Hub { .. } | Source::File(_) => &self.written,
+            Source::Hub { .. } | Source::HuggingFace { .. } | Source::File(_) => &self.written,
         }
     }
 
@@ -105,7 +134,25 @@ impl ModelRef {
     pub fn url(&self) -> Option<&Url> {
         match &self.source {
             Source::Url(url) => Some(url),
-            Source::Hub { .. } | Source::File(_) => None,
+            Source::Hub { .. } | Source::HuggingFace { .. } | Source::File(_) => None,
+        }
+    }
+
+    /// A hub reference.
+    pub fn hub(&self) -> Option<HubRef<'_>> {
+        match &self.source {
+            Source::Hub { path, tag, digest } => Some(HubRef { path, tag: tag.as_deref(), digest: *digest }),
+            Source::HuggingFace { .. } | Source::Url(_) | Source::File(_) => None,
+        }
+    }
+
+    /// A reference to a model at Hugging Face.
+    pub fn hugging_face(&self) -> Option<HuggingFaceRef<'_>> {
+        match &self.source {
+            Source::HuggingFace { repo, revision, files } => {
+                Some(HuggingFaceRef { repo, revision: revision.as_deref(), files: files.as_deref() })
+            }
+            Source::Hub { .. } | Source::Url(_) | Source::File(_) => None,
         }
     }
 
@@ -114,7 +161,7 @@ impl ModelRef {
         match &self.source {
             Source::Hub { path, tag: Some(tag), .. } => Some(format!("{path}:{tag}")),
             Source::Hub { path, .. } => Some(path.clone()),
-            Source::Url(_) | Source::File(_) => None,
+            Source::HuggingFace { .. } | Source::Url(_) | Source::File(_) => None,
         }
     }
 
@@ -122,7 +169,7 @@ impl ModelRef {
     pub fn digest(&self) -> Option<Digest> {
         match &self.source {
             Source::Hub { digest, .. } => *digest,
-            Source::Url(_) | Source::File(_) => None,
+            Source::HuggingFace { .. } | Source::Url(_) | Source::File(_) => None,
         }
     }
 
@@ -130,7 +177,7 @@ impl ModelRef {
     pub fn file(&self) -> Option<&Path> {
         match &self.source {
             Source::File(path) => Some(path),
-            Source::Hub { .. } | Source::Url(_) => None,
+            Source::Hub { .. } | Source::HuggingFace { .. } | Source::Url(_) => None,
         }
     }
 }
@@ -141,6 +188,7 @@ fn parse_source(text: &str) -> Result<Source, ModelRefError> {
         Some((scheme, _)) if scheme == "http" || scheme == "https" => parse_url(text),
         Some((scheme, rest)) if scheme == "file" => parse_file(rest),
         Some((scheme, rest)) if scheme == "cozy" => parse_hub(rest),
+        Some((scheme, rest)) if scheme == "hf" => parse_hugging_face(rest),
         Some((scheme, _)) => Err(ModelRefError::UnknownScheme { scheme }),
         None => parse_hub(text),
     }
@@ -166,16 +214,39 @@ fn parse_hub(text: &str) -> Result<Source, ModelRefError> {
         Some((path, tag)) => (path, Some(tag).filter(|t| !t.is_empty() && *t != "latest")),
         None => (name, None),
     };
-    let fits = |part: &str| {
-        !part.is_empty()
-            && part != "."
-            && part != ".."
-            && part.chars().all(|c| c.is_ascii_alphanumeric() || "._-+".contains(c))
-    };
     if !path.split('/').all(fits) || !tag.is_none_or(fits) {
         return Err(ModelRefError::Path { path: path.to_owned() });
     }
     Ok(Source::Hub { path: path.to_owned(), tag: tag.map(str::to_owned), digest })
+}
+
+fn parse_hugging_face(text: &str) -> Result<Source, ModelRefError> {
+    // A prefix that is written twice is what the original accepts.
+    let text = text.get(..3).filter(|start| start.eq_ignore_ascii_case("hf:")).map_or(text, |_| &text[3..]);
+    let (name, files) = split(text, '#');
+    let (repo, revision) = split(name, '@');
+    let two = repo.split_once('/').is_some_and(|(org, repo)| fits(org) && fits(repo));
+    let named = revision.is_none_or(|revision| revision.split('/').all(fits));
+    let shown = files.is_none_or(|files| files.chars().all(|c| c.is_ascii_graphic()));
+    if !(two && named && shown) {
+        return Err(ModelRefError::HuggingFace);
+    }
+    Ok(Source::HuggingFace {
+        repo: repo.to_owned(),
+        revision: revision.map(str::to_owned),
+        files: files.map(str::to_owned),
+    })
+}
+
+/// What stands in front of the mark, and what behind it if there is something.
+fn split(text: &str, mark: char) -> (&str, Option<&str>) {
+    let (front, behind) = text.split_once(mark).unwrap_or((text, ""));
+    (front, Some(behind).filter(|behind| !behind.is_empty()))
+}
+
+/// Whether this is fit for a segment of a path, or a tag.
+fn fits(part: &str) -> bool {
+    !matches!(part, "" | "." | "..") && part.chars().all(|c| c.is_ascii_alphanumeric() || "._-+".contains(c))
 }
 
 impl Source {
@@ -183,6 +254,11 @@ impl Source {
         match self {
             Self::Hub { path, digest: Some(digest), .. } => format!("cozy:{path}@{digest}"),
             Self::Hub { path, tag, .. } => format!("cozy:{path}:{}", tag.as_deref().unwrap_or("latest")),
+            Self::HuggingFace { repo, revision, files } => {
+                let revision = revision.as_ref().map(|revision| format!("@{revision}")).unwrap_or_default();
+                let files = files.as_ref().map(|files| format!("#{files}")).unwrap_or_default();
+                format!("hf:{repo}{revision}{files}")
+            }
             Self::Url(url) => url.to_string(),
             Self::File(path) => format!("file:{}", path.display()),
         }
@@ -216,7 +292,7 @@ impl fmt::Display for ModelRef {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.source {
             Source::Url(url) => f.write_str(&url[..url::Position::AfterPath]),
-            Source::Hub { .. } | Source::File(_) => f.write_str(&self.canonical),
+            Source::Hub { .. } | Source::HuggingFace { .. } | Source::File(_) => f.write_str(&self.canonical),
         }
     }
 }
@@ -238,6 +314,8 @@ pub struct LocalModel {
     pub files: BTreeMap<String, PathBuf>,
     /// The sum of their sizes in bytes.
     pub size_bytes: u64,
+    /// Keeps the files from being evicted while this or a clone of it is alive; `None`: nobody evicts them.
+    pub pin: Option<Arc<dyn Any + Send + Sync>>,
 }
 
 #[cfg(test)]
@@ -256,6 +334,8 @@ mod tests {
             ("a/b/c.onnx", "cozy:a/b/c.onnx:latest"),
             ("https://Host.example:443/m.onnx", "https://host.example/m.onnx"),
             ("file:///models/m.onnx", "file:/models/m.onnx"),
+            ("HF:hf:org/repo@", "hf:org/repo"),
+            ("hf:org/repo@refs/pr/1#onnx/*.onnx", "hf:org/repo@refs/pr/1#onnx/*.onnx"),
         ] {
             assert_eq!(ModelRef::parse(written).unwrap().canonical(), canonical);
         }
@@ -272,6 +352,16 @@ mod tests {
             assert!(ModelRef::parse(text).is_err(), "{text}");
         }
         assert_eq!(ModelRef::parse("https://u:p@h/x").unwrap_err(), ModelRefError::Url);
+    }
+
+    #[test]
+    fn a_reference_to_hugging_face_has_three_parts() {
+        let model = ModelRef::parse("hf:org/repo@v1.0#*.onnx").unwrap();
+        let parts = model.hugging_face().unwrap();
+        assert_eq!((parts.repo, parts.revision, parts.files), ("org/repo", Some("v1.0"), Some("*.onnx")));
+        for text in ["hf:one", "hf:", "hf:a/b/c", "hf:a/b@../x", "hf:a/b@x//y", "hf:a/b#x y", "hf:../b"] {
+            assert_eq!(ModelRef::parse(text).unwrap_err(), ModelRefError::HuggingFace, "{text}");
+        }
     }
 
     #[test]

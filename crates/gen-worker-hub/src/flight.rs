@@ -122,6 +122,7 @@ mod tests {
                 root: "/m".into(),
                 files: BTreeMap::new(),
                 size_bytes: 200,
+                pin: None,
             };
             sender.send_modify(|progress| progress.outcome = Some(Ok(local)));
         };

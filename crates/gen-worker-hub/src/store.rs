@@ -131,6 +131,7 @@ impl Entry {
             model: model.clone(),
             root: self.home.clone(),
             size_bytes: files.clone().map(|file| file.size_bytes).sum(),
+            pin: None,
             files: files.map(|file| (file.path.clone(), self.home.join(&file.path))).collect(),
         }
     }

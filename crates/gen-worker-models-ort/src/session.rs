@@ -136,6 +136,7 @@ mod tests {
             root: "/m".into(),
             files: files.iter().map(|name| (name.to_string(), Path::new("/m").join(name))).collect(),
             size_bytes: 0,
+            pin: None,
         };
         model_file(&local).map(|path| path.display().to_string()).map_err(|error| error.to_string())
     }

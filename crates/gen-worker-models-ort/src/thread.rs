@@ -131,6 +131,7 @@ mod tests {
             root: file.parent().unwrap().to_owned(),
             files: BTreeMap::from([("model.onnx".to_owned(), file)]),
             size_bytes: 0,
+            pin: None,
         };
         let (started, _) = SessionThread::start(move || recipe.open(&local)).await.unwrap();
         assert!(started.is_alive());

@@ -32,6 +32,7 @@ fn local(path: impl AsRef<Path>) -> LocalModel {
         root: path.parent().unwrap().to_owned(),
         files: BTreeMap::from([("net.onnx".to_owned(), path.to_owned())]),
         size_bytes: fs::metadata(path).unwrap().len(),
+        pin: None,
     }
 }
 

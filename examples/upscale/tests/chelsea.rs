@@ -26,6 +26,7 @@ fn network(name: &str) -> OrtModel {
         root: file.parent().unwrap().to_owned(),
         size_bytes: fs::metadata(&file).unwrap().len(),
         files: BTreeMap::from([(format!("{name}.onnx"), file)]),
+        pin: None,
     };
     let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
     runtime.block_on(models.load(&local)).unwrap()

@@ -22,8 +22,13 @@ fn read(model: &ModelRef, path: &Path) -> io::Result<LocalModel> {
     if path.components().any(|part| part == Component::ParentDir) {
         return Err(io::Error::new(io::ErrorKind::InvalidInput, "the path holds `..`"));
     }
-    let mut local =
-        LocalModel { model: model.clone(), root: path.to_owned(), files: BTreeMap::new(), size_bytes: 0 };
+    let mut local = LocalModel {
+        model: model.clone(),
+        root: path.to_owned(),
+        files: BTreeMap::new(),
+        size_bytes: 0,
+        pin: None,
+    };
     let found = fs::metadata(path)?;
     if found.is_dir() {
         collect(&mut local, path, "", MAX_DEPTH)?;
