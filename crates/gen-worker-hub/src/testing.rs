@@ -164,6 +164,7 @@ pub(crate) fn client(allow: &[&str]) -> HttpClient {
     HttpClient::new(NetConfig {
         connect_timeout: Duration::from_secs(5),
         idle_timeout: Duration::from_secs(5),
+        min_rate: 0,
         attempts: 3,
         url_allow: AllowList::parse(allow).unwrap(),
     })

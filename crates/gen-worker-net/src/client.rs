@@ -149,6 +149,8 @@ fn builder(config: &NetConfig, reuse: Reuse) -> reqwest::ClientBuilder {
         .user_agent(USER_AGENT)
         .default_headers(HeaderMap::from_iter([(header::ACCEPT_ENCODING, identity)]))
         .connect_timeout(config.connect_timeout)
+        // Ranges that are fetched side by side are to have a connection each, not a share of one.
+        .http1_only()
         .redirect(Policy::none())
         .no_proxy()
 }

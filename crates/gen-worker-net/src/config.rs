@@ -26,6 +26,12 @@ const IDLE_TIMEOUT: Var = Var::new(
     "30",
     "Longest wait in which no byte moves in either direction.",
 );
+const RATE_FLOOR: Var = Var::new(
+    "WORKER_HTTP_MIN_BYTES_PER_SECOND",
+    "bytes a second",
+    "1024",
+    "Least rate of an answer over one idle timeout; a slower one counts as broken off. 0: none.",
+);
 
 /// How HTTP is spoken.
 #[derive(Debug, Clone)]
@@ -34,6 +40,8 @@ pub struct NetConfig {
     pub connect_timeout: Duration,
     /// Longest wait in which no byte moves in either direction.
     pub idle_timeout: Duration,
+    /// Least bytes a second of an answer, measured over one `idle_timeout`; 0: none.
+    pub min_rate: u64,
     /// Tries in all; 0 is taken as 1.
     pub attempts: u32,
     /// What URLs in a payload may reach although it is private.
@@ -42,7 +50,7 @@ pub struct NetConfig {
 
 impl NetConfig {
     /// The variables read.
-    pub const VARS: &[Var] = &[RETRIES, URL_ALLOW, CONNECT_TIMEOUT, IDLE_TIMEOUT];
+    pub const VARS: &[Var] = &[RETRIES, URL_ALLOW, CONNECT_TIMEOUT, IDLE_TIMEOUT, RATE_FLOOR];
 
     /// Reads the settings and keeps mistakes in `errors`.
     pub fn from_env(env: &Env, errors: &mut ConfigErrors) -> Self {
@@ -51,6 +59,7 @@ impl NetConfig {
         let mut config = Self {
             connect_timeout: reader.seconds(&CONNECT_TIMEOUT),
             idle_timeout: reader.seconds(&IDLE_TIMEOUT),
+            min_rate: reader.number(&RATE_FLOOR),
             attempts: reader.number(&RETRIES),
             url_allow: AllowList::default(),
         };

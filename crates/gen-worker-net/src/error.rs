@@ -40,6 +40,18 @@ pub enum NetError {
     /// Nothing moved for too long, or the whole exchange took too long.
     #[error("no answer in time")]
     Timeout,
+    /// Bytes came, but slower than is allowed.
+    #[error("the answer came too slowly")]
+    TooSlow,
+    /// The server compressed what was asked for as it is: its size and digest cannot be told.
+    #[error("the answer is compressed, unasked")]
+    Encoded,
+    /// What answered is not the service that was asked, but something in between.
+    #[error("an answer of status {status} that is not the service's own")]
+    Foreign {
+        /// The status.
+        status: StatusCode,
+    },
     /// The server answered with a status that is no success.
     #[error("the server answered {status}")]
     Status {
@@ -104,11 +116,17 @@ impl NetError {
     /// Whether the same request may succeed later.
     pub fn is_transient(&self) -> bool {
         match self {
-            Self::Connect { .. } | Self::Timeout | Self::Broken { .. } | Self::Size { .. } => true,
+            Self::Connect { .. }
+            | Self::Timeout
+            | Self::TooSlow
+            | Self::Foreign { .. }
+            | Self::Broken { .. }
+            | Self::Size { .. } => true,
             Self::Status { status, .. } => is_transient(*status),
             Self::Setup { .. }
             | Self::Blocked { .. }
             | Self::Redirects
+            | Self::Encoded
             | Self::Credential
             | Self::TooLarge { .. }
             | Self::Json { .. }
@@ -152,6 +170,9 @@ impl Classify for NetError {
             Self::DiskFull { .. } => FailureKind::Resource,
             Self::Connect { .. }
             | Self::Timeout
+            | Self::TooSlow
+            | Self::Encoded
+            | Self::Foreign { .. }
             | Self::Broken { .. }
             | Self::Json { .. }
             | Self::Size { .. }
@@ -168,6 +189,8 @@ impl Classify for NetError {
             Self::Credential => "a credential cannot be used".to_owned(),
             Self::Connect { .. } => "a connection could not be made".to_owned(),
             Self::Timeout => "a server did not answer in time".to_owned(),
+            Self::TooSlow => "a server sent too slowly".to_owned(),
+            Self::Encoded | Self::Foreign { .. } => "a server's answer was not understood".to_owned(),
             Self::Status { status, .. } => format!("a server answered {}", status.as_u16()),
             Self::Broken { .. } => "a transfer broke off".to_owned(),
             Self::TooLarge { max } => format!("the content is larger than {max} bytes"),

@@ -26,6 +26,7 @@ mod client;
 mod config;
 mod error;
 mod guard;
+mod pace;
 mod request;
 mod response;
 mod retry;

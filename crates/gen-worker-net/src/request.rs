@@ -15,6 +15,7 @@ use crate::{
     body::{self, BodySource, OpenBody},
     client::{HttpClient, Reuse, Trust},
     error::NetError,
+    pace::Pace,
     response::HttpResponse,
 };
 
@@ -146,7 +147,8 @@ impl HttpRequest {
         deadline: Option<Instant>,
     ) -> Result<HttpResponse, NetError> {
         let pool = self.client.pool(url, self.trust, reuse)?;
-        let idle = self.client.config().idle_timeout;
+        let config = self.client.config();
+        let idle = config.idle_timeout;
         let moved = Arc::new(Notify::new());
         let mut request = reqwest::Request::new(self.method.clone(), url.clone());
         *request.headers_mut() = self.headers_for(url);
@@ -158,7 +160,7 @@ impl HttpRequest {
         let response = unless_silent(pool.execute(request), &moved, idle, deadline)
             .await?
             .map_err(|error| NetError::from_reqwest(error, url.host_str().unwrap_or_default()))?;
-        Ok(HttpResponse::new(response, idle, deadline))
+        HttpResponse::new(response, Pace::new(idle, config.min_rate), deadline)
     }
 
     /// The headers that may be sent to this address.

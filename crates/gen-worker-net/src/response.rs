@@ -5,21 +5,33 @@ use std::{fmt, time::Duration};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, StatusCode, header};
 use serde::de::DeserializeOwned;
+use serde_json::{Map, Value};
 use tokio::time::{Instant, timeout_at};
 use url::Url;
 
-use crate::error::{NetError, is_transient};
+use crate::{
+    error::{NetError, is_transient},
+    pace::Pace,
+};
 
 /// An answer whose head has arrived.
 pub struct HttpResponse {
     inner: reqwest::Response,
-    idle: Duration,
+    pace: Pace,
     deadline: Option<Instant>,
 }
 
 impl HttpResponse {
-    pub(crate) fn new(inner: reqwest::Response, idle: Duration, deadline: Option<Instant>) -> Self {
-        Self { inner, idle, deadline }
+    pub(crate) fn new(
+        inner: reqwest::Response,
+        pace: Pace,
+        deadline: Option<Instant>,
+    ) -> Result<Self, NetError> {
+        let encoding = inner.headers().get(header::CONTENT_ENCODING);
+        if encoding.is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+            return Err(NetError::Encoded);
+        }
+        Ok(Self { inner, pace, deadline })
     }
 
     /// The status.
@@ -62,14 +74,20 @@ impl HttpResponse {
     /// The next piece of the body; `None` after the last.
     ///
     /// # Errors
-    /// The connection broke, the body ended early, or nothing came for too long.
+    /// The connection broke, the body ended early, nothing came for too long, or too little.
     pub async fn chunk(&mut self) -> Result<Option<Bytes>, NetError> {
-        let until = Instant::now() + self.idle;
+        let asked = Instant::now();
+        let until = asked + self.pace.window();
         let until = self.deadline.map_or(until, |deadline| deadline.min(until));
-        timeout_at(until, self.inner.chunk())
+        let chunk = timeout_at(until, self.inner.chunk())
             .await
             .map_err(|_| NetError::Timeout)?
-            .map_err(|error| NetError::from_reqwest(error, ""))
+            .map_err(|error| NetError::from_reqwest(error, ""))?;
+        let bytes = chunk.as_ref().map_or(0, Bytes::len);
+        if chunk.is_some() && !self.pace.holds(asked, Instant::now(), bytes as u64) {
+            return Err(NetError::TooSlow);
+        }
+        Ok(chunk)
     }
 
     /// The whole body, in memory.
@@ -100,6 +118,19 @@ impl HttpResponse {
     pub fn retry_after(&self) -> Option<Duration> {
         let seconds = self.header(&header::RETRY_AFTER)?.trim().parse().ok()?;
         Some(Duration::from_secs(seconds))
+    }
+
+    /// The JSON object that a service answers with, whatever the status; what is none comes from something in between.
+    ///
+    /// # Errors
+    /// [`NetError::Foreign`]: it is no JSON object; [`NetError::Status`]: the service asks to be left alone for a while;
+    /// or as [`bytes`](Self::bytes).
+    pub async fn envelope(self, max: u64) -> Result<(StatusCode, Map<String, Value>), NetError> {
+        let status = self.status();
+        let response = self.unless_transient()?;
+        let body = response.bytes(max).await?;
+        let envelope = serde_json::from_slice(&body).map_err(|_| NetError::Foreign { status })?;
+        Ok((status, envelope))
     }
 
     fn status_error(&self) -> NetError {

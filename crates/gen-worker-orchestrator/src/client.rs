@@ -75,6 +75,7 @@ impl OrchestratorClient {
             connect_timeout: Duration::from_secs(10),
             // Event streams say something every ten seconds.
             idle_timeout: Duration::from_secs(30),
+            min_rate: 0,
             attempts: 3,
             url_allow: AllowList::default(),
         })?;

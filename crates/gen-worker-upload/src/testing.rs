@@ -121,6 +121,7 @@ fn net_config(allow: &[&str]) -> NetConfig {
     NetConfig {
         connect_timeout: Duration::from_secs(5),
         idle_timeout: Duration::from_secs(5),
+        min_rate: 0,
         attempts: 3,
         url_allow: AllowList::parse(allow).unwrap(),
     }

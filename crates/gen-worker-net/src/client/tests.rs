@@ -253,3 +253,51 @@ async fn a_token_that_no_header_carries_is_not_sent() {
     let error = request.bearer(&Secret::from("a\nb")).send().await.unwrap_err();
     assert!(matches!(error, NetError::Credential), "{error:?}");
 }
+
+#[tokio::test]
+async fn a_trickle_is_no_sign_of_life() {
+    let trickle = || async {
+        let bytes = stream::repeat_with(|| Ok::<_, Infallible>(Bytes::from_static(b"x")));
+        Body::from_stream(bytes.then(|byte| async {
+            tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+            byte
+        }))
+    };
+    let server = Server::start(Router::new().fallback(trickle)).await;
+    let config = NetConfig { min_rate: 1000, ..client(&[]).config().clone() };
+    let request = HttpClient::new(config).unwrap().request(Method::GET, server.url("/"), Trust::Operator);
+    let error = request.send().await.unwrap().bytes(1 << 20).await.unwrap_err();
+    assert!(matches!(error, NetError::TooSlow) && error.is_transient(), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_compressed_answer_is_refused() {
+    let router = Router::new().fallback(|| async { ([(header::CONTENT_ENCODING, "gzip")], "packed") });
+    let server = Server::start(router).await;
+    let error = get_error(&client(&[]), server.url("/"), Trust::Operator).await;
+    assert!(matches!(error, NetError::Encoded), "{error:?}");
+}
+
+#[tokio::test]
+async fn a_page_of_something_in_between_is_no_answer_of_the_service() {
+    let json = |status: u16, body: &'static str| {
+        get(move || async move { (StatusCode::from_u16(status).unwrap(), body) })
+    };
+    let router = Router::new()
+        .route("/own", json(404, r#"{"error": "no such repo"}"#))
+        .route("/page", json(404, "<html>not found</html>"))
+        .route("/list", json(200, "[]"))
+        .route("/busy", json(503, r#"{"error": "later"}"#));
+    let server = Server::start(router).await;
+    let ask = async |path: &str| {
+        let request = client(&[]).request(Method::GET, server.url(path), Trust::Operator);
+        request.send().await.unwrap().envelope(1000).await
+    };
+    let (status, envelope) = ask("/own").await.unwrap();
+    assert_eq!((status.as_u16(), envelope["error"].as_str().unwrap()), (404, "no such repo"));
+    for (path, foreign) in [("/page", true), ("/list", true), ("/busy", false)] {
+        let error = ask(path).await.unwrap_err();
+        assert_eq!(matches!(error, NetError::Foreign { .. }), foreign, "{path}: {error:?}");
+        assert!(error.is_transient());
+    }
+}

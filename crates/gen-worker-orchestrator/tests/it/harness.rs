@@ -47,6 +47,7 @@ impl Harness {
             http: HttpClient::new(NetConfig {
                 connect_timeout: PATIENCE,
                 idle_timeout: PATIENCE,
+                min_rate: 0,
                 attempts: 1,
                 url_allow: AllowList::default(),
             })
