@@ -76,6 +76,7 @@ vars! {
     WS_IDLE = "WORKER_WS_IDLE_SECONDS", "seconds", "300",
         "How long a realtime session may go without a frame either way before it ends as `idle_timeout`; 0 means for ever.";
     RUN_DIR = "WORKER_RUN_DIR", "path", "/tmp/cozy", "Where the input files of runs are put; each run's are removed when it ends.";
+    KEEP_RUN_DIR = "WORKER_KEEP_RUN_DIR", "flag", "false", "Whether the directory of a run stays when it ends, for whoever looks into one.";
     CUDA_VERSION = "WORKER_CUDA_VERSION", "text", "", "The CUDA version to report; unset, the driver is asked.";
     TORCH_VERSION = "WORKER_TORCH_VERSION", "text", "", "The torch version to report, for schedulers that choose by it.";
     FAKE_GPU_COUNT = "WORKER_FAKE_GPU_COUNT", "count", "", "Report this many made-up GPUs instead of the real ones.";
@@ -172,6 +173,8 @@ pub struct RuntimeConfig {
     pub ws_idle: Duration,
     /// Where the input files of runs are put.
     pub run_dir: PathBuf,
+    /// Whether the directory of a run stays when it ends.
+    pub keep_run_dir: bool,
     /// The CUDA version to report; `None`: ask the driver.
     pub cuda_version: Option<String>,
     /// The torch version to report.
@@ -231,6 +234,7 @@ impl RuntimeConfig {
             ws_buffer: read.number(&WS_BUFFER),
             ws_idle: read.seconds(&WS_IDLE),
             run_dir: read.path(&RUN_DIR).expect("it has a default"),
+            keep_run_dir: read.flag(&KEEP_RUN_DIR),
             cuda_version: read.text(&CUDA_VERSION).or_else(|| cuda_version_of_image(env)),
             torch_version: read.text(&TORCH_VERSION),
             fake_gpu: fake_gpu(&mut read),

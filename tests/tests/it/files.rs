@@ -90,6 +90,15 @@ async fn an_input_is_fetched_with_the_runs_credential_and_gone_after_the_run() {
 }
 
 #[tokio::test]
+async fn a_runs_directory_stays_if_it_is_to() {
+    let api = FakeFileApi::start(TOKEN).await;
+    api.put("cat.png", PNG, "image/png");
+    let (_scheduler, worker, mut stream) = worker(&[("WORKER_KEEP_RUN_DIR", "1")]).await;
+    output(&run(&mut stream, &api, "digest", json!({"file": {"ref": "cat.png"}})).await);
+    assert_eq!(runs_left(&worker), 1);
+}
+
+#[tokio::test]
 async fn an_input_that_cannot_be_had_fails_the_run() {
     let api = FakeFileApi::start(TOKEN).await;
     api.put("damaged", PNG, "image/png");

@@ -9,9 +9,10 @@ use std::{
 use gen_worker_core::{
     AssetSlot, Classify, FailureKind, InjectionSpec, JobFailure, ModelRef, RunId, ports::OutputTarget,
 };
-use tracing::warn;
+use tracing::{info, warn};
 
 use super::{Job, decode::Decoded, timings::Stage};
+use crate::config::RuntimeConfig;
 
 /// A run whose input files are on this machine.
 pub(crate) struct Local {
@@ -35,7 +36,7 @@ impl Decoded {
 }
 
 async fn fetch_all(job: &Job, assets: &[AssetSlot]) -> Result<RunDirectory, JobFailure> {
-    let directory = RunDirectory::create(&job.shop().config.run_dir, &job.facts().run_id)?;
+    let directory = RunDirectory::create(&job.shop().config, &job.facts().run_id)?;
     let fetch = async {
         for slot in assets {
             let inputs = &job.shop().ports.inputs;
@@ -65,25 +66,30 @@ impl Classify for NoDirectory {
     }
 }
 
-/// One run's own directory, which nobody else reads; removed when dropped.
-pub(crate) struct RunDirectory(PathBuf);
+/// One run's own directory, which nobody else reads; removed when dropped, unless it is to be kept.
+pub(crate) struct RunDirectory {
+    path: PathBuf,
+    keep: bool,
+}
 
 impl RunDirectory {
-    fn create(parent: &Path, run_id: &RunId) -> Result<Self, JobFailure> {
+    fn create(config: &RuntimeConfig, run_id: &RunId) -> Result<Self, JobFailure> {
         // Two attempts of one run may overlap, so each has a directory of its own.
-        let path = parent.join(format!("{}-{:08x}", run_id.directory_name(), fastrand::u32(..)));
+        let path = config.run_dir.join(format!("{}-{:08x}", run_id.directory_name(), fastrand::u32(..)));
         create_private(&path).map_err(|source| NoDirectory { path: path.clone(), source })?;
-        Ok(Self(path))
+        Ok(Self { path, keep: config.keep_run_dir })
     }
 
     pub(crate) fn path(&self) -> &Path {
-        &self.0
+        &self.path
     }
 }
 
 impl Drop for RunDirectory {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+        if self.keep {
+            info!(path = %self.path.display(), "a run's directory is kept");
+        } else if let Err(error) = std::fs::remove_dir_all(&self.path) {
             warn!(%error, "a run's directory could not be removed");
         }
     }
