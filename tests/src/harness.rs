@@ -52,6 +52,7 @@ impl WorkerSettings {
             ("RUST_LOG".to_owned(), "debug,h2=info,hyper=info,tower=info".to_owned()),
             ("WORKER_CANCEL_GRACE_SECONDS".to_owned(), "0.3".to_owned()),
             ("WORKER_MODEL_CACHE_DIR".to_owned(), folder("models")),
+            ("WORKER_CACHE_DIR".to_owned(), folder("kept")),
             ("WORKER_RUN_DIR".to_owned(), folder("runs")),
             ("ORT_DYLIB_PATH".to_owned(), ort_library()),
         ]);

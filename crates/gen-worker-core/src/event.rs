@@ -71,6 +71,21 @@ impl DownloadState {
     }
 }
 
+/// How far a model's download is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Download {
+    /// Bytes present.
+    pub done: u64,
+    /// Bytes expected; `None`: the source does not say.
+    pub total: Option<u64>,
+    /// Bytes a second of late; `None`: not measured.
+    pub rate: Option<u64>,
+    /// Seconds until the rest is there at this rate; `None`: not known.
+    pub eta_seconds: Option<u64>,
+    /// The kind of place it comes from; empty: from none, it was here.
+    pub source: &'static str,
+}
+
 /// One `worker_event`: a type and a JSON object, about a run or about the worker.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Event {
@@ -116,17 +131,22 @@ impl Event {
         )
     }
 
-    /// `model.download`: bytes present and expected (`None`: the source does not say) of a model.
-    pub fn model_download(model_id: &str, state: DownloadState, done: u64, total: Option<u64>) -> Self {
-        Self::custom(
-            "model.download",
-            Map::from_iter([
-                ("model_id".to_owned(), model_id.into()),
-                ("state".to_owned(), state.as_str().into()),
-                ("bytes_done".to_owned(), done.into()),
-                ("bytes_total".to_owned(), total.into()),
-            ]),
-        )
+    /// `model.download`: how far a model's download is. What was not measured is left out.
+    pub fn model_download(model_id: &str, state: DownloadState, download: Download) -> Self {
+        let mut payload = Map::from_iter([
+            ("model_id".to_owned(), model_id.into()),
+            ("state".to_owned(), state.as_str().into()),
+            ("bytes_done".to_owned(), download.done.into()),
+            ("bytes_total".to_owned(), download.total.into()),
+        ]);
+        let measured = [("bytes_per_second", download.rate), ("eta_seconds", download.eta_seconds)];
+        for (name, value) in measured.into_iter().filter_map(|(name, value)| Some((name, value?))) {
+            payload.insert(name.to_owned(), value.into());
+        }
+        if !download.source.is_empty() {
+            payload.insert("source".to_owned(), download.source.into());
+        }
+        Self::custom("model.download", payload)
     }
 
     /// `output.upload`: bytes sent and in all of one output on its way out. `name` is a saved file's reference; `None`: it
@@ -186,6 +206,21 @@ mod tests {
     fn a_stage_is_sent_only_if_given() {
         assert!(json(&Event::progress(0.5, None)).get("stage").is_none());
         assert_eq!(json(&Event::progress(0.5, Some("half")))["stage"], "half");
+    }
+
+    #[test]
+    fn what_was_not_measured_of_a_download_is_left_out() {
+        let event = |download| json(&Event::model_download("m", DownloadState::Downloading, download));
+        let bare = event(Download { done: 1, ..Download::default() });
+        assert!(bare["bytes_total"].is_null() && bare["state"] == "downloading");
+        assert!(["bytes_per_second", "eta_seconds", "source"].iter().all(|key| bare.get(key).is_none()));
+        let download =
+            Download { rate: Some(5), eta_seconds: Some(7), source: "cozy", ..Download::default() };
+        let full = event(download);
+        assert_eq!(
+            (&full["bytes_per_second"], &full["eta_seconds"], &full["source"]),
+            (&5.into(), &7.into(), &"cozy".into())
+        );
     }
 
     #[test]

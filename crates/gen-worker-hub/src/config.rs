@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use gen_worker_core::{
-    ByteLimit, Secret, TenantId,
+    ByteLimit, ByteSize, Secret, TenantId,
     config::{ConfigErrors, Env, Reader, Var},
 };
 use url::Url;
@@ -32,6 +32,66 @@ const TENANT: Var =
     Var::new("TENANT_ID", "name", "", "Whose files are read when a run does not say whose it is.");
 const MAX_INPUT_FILE: Var =
     Var::new("WORKER_MAX_INPUT_FILE_BYTES", "bytes", "209715200", "Largest input file; 0: unlimited.");
+const RUN_DIR: Var =
+    Var::new("WORKER_RUN_DIR", "path", "/tmp/cozy", "Where the input files of runs are put.");
+const INPUT_CACHE_DIR: Var = Var::new(
+    "WORKER_CACHE_DIR",
+    "path",
+    "",
+    "Where input files are kept for later runs of the same tenant; unset, in `cache` below WORKER_RUN_DIR.",
+);
+const INPUT_CACHE_LIMIT: Var = Var::new(
+    "WORKER_INPUT_CACHE_GB",
+    "GiB",
+    "2",
+    "Most that kept input files take on disk; those not used for longest go first. 0: none is kept.",
+);
+const HUB_API: Var = Var::new(
+    "COZY_HUB_API",
+    "auto, snapshots or direct",
+    "auto",
+    "How the hub is asked: by its snapshot API, for a file at its URL plus the reference, or by what it has.",
+);
+const HF_ENDPOINT: Var =
+    Var::new("HF_ENDPOINT", "URL", "https://huggingface.co", "Where `hf:` references lead.");
+const HF_TOKEN: Var = Var::new(
+    "HF_TOKEN",
+    "secret",
+    "",
+    "The credential for Hugging Face, sent to no other host; else HUGGINGFACE_TOKEN, else HUGGINGFACEHUB_API_TOKEN.",
+);
+const HF_TOKEN_2: Var =
+    Var::new("HUGGINGFACE_TOKEN", "secret", "", "The credential for Hugging Face when HF_TOKEN is not set.");
+const HF_TOKEN_3: Var = Var::new(
+    "HUGGINGFACEHUB_API_TOKEN",
+    "secret",
+    "",
+    "The credential for Hugging Face when the two above are not set.",
+);
+const ALLOW_PICKLE: Var = Var::new(
+    "WORKER_ALLOW_PICKLE",
+    "flag",
+    "false",
+    "Whether files that can run code when they are loaded are taken from Hugging Face.",
+);
+const CACHE_LIMIT: Var = Var::new(
+    "WORKER_LOCAL_CACHE_GB",
+    "GiB",
+    "100",
+    "Most that models take on disk; those not used for longest go first, those in use never. 0: unlimited.",
+);
+const CONNECTIONS: Var = Var::new(
+    "WORKER_DOWNLOAD_CONNECTIONS",
+    "connections",
+    "8",
+    "How many connections bring one model; 0 and 1: one.",
+);
+const RANGE_BYTES: Var = Var::new(
+    "WORKER_DOWNLOAD_RANGE_BYTES",
+    "bytes",
+    "16777216",
+    "In pieces of which size a file is fetched, and resumed after a crash; 0: in one.",
+);
 const PARALLEL: Var = Var::new(
     "WORKER_MAX_CONCURRENT_DOWNLOADS",
     "downloads",
@@ -56,10 +116,50 @@ pub struct HubConfig {
     pub tenant_id: Option<TenantId>,
     /// Largest input file.
     pub max_input_file: ByteLimit,
+    /// Where input files are kept for later runs of the same tenant.
+    pub input_cache_dir: PathBuf,
+    /// Most bytes that kept input files take; 0: none is kept.
+    pub input_cache_limit: ByteSize,
+    /// How the hub is asked.
+    pub hub_api: HubApi,
+    /// Where `hf:` references lead.
+    pub hf_endpoint: Option<Url>,
+    /// The credential for `hf_endpoint`.
+    pub hf_token: Option<Secret<String>>,
+    /// Whether files that can run code when they are loaded are taken from Hugging Face.
+    pub allow_pickle: bool,
+    /// Most bytes that models take on disk.
+    pub cache_limit: ByteLimit,
+    /// How many connections bring one model; 0 is taken as 1.
+    pub connections: usize,
+    /// In pieces of how many bytes a file is fetched; 0: in one.
+    pub range_bytes: u64,
     /// How many models are downloaded at once; 0 is taken as 1.
     pub parallel_downloads: usize,
     /// Whether downloads draw a bar on stderr.
     pub show_bars: bool,
+}
+
+/// How the Cozy hub is asked.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum HubApi {
+    /// By its snapshot API; a hub that has none, by its model manifests, and else for a file.
+    Auto,
+    /// By its snapshot API only.
+    Snapshots,
+    /// For the file at its URL plus the reference.
+    Direct,
+}
+
+impl HubApi {
+    fn parse(text: &str) -> Option<Self> {
+        match text.to_ascii_lowercase().as_str() {
+            "auto" => Some(Self::Auto),
+            "snapshots" => Some(Self::Snapshots),
+            "direct" => Some(Self::Direct),
+            _ => None,
+        }
+    }
 }
 
 impl HubConfig {
@@ -73,27 +173,63 @@ impl HubConfig {
         FILE_TOKEN,
         TENANT,
         MAX_INPUT_FILE,
+        RUN_DIR,
+        INPUT_CACHE_DIR,
+        INPUT_CACHE_LIMIT,
+        HUB_API,
+        HF_ENDPOINT,
+        HF_TOKEN,
+        HF_TOKEN_2,
+        HF_TOKEN_3,
+        ALLOW_PICKLE,
+        CACHE_LIMIT,
         PARALLEL,
+        CONNECTIONS,
+        RANGE_BYTES,
     ];
 
     /// Reads the settings and keeps mistakes in `errors`. `show_bars` is for the caller to set.
     pub fn from_env(env: &Env, errors: &mut ConfigErrors) -> Self {
         let tenant = tenant(env, errors);
+        let hub_api = hub_api(env, errors);
         let mut reader = Reader::new(env, errors);
         let hub_url = reader.url(&HUB_URL);
         let hub_token = reader.secret(&HUB_TOKEN);
+        let hf_tokens = [&HF_TOKEN, &HF_TOKEN_2, &HF_TOKEN_3];
         Self {
             cache_dir: reader.path(&CACHE_DIR).unwrap_or_default(),
             file_api: reader.url(&FILE_API).or_else(|| reader.url(&ORCHESTRATOR)).or_else(|| hub_url.clone()),
             file_token: reader.secret(&FILE_TOKEN).or_else(|| hub_token.clone()),
             tenant_id: tenant,
             max_input_file: reader.byte_limit(&MAX_INPUT_FILE),
+            input_cache_dir: reader
+                .path(&INPUT_CACHE_DIR)
+                .unwrap_or_else(|| reader.path(&RUN_DIR).unwrap_or_default().join("cache")),
+            input_cache_limit: reader.gigabytes(&INPUT_CACHE_LIMIT).unwrap_or(ByteSize(0)),
+            hf_endpoint: reader.url(&HF_ENDPOINT),
+            hf_token: hf_tokens.into_iter().find_map(|var| reader.secret(var)),
+            allow_pickle: reader.flag(&ALLOW_PICKLE),
+            cache_limit: match reader.gigabytes(&CACHE_LIMIT) {
+                None | Some(ByteSize(0)) => ByteLimit::Unlimited,
+                Some(most) => ByteLimit::Max(most),
+            },
+            connections: reader.number(&CONNECTIONS),
+            range_bytes: reader.number(&RANGE_BYTES),
+            hub_api,
             parallel_downloads: reader.number(&PARALLEL),
             show_bars: false,
             hub_url,
             hub_token,
         }
     }
+}
+
+fn hub_api(env: &Env, errors: &mut ConfigErrors) -> HubApi {
+    let text = Reader::new(env, errors).text(&HUB_API).unwrap_or_default();
+    HubApi::parse(&text).unwrap_or_else(|| {
+        errors.push(format!("{} is `{text}`: expected {}", HUB_API.name, HUB_API.unit));
+        HubApi::Auto
+    })
 }
 
 fn tenant(env: &Env, errors: &mut ConfigErrors) -> Option<TenantId> {

@@ -23,6 +23,58 @@ pub enum HubError {
         /// 401 or 403.
         status: u16,
     },
+    /// The address of a file has expired; its source gives another.
+    #[error("the address of a file of model {model} has expired")]
+    Expired {
+        /// The reference, without query.
+        model: String,
+    },
+    /// The source says what is wrong with the question.
+    #[error("the source of model {model} answered {status}: {said}")]
+    Denied {
+        /// The reference, without query.
+        model: String,
+        /// The status.
+        status: u16,
+        /// What it says, shortened.
+        said: String,
+    },
+    /// The source's list of files cannot be used.
+    #[error("the file list of model {model} cannot be used: {reason}")]
+    Listing {
+        /// The reference, without query.
+        model: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The repository has no files that are wanted.
+    #[error("model {model} has no ONNX files; name others with `#glob` behind the reference")]
+    NothingWanted {
+        /// The reference, without query.
+        model: String,
+    },
+    /// The files wanted can run code when they are loaded.
+    #[error("model {model} has pickled files, which can run code; WORKER_ALLOW_PICKLE=1 admits them")]
+    Pickle {
+        /// The reference, without query.
+        model: String,
+    },
+    /// The disk has no room for what is missing.
+    #[error("{need} bytes are needed and the disk has {have}")]
+    NoRoom {
+        /// How many bytes are missing.
+        need: u64,
+        /// How many bytes are free.
+        have: u64,
+    },
+    /// The model cache may not grow that far, and what is in it is in use.
+    #[error("{need} bytes are needed and WORKER_LOCAL_CACHE_GB leaves {have}")]
+    OverLimit {
+        /// How many bytes are missing.
+        need: u64,
+        /// How many the limit leaves.
+        have: u64,
+    },
     /// A model of the hub is asked for and no hub is set.
     #[error("model refs need COZY_HUB_URL")]
     NoHub,
@@ -118,6 +170,13 @@ impl HubError {
             Self::Fetch { source, .. } | Self::InputFetch { source, .. } => Some(source),
             Self::NotFound { .. }
             | Self::Refused { .. }
+            | Self::Expired { .. }
+            | Self::Denied { .. }
+            | Self::Listing { .. }
+            | Self::NothingWanted { .. }
+            | Self::Pickle { .. }
+            | Self::NoRoom { .. }
+            | Self::OverLimit { .. }
             | Self::NoHub
             | Self::Local { .. }
             | Self::Range { .. }
@@ -130,6 +189,11 @@ impl HubError {
             | Self::InputTooLarge { .. }
             | Self::InputDigest { .. } => None,
         }
+    }
+
+    /// Whether the source may answer well later.
+    pub(crate) fn is_transient(&self) -> bool {
+        self.transport().is_some_and(NetError::is_transient)
     }
 
     /// Whether what is on disk is of no use, so that one more try from the start is.
@@ -148,6 +212,9 @@ impl Classify for HubError {
     fn kind(&self) -> FailureKind {
         match self {
             Self::NotFound { .. }
+            | Self::Denied { .. }
+            | Self::NothingWanted { .. }
+            | Self::Pickle { .. }
             | Self::NoHub
             | Self::Local { .. }
             | Self::InputRef { .. }
@@ -156,7 +223,10 @@ impl Classify for HubError {
             | Self::InputTooLarge { .. }
             | Self::InputDigest { .. } => FailureKind::Validation,
             Self::Refused { .. } | Self::InputRefused { .. } => FailureKind::Auth,
-            Self::Range { .. } | Self::GivenUp { .. } => FailureKind::Retryable,
+            Self::Range { .. } | Self::Listing { .. } | Self::Expired { .. } | Self::GivenUp { .. } => {
+                FailureKind::Retryable
+            }
+            Self::NoRoom { .. } | Self::OverLimit { .. } => FailureKind::Resource,
             Self::Fetch { source, .. } | Self::Store { source } | Self::InputFetch { source, .. } => {
                 source.kind()
             }
@@ -166,6 +236,11 @@ impl Classify for HubError {
     fn safe_message(&self) -> String {
         match self {
             Self::NotFound { .. }
+            | Self::Expired { .. }
+            | Self::Denied { .. }
+            | Self::Listing { .. }
+            | Self::NothingWanted { .. }
+            | Self::Pickle { .. }
             | Self::NoHub
             | Self::InputRef { .. }
             | Self::NoFileApi
@@ -174,6 +249,9 @@ impl Classify for HubError {
             | Self::InputDigest { .. }
             | Self::GivenUp { .. } => self.to_string(),
             Self::Refused { model, status } => format!("model {model} read unauthorized ({status})"),
+            Self::NoRoom { need, have } | Self::OverLimit { need, have } => {
+                format!("the worker's disk is full: {need} bytes needed, {have} left")
+            }
             Self::Local { .. } => "the model file is not on this worker".to_owned(),
             Self::Range { model } => format!("model {model} arrived damaged"),
             Self::Fetch { model, source } => format!("model {model}: {}", source.safe_message()),

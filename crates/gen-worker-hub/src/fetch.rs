@@ -1,199 +1,286 @@
-//! Carries a download out: resumed where it broke off, checked before it counts.
+//! Carries a file's transfer out: pieces side by side, each resumed where it broke off, checked before it counts.
 
-use std::{io, path::PathBuf};
-
-use gen_worker_core::{Algorithm, Digest, ModelRef};
-use gen_worker_net::{
-    Expected, FileSink, HeaderName, HeaderValue, HttpClient, HttpResponse, Method, NetError, StatusCode,
-    StoredFile, header,
+use std::{
+    collections::VecDeque,
+    ops::Range,
+    path::PathBuf,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
-use tokio::fs;
+
+use gen_worker_core::{Digest, ModelRef};
+use gen_worker_net::{HttpClient, HttpResponse, NetError};
+use tokio::{
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::JoinSet,
+};
 use tracing::warn;
 
-use crate::{error::HubError, progress::Reporter, source::direct::Remote};
+use crate::{
+    blocking::blocking,
+    error::HubError,
+    fetch::{answer::Answer, ask::Address, batch::Batch},
+    part::{Part, PartPlace},
+    progress::FileMeter,
+    snapshot::RemoteFile,
+};
 
-/// The digest that the hub promises, 64 hexadecimal digits.
-pub(crate) static SHA256_HEADER: HeaderName = HeaderName::from_static("x-cozy-sha256");
-/// The file in the work directory that holds the partial file's `ETag`.
-const VALIDATOR: &str = ".etag";
+mod answer;
+mod ask;
+mod batch;
 
-/// One file to bring into a work directory.
-pub(crate) struct Fetch<'a> {
-    pub(crate) client: &'a HttpClient,
-    pub(crate) model: &'a ModelRef,
-    pub(crate) remote: &'a Remote,
-    pub(crate) work: PathBuf,
+pub(crate) use answer::{SHA256_HEADER, sha256};
+
+/// How many connections, and how large the pieces.
+#[derive(Debug, Clone)]
+pub(crate) struct Lanes {
+    /// The connections of one model, whichever of its files they bring.
+    pub(crate) permits: Arc<Semaphore>,
+    pub(crate) count: usize,
+    pub(crate) range_bytes: u64,
 }
 
-impl Fetch<'_> {
+/// One file to bring.
+#[derive(Debug)]
+pub(crate) struct Fetch {
+    pub(crate) client: HttpClient,
+    pub(crate) model: ModelRef,
+    pub(crate) file: RemoteFile,
+    pub(crate) lanes: Lanes,
+    pub(crate) meter: FileMeter,
+    /// Where redirects led.
+    pub(crate) address: Address,
+}
+
+/// A piece that is coming.
+struct Start {
+    piece: Range<u64>,
+    response: HttpResponse,
+    lane: OwnedSemaphorePermit,
+}
+
+/// A file that is complete, checked and durable, still under its working name.
+#[derive(Debug)]
+pub(crate) struct Fetched {
+    pub(crate) path: PathBuf,
+    pub(crate) size_bytes: u64,
+    pub(crate) digest: Digest,
+}
+
+impl Fetch {
     /// Brings the file. What proves damaged is thrown away and fetched once more.
-    pub(crate) async fn run(&self, reporter: &Reporter) -> Result<StoredFile, HubError> {
-        fs::create_dir_all(&self.work).await?;
-        let fetched = match self.tries(reporter).await {
+    pub(crate) async fn run(self: &Arc<Self>, place: &PartPlace) -> Result<Fetched, HubError> {
+        match self.once(place).await {
             Err(error) if error.is_damage() => {
-                warn!(model = %self.model, %error, "fetching anew");
-                self.forget().await?;
-                self.tries(reporter).await
+                warn!(model = %self.model, file = %self.file.path, %error, "fetching anew");
+                self.forget(place).await?;
             }
-            fetched => fetched,
-        };
+            fetched => return fetched,
+        }
+        let fetched = self.once(place).await;
         if fetched.as_ref().is_err_and(HubError::is_damage) {
-            self.forget().await?;
+            self.forget(place).await?;
         }
         fetched
     }
 
-    async fn tries(&self, reporter: &Reporter) -> Result<StoredFile, HubError> {
-        self.client.retry(|| self.attempt(reporter), HubError::transport).await
+    async fn once(self: &Arc<Self>, place: &PartPlace) -> Result<Fetched, HubError> {
+        let (opened, promise) = (place.clone(), self.file.promise);
+        let part = Arc::new(blocking(move || Ok(Part::open(opened, promise)?)).await?);
+        self.meter.set(part.present());
+        let first = part.missing(self.lanes.range_bytes, 1).pop();
+        match first {
+            None => self.begin(&part, None).await?,
+            Some(piece) => self.transfer(&part, place, piece).await?,
+        }
+        let (size_bytes, digest) = part.finish().await?;
+        self.check(&part, size_bytes, digest)?;
+        Ok(Fetched { path: place.part.clone(), size_bytes, digest })
     }
 
-    async fn attempt(&self, reporter: &Reporter) -> Result<StoredFile, HubError> {
-        let algorithm = self.remote.digest.map_or(Algorithm::Sha256, |digest| digest.algorithm());
-        let mut sink = self.or_fail(FileSink::resume(self.partial(), algorithm).await)?;
-        let validator = self.validator().await?;
-        if validator.is_none() && self.remote.digest.is_none() {
-            // Nothing would show that the rest belongs to another version.
-            self.or_fail(sink.restart().await)?;
-        }
-        let response = self.ask(sink.written(), validator).await?;
-        self.receive(sink, response, reporter).await
+    async fn transfer(
+        self: &Arc<Self>,
+        part: &Arc<Part>,
+        place: &PartPlace,
+        piece: Range<u64>,
+    ) -> Result<(), HubError> {
+        let lane = self.lane().await;
+        let answer = self.client.retry(|| self.first(part, &piece), HubError::transport).await?;
+        let response = match answer {
+            Answer::Nothing => return self.begin(part, None).await,
+            Answer::Whole(response) => return self.whole(place, part, response).await,
+            Answer::Piece(response) => response,
+        };
+        self.begin(part, Some(&response)).await?;
+        let size = part.promise().size_bytes.unwrap_or(piece.end);
+        let start = Start { piece: piece.start..piece.end.min(size), response, lane };
+        let fetched = self.pieces(part, start).await;
+        let saved = Arc::clone(part);
+        blocking(move || Ok(saved.save()?)).await?;
+        fetched
     }
 
-    /// Asks for the file from this byte on.
-    async fn ask(&self, from: u64, validator: Option<HeaderValue>) -> Result<HttpResponse, HubError> {
-        let remote = self.remote;
-        let mut request = self.client.request(Method::GET, remote.url.clone(), remote.trust);
-        if let Some(token) = &remote.token {
-            request = request.bearer(token);
+    /// Brings all pieces, the first of which is coming.
+    async fn pieces(self: &Arc<Self>, part: &Arc<Part>, start: Start) -> Result<(), HubError> {
+        let mut rest: VecDeque<_> = part.missing(self.lanes.range_bytes, usize::MAX).into();
+        rest.pop_front();
+        let workers = self.lanes.count.min(rest.len() + 1);
+        let queue = Arc::new(Mutex::new(rest));
+        let mut tasks = JoinSet::new();
+        let mut start = Some(start);
+        for _ in 0..workers {
+            let (fetch, part, queue) = (Arc::clone(self), Arc::clone(part), Arc::clone(&queue));
+            let start = start.take();
+            tasks.spawn(async move { fetch.work(&part, &queue, start).await });
         }
-        if from > 0 {
-            let range = HeaderValue::try_from(format!("bytes={from}-")).expect("digits fit a header");
-            request = request.header(header::RANGE, range);
-            if let Some(validator) = validator {
-                request = request.header(header::IF_RANGE, validator);
+        while let Some(done) = tasks.join_next().await {
+            if let Err(error) = done.map_err(std::io::Error::other)? {
+                tasks.shutdown().await;
+                return Err(error);
             }
         }
-        let response = self.or_fail(request.send().await)?;
-        match response.status() {
-            StatusCode::NOT_FOUND | StatusCode::GONE => {
-                Err(HubError::NotFound { model: self.model.to_string() })
-            }
-            status @ (StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN) => {
-                Err(HubError::Refused { model: self.model.to_string(), status: status.as_u16() })
-            }
-            StatusCode::RANGE_NOT_SATISFIABLE => Err(self.wrong_range()),
-            _ => self.or_fail(response.into_success()),
-        }
+        Ok(())
     }
 
-    async fn receive(
+    /// One of several workers: a piece after another, until none is left.
+    async fn work(
         &self,
-        mut sink: FileSink,
-        mut response: HttpResponse,
-        reporter: &Reporter,
-    ) -> Result<StoredFile, HubError> {
-        let size_bytes = self.begin(&mut sink, &response).await?;
-        let promised = response.header(&SHA256_HEADER).and_then(sha256);
-        reporter.bytes(sink.written(), size_bytes);
-        loop {
-            match response.chunk().await {
-                Ok(Some(chunk)) => self.or_fail(sink.write(chunk).await)?,
-                Ok(None) => break,
-                Err(error) => {
-                    self.or_fail(sink.flush().await)?;
-                    return self.or_fail(Err(error));
-                }
-            }
-            reporter.bytes(sink.written(), size_bytes);
+        part: &Arc<Part>,
+        queue: &Mutex<VecDeque<Range<u64>>>,
+        start: Option<Start>,
+    ) -> Result<(), HubError> {
+        if let Some(Start { piece, response, lane }) = start {
+            self.piece(part, piece, Some(response)).await?;
+            drop(lane);
         }
-        let expected = Expected { size_bytes, digest: self.remote.digest.or(promised) };
-        let target = self.work.join(&self.remote.file_name);
-        let stored = self.or_fail(sink.finish(&target, expected).await)?;
-        self.forget_validator().await?;
-        Ok(stored)
+        let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
+        while let Some(piece) = next() {
+            let _lane = self.lane().await;
+            self.piece(part, piece, None).await?;
+        }
+        Ok(())
     }
 
-    /// Brings the sink to where the answer begins. Returns the size of the whole file, if the answer says it.
-    async fn begin(&self, sink: &mut FileSink, response: &HttpResponse) -> Result<Option<u64>, HubError> {
-        if response.status() == StatusCode::PARTIAL_CONTENT {
-            let range = response.header(&header::CONTENT_RANGE).and_then(content_range);
-            return match range {
-                Some((from, total)) if from == sink.written() => Ok(total),
-                Some(_) | None => Err(self.wrong_range()),
+    /// Brings one piece; each try goes on where the one before broke off.
+    async fn piece(
+        &self,
+        part: &Arc<Part>,
+        piece: Range<u64>,
+        response: Option<HttpResponse>,
+    ) -> Result<(), HubError> {
+        let at = AtomicU64::new(piece.start);
+        let coming = Mutex::new(response);
+        let attempt = || async {
+            let rest = at.load(Ordering::Relaxed)..piece.end;
+            let coming = coming.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let response = match coming {
+                Some(response) => response,
+                None => self.next(part, &rest).await?,
             };
+            self.pour(part, response, &at, Some(piece.end)).await
+        };
+        self.client.retry(attempt, HubError::transport).await?;
+        let part = Arc::clone(part);
+        blocking(move || Ok(part.save()?)).await
+    }
+
+    /// Brings a file that is sent as a whole. Each try starts over, in a new file.
+    async fn whole(
+        &self,
+        place: &PartPlace,
+        part: &Arc<Part>,
+        response: HttpResponse,
+    ) -> Result<(), HubError> {
+        let coming = Mutex::new(Some(response));
+        let attempt = || async {
+            let again = coming.lock().unwrap_or_else(PoisonError::into_inner).take();
+            let response = match again {
+                Some(response) => response,
+                None => self.all().await?,
+            };
+            self.renew(part).await?;
+            self.begin(part, Some(&response)).await?;
+            self.pour(part, response, &AtomicU64::new(0), part.promise().size_bytes).await
+        };
+        let poured = self.client.retry(attempt, HubError::transport).await;
+        if poured.is_err() {
+            // It cannot be taken up, so it is in the way.
+            self.forget(place).await?;
         }
-        self.or_fail(sink.restart().await)?;
-        match response.headers().get(header::ETAG).filter(|etag| is_strong(etag)) {
-            Some(etag) => fs::write(self.work.join(VALIDATOR), etag.as_bytes()).await?,
-            None => self.forget_validator().await?,
+        poured
+    }
+
+    /// Writes an answer's body from `at` on, which moves with it.
+    async fn pour(
+        &self,
+        part: &Arc<Part>,
+        mut response: HttpResponse,
+        at: &AtomicU64,
+        end: Option<u64>,
+    ) -> Result<(), HubError> {
+        let mut batch = Batch::new(at.load(Ordering::Relaxed), end);
+        loop {
+            let chunk = response.chunk().await;
+            let goes_on = match &chunk {
+                Ok(Some(bytes)) => batch.take(bytes),
+                Ok(None) | Err(_) => false,
+            };
+            if !goes_on || batch.is_full() {
+                let (start, bytes) = batch.empty();
+                let length = bytes.iter().map(|bytes| bytes.len() as u64).sum::<u64>();
+                part.write(start, bytes).await?;
+                at.store(start + length, Ordering::Relaxed);
+                self.meter.add(length);
+            }
+            self.or_fail(chunk)?;
+            if !goes_on {
+                return self.or_fail(batch.complete());
+            }
         }
-        Ok(response.content_length())
     }
 
-    async fn validator(&self) -> io::Result<Option<HeaderValue>> {
-        match fs::read(self.work.join(VALIDATOR)).await {
-            Ok(etag) => Ok(HeaderValue::from_bytes(&etag).ok().filter(is_strong)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
+    async fn begin(&self, part: &Arc<Part>, response: Option<&HttpResponse>) -> Result<(), HubError> {
+        let promise = self.promised(part, response)?;
+        let etag = response.and_then(answer::etag).or_else(|| part.etag());
+        let part = Arc::clone(part);
+        blocking(move || part.begin(promise, etag)).await
+    }
+
+    async fn renew(&self, part: &Arc<Part>) -> Result<(), HubError> {
+        let part = Arc::clone(part);
+        self.meter.set(0);
+        blocking(move || Ok(part.renew()?)).await
+    }
+
+    async fn forget(&self, place: &PartPlace) -> Result<(), HubError> {
+        let place = place.clone();
+        self.meter.set(0);
+        blocking(move || Ok(place.forget()?)).await
+    }
+
+    fn check(&self, part: &Part, size_bytes: u64, actual: Digest) -> Result<(), HubError> {
+        let promise = part.promise();
+        let sized = match promise.size_bytes {
+            Some(expected) if expected != size_bytes => Err(NetError::Size { expected, actual: size_bytes }),
+            Some(_) | None => Ok(()),
+        };
+        self.or_fail(sized)?;
+        match promise.digest {
+            Some(expected) if expected != actual => {
+                self.or_fail(Err(NetError::DigestMismatch { expected, actual }))
+            }
+            Some(_) | None => Ok(()),
         }
     }
 
-    async fn forget_validator(&self) -> io::Result<()> {
-        remove(self.work.join(VALIDATOR)).await
-    }
-
-    async fn forget(&self) -> io::Result<()> {
-        self.forget_validator().await?;
-        remove(self.partial()).await
-    }
-
-    fn partial(&self) -> PathBuf {
-        self.work.join(".part")
+    async fn lane(&self) -> OwnedSemaphorePermit {
+        let permits = Arc::clone(&self.lanes.permits);
+        permits.acquire_owned().await.expect("the semaphore is never closed")
     }
 
     fn or_fail<T>(&self, result: Result<T, NetError>) -> Result<T, HubError> {
         result.map_err(|source| HubError::Fetch { model: self.model.to_string(), source })
-    }
-
-    fn wrong_range(&self) -> HubError {
-        HubError::Range { model: self.model.to_string() }
-    }
-}
-
-/// The digest in a header; `None`: it is none.
-pub(crate) fn sha256(digits: &str) -> Option<Digest> {
-    Digest::from_hex(Algorithm::Sha256, digits.trim()).ok()
-}
-
-/// First byte and whole size of `bytes 5-9/10`; the size may be `*`.
-fn content_range(text: &str) -> Option<(u64, Option<u64>)> {
-    let (range, total) = text.strip_prefix("bytes ")?.split_once('/')?;
-    let (from, _) = range.split_once('-')?;
-    Some((from.parse().ok()?, total.parse().ok()))
-}
-
-/// `If-Range` takes no weak validator.
-fn is_strong(etag: &HeaderValue) -> bool {
-    etag.as_bytes().starts_with(b"\"")
-}
-
-async fn remove(path: PathBuf) -> io::Result<()> {
-    match fs::remove_file(path).await {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-        Ok(()) | Err(_) => Ok(()),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn ranges_are_understood_or_refused() {
-        assert_eq!(content_range("bytes 5-9/10"), Some((5, Some(10))));
-        assert_eq!(content_range("bytes 5-9/*"), Some((5, None)));
-        for text in ["", "bytes */10", "items 5-9/10", "bytes x-9/10"] {
-            assert_eq!(content_range(text), None, "{text}");
-        }
     }
 }

@@ -6,12 +6,12 @@ use std::{
     time::Duration,
 };
 
-use gen_worker_core::{DownloadState, Event, LocalModel, ModelRef, ports::EventSink};
+use gen_worker_core::{Download, DownloadState, Event, LocalModel, ModelRef, ports::EventSink};
 use tokio::{sync::watch, time::timeout};
 
 use crate::{
     error::{HubError, SharedError},
-    progress::Progress,
+    progress::{Progress, Transfer},
 };
 
 /// Least time between two events about one download: at most four a second.
@@ -51,30 +51,35 @@ pub(crate) async fn follow(
     model: &ModelRef,
     events: &dyn EventSink,
 ) -> Result<LocalModel, SharedError> {
-    let say = |state, done, total| events.emit(Event::model_download(model.known_as(), state, done, total));
+    let say = |state, transfer: Transfer| {
+        let Transfer { done, total, rate, source } = transfer;
+        let download = Download { done, total, rate, eta_seconds: transfer.eta_seconds(), source };
+        events.emit(Event::model_download(model.known_as(), state, download));
+    };
     loop {
         let progress = flight.borrow_and_update().clone();
-        let transferred = progress.bytes.unwrap_or_default();
+        let transferred = progress.transfer.unwrap_or_default();
         match progress.outcome {
             Some(Ok(local)) => {
-                let state = match progress.bytes {
+                let state = match progress.transfer {
                     Some(_) => DownloadState::Completed,
                     None => DownloadState::AlreadyPresent,
                 };
-                say(state, local.size_bytes, Some(local.size_bytes));
+                let (done, total) = (local.size_bytes, Some(local.size_bytes));
+                say(state, Transfer { done, total, ..transferred });
                 return Ok(LocalModel { model: model.clone(), ..local });
             }
             Some(Err(error)) => {
-                say(DownloadState::Failed, transferred.0, transferred.1);
+                say(DownloadState::Failed, transferred);
                 return Err(error);
             }
             None => {}
         }
-        if let Some((done, total)) = progress.bytes {
-            say(DownloadState::Downloading, done, total);
+        if let Some(transfer) = progress.transfer {
+            say(DownloadState::Downloading, transfer);
         }
         if pause(&mut flight).await.is_err() && flight.borrow().outcome.is_none() {
-            say(DownloadState::Failed, transferred.0, transferred.1);
+            say(DownloadState::Failed, transferred);
             return Err(SharedError::from(HubError::GivenUp { model: model.to_string() }));
         }
     }
@@ -114,7 +119,8 @@ mod tests {
         let model = model();
         let download = async move {
             for done in 0..200 {
-                sender.send_modify(|progress| progress.bytes = Some((done, Some(200))));
+                let transfer = Transfer { done, total: Some(200), rate: None, source: "cozy" };
+                sender.send_modify(|progress| progress.transfer = Some(transfer));
                 tokio::time::sleep(Duration::from_millis(10)).await;
             }
             let local = LocalModel {

@@ -1,11 +1,10 @@
 //! The hub: models made present, each by one task that outlives those who wait for it.
 
 use std::{
-    collections::BTreeSet,
+    collections::BTreeMap,
     fmt,
     path::Path,
-    sync::{Arc, Mutex, PoisonError},
-    time::Instant,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use async_trait::async_trait;
@@ -15,22 +14,16 @@ use gen_worker_core::{
 };
 use gen_worker_net::HttpClient;
 use indicatif::MultiProgress;
-use tokio::{
-    sync::Semaphore,
-    task::{JoinSet, spawn_blocking},
-};
-use tracing::info;
+use tokio::{sync::Semaphore, task::JoinSet};
 
 use crate::{
+    bring::Bringer,
     config::HubConfig,
-    error::{HubError, SharedError},
-    fetch::Fetch,
+    error::SharedError,
     flight::{Flights, follow},
     input,
     progress::Reporter,
-    resolve::{Origin, resolve},
-    source::{direct::Remote, local},
-    store::{Entry, Store},
+    store::Store,
 };
 
 /// Makes models and input files present. Dropping it ends the downloads under way; they are resumed by the next.
@@ -43,21 +36,21 @@ pub struct Hub {
 struct Shared {
     config: HubConfig,
     client: HttpClient,
-    store: Store,
+    bringer: Bringer,
     flights: Flights,
     slots: Semaphore,
-    /// As the scheduler knows them.
-    on_disk: Mutex<BTreeSet<String>>,
+    /// As the scheduler knows them, with the keys of their places.
+    on_disk: Mutex<BTreeMap<String, String>>,
     bars: Option<MultiProgress>,
 }
 
 impl Hub {
     /// A hub over the models that the cache directory holds. Reads that directory; connects to nothing.
     pub fn new(config: HubConfig, client: HttpClient) -> Self {
-        let store = Store::new(&config.cache_dir);
+        let store = Store::new(&config.cache_dir, config.cache_limit.max());
         let shared = Shared {
             on_disk: Mutex::new(store.scan().into_iter().collect()),
-            store,
+            bringer: Bringer::new(config.clone(), client.clone(), store),
             flights: Flights::default(),
             slots: Semaphore::new(config.parallel_downloads.max(1)),
             bars: config.show_bars.then(MultiProgress::new),
@@ -85,17 +78,16 @@ impl ModelSource for Hub {
     async fn ensure(&self, model: &ModelRef, events: Arc<dyn EventSink>) -> Result<LocalModel, JobFailure> {
         let flight = self.shared.flights.join(model, |progress| {
             let bars = self.shared.bars.clone();
-            let reporter = Reporter::new(progress, bars, model.to_string());
+            let reporter = Arc::new(Reporter::new(progress, bars, model.to_string()));
             self.spawn(Arc::clone(&self.shared).fly(model.clone(), reporter));
         });
         let local = follow(flight, model, &*events).await?;
-        self.shared.note(model, true);
+        self.shared.note(model, Some(&local));
         Ok(local)
     }
 
     fn on_disk(&self) -> Vec<String> {
-        let on_disk = self.shared.on_disk.lock().unwrap_or_else(PoisonError::into_inner);
-        on_disk.iter().cloned().collect()
+        self.shared.on_disk().keys().cloned().collect()
     }
 }
 
@@ -107,65 +99,37 @@ impl InputSource for Hub {
         asset: &AssetRef,
         directory: &Path,
     ) -> Result<LocalFile, JobFailure> {
-        let Shared { config, client, .. } = &*self.shared;
-        Ok(input::fetch(config, client, scope, asset, directory).await?)
+        let shared = &self.shared;
+        Ok(input::fetch(&shared.config, &shared.client, scope, asset, directory).await?)
     }
 }
 
 impl Shared {
-    async fn fly(self: Arc<Self>, model: ModelRef, reporter: Reporter) {
+    async fn fly(self: Arc<Self>, model: ModelRef, reporter: Arc<Reporter>) {
         let landing = Landing { shared: &self, model: &model };
-        let outcome = self.bring(&model, &reporter).await;
-        self.note(&model, outcome.is_ok());
+        let brought = self.bringer.bring(&model, &reporter, &self.slots).await;
+        self.forget(&brought.evicted);
+        self.note(&model, brought.outcome.as_ref().ok());
         // Those who come from here on look at the disk again; only then those who wait are told.
         drop(landing);
-        reporter.end(outcome.map_err(SharedError::from));
+        reporter.end(brought.outcome.map_err(SharedError::from));
     }
 
-    async fn bring(&self, model: &ModelRef, reporter: &Reporter) -> Result<LocalModel, HubError> {
-        let entry = self.store.entry(model);
-        if let Some(local) = load(&entry, model).await {
-            return Ok(local);
-        }
-        match resolve(&self.config, model)? {
-            Origin::Local(path) => {
-                let model = model.clone();
-                blocking(move || local::open(&model, &path)).await
-            }
-            Origin::Remote(remote) => self.download(model, &entry, &remote, reporter).await,
-        }
+    fn note(&self, model: &ModelRef, local: Option<&LocalModel>) {
+        let name = model.known_as().to_owned();
+        let place = |local: &LocalModel| local.root.file_name().unwrap_or_default().to_string_lossy().into();
+        match local.map(place) {
+            Some(key) => self.on_disk().insert(name, key),
+            None => self.on_disk().remove(&name),
+        };
     }
 
-    async fn download(
-        &self,
-        model: &ModelRef,
-        entry: &Entry,
-        remote: &Remote,
-        reporter: &Reporter,
-    ) -> Result<LocalModel, HubError> {
-        let _lock = entry.lock().await?;
-        if let Some(local) = load(entry, model).await {
-            return Ok(local);
-        }
-        let _slot = self.slots.acquire().await.expect("the semaphore is never closed");
-        let started = Instant::now();
-        let fetch = Fetch { client: &self.client, model, remote, work: entry.work.clone() };
-        let file = fetch.run(reporter).await?;
-        let bytes = file.size_bytes;
-        let (place, published) = (entry.clone(), model.clone());
-        let local = blocking(move || Ok(place.publish(&published, &file)?)).await?;
-        let elapsed_ms = started.elapsed().as_millis() as u64;
-        info!(%model, bytes, elapsed_ms, "model downloaded");
-        Ok(local)
+    fn forget(&self, evicted: &[String]) {
+        self.on_disk().retain(|_, key| !evicted.contains(key));
     }
 
-    fn note(&self, model: &ModelRef, present: bool) {
-        let mut on_disk = self.on_disk.lock().unwrap_or_else(PoisonError::into_inner);
-        if present {
-            on_disk.insert(model.known_as().to_owned());
-        } else {
-            on_disk.remove(model.known_as());
-        }
+    fn on_disk(&self) -> MutexGuard<'_, BTreeMap<String, String>> {
+        self.on_disk.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -179,17 +143,6 @@ impl Drop for Landing<'_> {
     fn drop(&mut self) {
         self.shared.flights.land(self.model);
     }
-}
-
-async fn load(entry: &Entry, model: &ModelRef) -> Option<LocalModel> {
-    let (entry, model) = (entry.clone(), model.clone());
-    spawn_blocking(move || entry.load(&model)).await.ok().flatten()
-}
-
-async fn blocking<T: Send + 'static>(
-    work: impl FnOnce() -> Result<T, HubError> + Send + 'static,
-) -> Result<T, HubError> {
-    spawn_blocking(work).await.map_err(std::io::Error::other)?
 }
 
 #[cfg(test)]

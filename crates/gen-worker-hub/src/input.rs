@@ -1,23 +1,32 @@
 //! An input file made present in the run's directory: from the file API or from a public URL.
 
+mod kept;
 mod locate;
 mod mime;
 
-use std::path::Path;
+use std::{fs::File, path::Path};
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use gen_worker_core::{Algorithm, AssetRef, Digest, LocalFile, RunScope};
 use gen_worker_net::{
     Expected, FileSink, HeaderName, HttpClient, HttpResponse, Method, NetError, StoredFile, header,
 };
-use tokio::fs;
+use tokio::{fs, io::AsyncReadExt};
+use tracing::warn;
 
 use crate::{
+    blocking::blocking,
     config::HubConfig,
     error::HubError,
     fetch::{SHA256_HEADER, sha256},
-    input::locate::{Place, locate},
+    input::{
+        kept::Kept,
+        locate::{Place, locate},
+    },
 };
+
+/// How much of a kept file is read at once.
+const BLOCK_BYTES: usize = 256 << 10;
 
 static SIZE_HEADER: HeaderName = HeaderName::from_static("x-cozy-size-bytes");
 static MIME_HEADER: HeaderName = HeaderName::from_static("x-cozy-mime-type");
@@ -39,6 +48,7 @@ pub(crate) async fn fetch(
         claimed: claimed(asset, &place)?,
         asset,
         directory,
+        config,
     };
     fs::create_dir_all(directory).await?;
     client.retry(|| input.attempt(client), HubError::transport).await
@@ -60,14 +70,20 @@ struct Input<'a> {
     claimed: Option<Digest>,
     asset: &'a AssetRef,
     directory: &'a Path,
+    config: &'a HubConfig,
 }
 
 impl Input<'_> {
     async fn attempt(&self, client: &HttpClient) -> Result<LocalFile, HubError> {
         let mut response = self.ask(client).await?;
         let promised = self.promised(&response)?;
-        // Its own name is known once its type is.
-        let mut sink = self.or_fail(FileSink::beside(&self.directory.join("input")).await)?;
+        let kept = promised.digest.and_then(|digest| self.kept(digest));
+        if let Some(kept) = &kept
+            && let Some(file) = self.take(kept, promised, self.told(&response)).await?
+        {
+            return Ok(file);
+        }
+        let mut sink = self.sink().await?;
         let mut head = Vec::new();
         while let Some(chunk) = self.or_fail(response.chunk().await)? {
             self.admit(sink.written().saturating_add(chunk.len() as u64))?;
@@ -77,12 +93,63 @@ impl Input<'_> {
         let mime_type = mime::of(&head, self.told(&response), &self.place.path);
         let target = self.directory.join(self.file_name(mime_type.as_deref()));
         let stored = self.checked(sink.finish(&target, promised).await)?;
-        Ok(LocalFile {
-            path: stored.path,
-            size_bytes: stored.size_bytes,
-            sha256: stored.sha256.hex(),
-            mime_type,
-        })
+        if let Some(kept) = kept {
+            let path = stored.path.clone();
+            if let Err(error) = blocking(move || Ok(kept.keep(&path)?)).await {
+                warn!(%error, "an input file could not be kept");
+            }
+        }
+        Ok(local_file(stored, mime_type))
+    }
+
+    /// Where this content is kept; `None`: it is not, for nobody vouches for whose it is.
+    fn kept(&self, digest: Digest) -> Option<Kept> {
+        let limit = self.config.input_cache_limit.0;
+        let tenant = self.place.tenant.as_ref().filter(|_| limit > 0)?;
+        let owner =
+            [self.place.url.origin().ascii_serialization().as_bytes(), b"\n", tenant.as_bytes()].concat();
+        Some(Kept::new(&self.config.input_cache_dir, limit, &owner, digest))
+    }
+
+    /// A copy of a kept file, if it is what was promised; one that is not is let go.
+    async fn take(
+        &self,
+        kept: &Kept,
+        promised: Expected,
+        told: Option<&str>,
+    ) -> Result<Option<LocalFile>, HubError> {
+        let place = kept.clone();
+        let Some(file) = blocking(move || Ok(place.take())).await? else { return Ok(None) };
+        match self.copy(file, promised, told).await {
+            Err(error) => {
+                warn!(%error, "a kept input file is damaged");
+                let kept = kept.clone();
+                blocking(move || Ok(kept.drop()?)).await?;
+                Ok(None)
+            }
+            copied => copied.map(Some),
+        }
+    }
+
+    async fn copy(&self, file: File, promised: Expected, told: Option<&str>) -> Result<LocalFile, HubError> {
+        let (mut file, mut sink, mut head) = (fs::File::from_std(file), self.sink().await?, Vec::new());
+        loop {
+            let mut block = BytesMut::with_capacity(BLOCK_BYTES);
+            if file.read_buf(&mut block).await? == 0 {
+                break;
+            }
+            let chunk = block.freeze();
+            keep_head(&mut head, &chunk);
+            self.or_fail(sink.write(chunk).await)?;
+        }
+        let mime_type = mime::of(&head, told, &self.place.path);
+        let target = self.directory.join(self.file_name(mime_type.as_deref()));
+        Ok(local_file(self.or_fail(sink.finish(&target, promised).await)?, mime_type))
+    }
+
+    /// Its own name is known once its type is.
+    async fn sink(&self) -> Result<FileSink, HubError> {
+        self.or_fail(FileSink::beside(&self.directory.join("input")).await)
     }
 
     async fn ask(&self, client: &HttpClient) -> Result<HttpResponse, HubError> {
@@ -152,6 +219,10 @@ impl Input<'_> {
     fn or_fail<T>(&self, result: Result<T, NetError>) -> Result<T, HubError> {
         result.map_err(|source| HubError::InputFetch { reference: self.shown.to_owned(), source })
     }
+}
+
+fn local_file(stored: StoredFile, mime_type: Option<String>) -> LocalFile {
+    LocalFile { path: stored.path, size_bytes: stored.size_bytes, sha256: stored.sha256.hex(), mime_type }
 }
 
 fn keep_head(head: &mut Vec<u8>, chunk: &Bytes) {

@@ -26,17 +26,30 @@
 //! # }
 //! ```
 
+mod blocking;
+mod bring;
+mod cache;
 mod config;
 mod error;
 mod fetch;
 mod flight;
+mod follow;
 mod hub;
 mod input;
+mod part;
+mod plan;
 mod progress;
-mod resolve;
+mod room;
+mod select;
+mod snapshot;
 mod source;
 mod store;
 #[cfg(test)]
 mod testing;
 
-pub use crate::{config::HubConfig, error::HubError, hub::Hub};
+pub use crate::{
+    cache::{Cache, CachedModel, Freed, Mended},
+    config::{HubApi, HubConfig},
+    error::HubError,
+    hub::Hub,
+};

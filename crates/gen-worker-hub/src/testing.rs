@@ -1,9 +1,10 @@
 //! A file server on loopback that can misbehave, for this crate's tests.
 
 use std::{
-    collections::VecDeque,
+    collections::{HashMap, VecDeque},
     io,
     net::SocketAddr,
+    ops::Range,
     path::Path,
     sync::{Arc, Mutex},
     time::Duration,
@@ -20,7 +21,7 @@ use gen_worker_core::{Algorithm, ByteLimit, ByteSize, Digest};
 use gen_worker_net::{AllowList, HttpClient, NetConfig};
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
 
-use crate::{Hub, HubConfig};
+use crate::{Hub, HubApi, HubConfig};
 
 /// How one request is answered. Ranges are honoured unless said otherwise.
 #[derive(Debug, Clone, Copy)]
@@ -32,6 +33,18 @@ pub(crate) enum Answer {
     Corrupt,
     /// The whole file, whatever was asked for.
     Whole,
+    /// As `Whole`, and breaks off after this many bytes.
+    CutWhole(usize),
+    /// More than was asked for.
+    Long,
+    /// Less than was announced.
+    Short,
+    /// The range, of a file as large as no disk.
+    Huge,
+    /// This status, in the service's words.
+    Said(u16),
+    /// Not found, says something in between.
+    Page,
     /// A range from another place than was asked for.
     WrongRange,
     Status(u16),
@@ -46,6 +59,9 @@ pub(crate) struct FileServer {
 
 struct Shared {
     content: Bytes,
+    /// By path with the query; all other paths have `content`.
+    files: Mutex<HashMap<String, Bytes>>,
+    redirects: Mutex<HashMap<String, String>>,
     /// Given out in turn; then all is good.
     answers: Mutex<VecDeque<Answer>>,
     seen: Mutex<Vec<(String, HeaderMap)>>,
@@ -73,6 +89,8 @@ impl FileServer {
         };
         let shared = Arc::new(Shared {
             content: Bytes::copy_from_slice(content),
+            files: Mutex::default(),
+            redirects: Mutex::default(),
             answers: Mutex::new(answers.iter().copied().collect()),
             seen: Mutex::default(),
             headers: headers.iter().map(named).collect(),
@@ -88,6 +106,26 @@ impl FileServer {
 
     pub(crate) fn url(&self, path: &str) -> String {
         format!("http://{}{path}", self.address)
+    }
+
+    /// Serves this at a path, which may have a query.
+    pub(crate) fn put(&self, path: &str, content: impl Into<Bytes>) {
+        self.shared.files.lock().unwrap().insert(path.to_owned(), content.into());
+    }
+
+    /// Sends those who ask for a path elsewhere.
+    pub(crate) fn redirect(&self, path: &str, to: &str) {
+        self.shared.redirects.lock().unwrap().insert(path.to_owned(), to.to_owned());
+    }
+
+    /// The next requests are answered so.
+    pub(crate) fn answer(&self, answers: &[Answer]) {
+        self.shared.answers.lock().unwrap().extend(answers);
+    }
+
+    /// Whether all is good from here on.
+    pub(crate) fn is_good(&self) -> bool {
+        self.shared.answers.lock().unwrap().is_empty()
     }
 
     /// Answers the requests that wait.
@@ -113,51 +151,92 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response 
     shared.seen.lock().unwrap().push((path, headers.clone()));
     shared.gate.acquire().await.unwrap().forget();
     let answer = shared.answers.lock().unwrap().pop_front().unwrap_or(Answer::Good);
-    let range = headers.get(header::RANGE).map(|range| range.to_str().unwrap());
-    let from = range.and_then(|range| range.strip_prefix("bytes=")?.strip_suffix('-')?.parse::<usize>().ok());
-    let mut response = reply(&shared.content, answer, from).into_response();
+    let range = headers.get(header::RANGE).and_then(|range| asked(range.to_str().unwrap()));
+    if let Some(to) = shared.redirects.lock().unwrap().get(request.uri().path()) {
+        return (StatusCode::FOUND, [(header::LOCATION, to.clone())]).into_response();
+    }
+    let content = shared.files.lock().unwrap().get(request.uri().to_string().as_str()).cloned();
+    let content = content.unwrap_or_else(|| shared.content.clone());
+    let mut response = reply(&content, answer, range).into_response();
     response.headers_mut().extend(shared.headers.clone());
     response
 }
 
-fn reply(content: &Bytes, answer: Answer, from: Option<usize>) -> Response {
+/// The first byte and the one after the last of `bytes=<first>-<last>`.
+fn asked(range: &str) -> Option<Range<usize>> {
+    let (first, last) = range.strip_prefix("bytes=")?.split_once('-')?;
+    Some(first.parse().ok()?..last.parse::<usize>().ok()? + 1)
+}
+
+fn reply(content: &Bytes, answer: Answer, range: Option<Range<usize>>) -> Response {
     let total = content.len();
-    match (answer, from) {
+    let range = range.map(|range| range.start..range.end.min(total));
+    let from = range.as_ref().map_or(0, |range| range.start);
+    match (answer, range) {
         (Answer::Status(status), _) => StatusCode::from_u16(status).unwrap().into_response(),
-        (Answer::Corrupt, _) => {
-            let mut wrong = content.to_vec();
-            wrong[0] ^= 1;
-            wrong.into_response()
+        (Answer::Said(status), _) => {
+            let said = r#"{"error": {"message": "no artifact fits"}}"#;
+            (StatusCode::from_u16(status).unwrap(), said).into_response()
         }
-        (Answer::Cut(length), from) => {
-            let status = from.map_or(StatusCode::OK, |_| StatusCode::PARTIAL_CONTENT);
-            let from = from.unwrap_or(0);
-            let start = content.slice(from..from + length);
-            let cut = futures_util::stream::unfold(Some(start), |start| async move {
-                // Once the connection has nothing else to do, it sends what it has.
-                tokio::task::yield_now().await;
-                match start {
-                    Some(start) if !start.is_empty() => Some((Ok(start), Some(Bytes::new()))),
-                    Some(_) => Some((Err(io::Error::other("cut")), None)),
-                    None => None,
-                }
-            });
-            let length = [(header::CONTENT_LENGTH, (total - from).to_string())];
-            (status, length, partial(from, total), Body::from_stream(cut)).into_response()
-        }
+        (Answer::Page, _) => (StatusCode::NOT_FOUND, "<html>no such page</html>").into_response(),
         (Answer::Whole, _) | (Answer::Good, None) => content.clone().into_response(),
-        (Answer::WrongRange, from) => ranged(content, from.unwrap_or(0) - 1),
-        (Answer::Good, Some(from)) => ranged(content, from),
+        (Answer::CutWhole(length), _) => {
+            let length_header = [(header::CONTENT_LENGTH, total.to_string())];
+            (length_header, cut(content.slice(..length))).into_response()
+        }
+        (_, Some(range)) if range.start >= range.end => {
+            let of = [(header::CONTENT_RANGE, format!("bytes */{total}"))];
+            (StatusCode::RANGE_NOT_SATISFIABLE, of).into_response()
+        }
+        (Answer::Corrupt, range) => {
+            let mut wrong = content.slice(range.unwrap_or(0..total)).to_vec();
+            wrong[0] ^= 1;
+            let range = partial(&(from..from + wrong.len()), total);
+            (StatusCode::PARTIAL_CONTENT, range, wrong).into_response()
+        }
+        (Answer::Cut(length), range) => {
+            let range = range.unwrap_or(0..total);
+            let length_header = [(header::CONTENT_LENGTH, range.len().to_string())];
+            let body = cut(content.slice(from..from + length));
+            (StatusCode::PARTIAL_CONTENT, length_header, partial(&range, total), body).into_response()
+        }
+        (Answer::Long, Some(range)) => {
+            let more = content.slice(range.start..(range.end + 7).min(total));
+            (StatusCode::PARTIAL_CONTENT, partial(&range, total), more).into_response()
+        }
+        (Answer::Short, Some(range)) => {
+            let less = content.slice(range.start..range.end - 7);
+            (StatusCode::PARTIAL_CONTENT, partial(&range, total), less).into_response()
+        }
+        (Answer::WrongRange, range) => {
+            let wrong = from - 1..range.map_or(total, |range| range.end);
+            (StatusCode::PARTIAL_CONTENT, partial(&wrong, total), content.slice(wrong)).into_response()
+        }
+        (Answer::Huge, Some(range)) => {
+            (StatusCode::PARTIAL_CONTENT, partial(&range, 1 << 60), content.slice(range)).into_response()
+        }
+        (Answer::Good, Some(range)) => {
+            (StatusCode::PARTIAL_CONTENT, partial(&range, total), content.slice(range)).into_response()
+        }
+        (Answer::Long | Answer::Short | Answer::Huge, None) => unreachable!("files are asked for in ranges"),
     }
 }
 
-fn ranged(content: &Bytes, from: usize) -> Response {
-    let range = partial(from, content.len());
-    (StatusCode::PARTIAL_CONTENT, range, content.slice(from..)).into_response()
+/// A body that breaks off after these bytes.
+fn cut(start: Bytes) -> Body {
+    Body::from_stream(futures_util::stream::unfold(Some(start), |start| async move {
+        // Once the connection has nothing else to do, it sends what it has.
+        tokio::task::yield_now().await;
+        match start {
+            Some(start) if !start.is_empty() => Some((Ok(start), Some(Bytes::new()))),
+            Some(_) => Some((Err(io::Error::other("cut")), None)),
+            None => None,
+        }
+    }))
 }
 
-fn partial(from: usize, total: usize) -> [(header::HeaderName, String); 1] {
-    [(header::CONTENT_RANGE, format!("bytes {from}-{}/{total}", total - 1))]
+fn partial(range: &Range<usize>, total: usize) -> [(header::HeaderName, String); 1] {
+    [(header::CONTENT_RANGE, format!("bytes {}-{}/{total}", range.start, range.end - 1))]
 }
 
 pub(crate) fn client(allow: &[&str]) -> HttpClient {
@@ -181,6 +260,15 @@ pub(crate) fn config(cache: &Path, server: &FileServer) -> HubConfig {
         file_token: Some("file-token".into()),
         tenant_id: None,
         max_input_file: ByteLimit::Max(ByteSize::mib(1)),
+        input_cache_dir: cache.join("kept"),
+        input_cache_limit: ByteSize::mib(1),
+        hub_api: HubApi::Direct,
+        hf_endpoint: Some(server.url("/").parse().unwrap()),
+        hf_token: Some("hf-token".into()),
+        allow_pickle: false,
+        cache_limit: ByteLimit::Unlimited,
+        connections: 4,
+        range_bytes: 16 << 20,
         parallel_downloads: 2,
         show_bars: false,
     }

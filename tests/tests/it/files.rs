@@ -99,6 +99,21 @@ async fn a_runs_directory_stays_if_it_is_to() {
 }
 
 #[tokio::test]
+async fn a_tenants_input_is_kept_for_its_next_run() {
+    let api = FakeFileApi::start(TOKEN).await;
+    api.put("cat.png", PNG, "image/png");
+    let (_scheduler, worker, mut stream) = worker(&[]).await;
+    output(&run(&mut stream, &api, "digest", json!({"file": {"ref": "cat.png"}})).await);
+    // What is sent from here on is wrong; what is kept is not, and is still asked for with the run's credential.
+    api.fault_always("/api/v1/file/cat.png", Fault::Corrupt(3));
+    let found = output(&run(&mut stream, &api, "digest", json!({"file": {"ref": "cat.png"}})).await);
+    assert_eq!(found["sha256"], sha256(PNG));
+    let result =
+        run_at(&mut stream, (&api.url(), "stale"), "digest", json!({"file": {"ref": "cat.png"}})).await;
+    assert_eq!((refusal(&result).0, runs_left(&worker)), ("auth", 0));
+}
+
+#[tokio::test]
 async fn an_input_that_cannot_be_had_fails_the_run() {
     let api = FakeFileApi::start(TOKEN).await;
     api.put("damaged", PNG, "image/png");

@@ -35,7 +35,7 @@ async fn hub_and_worker(settings: &[(&str, &str)]) -> (FakeHub, FakeScheduler, W
     let hub = FakeHub::start().await;
     hub.put(PATH, onnx());
     let url = hub.url();
-    let own = [("COZY_HUB_URL", url.as_str()), ("COZY_HUB_TOKEN", "hub-token")];
+    let own = [("COZY_HUB_URL", url.as_str()), ("COZY_HUB_TOKEN", "hub-token"), ("COZY_HUB_API", "direct")];
     let (scheduler, process, stream) = worker(&[&own, settings].concat()).await;
     (hub, scheduler, process, stream)
 }
@@ -82,7 +82,7 @@ async fn registered_anew(scheduler: &FakeScheduler, stream: &mut WorkerStream) -
 
 /// The directories that count as models.
 fn published(cache: &Path) -> usize {
-    let entries = fs::read_dir(cache.join("refs")).expect("there was a download");
+    let entries = fs::read_dir(cache.join("models")).expect("there was a download");
     entries.filter(|entry| entry.as_ref().is_ok_and(|entry| entry.path().extension().is_none())).count()
 }
 
@@ -117,7 +117,8 @@ async fn a_download_that_breaks_off_is_resumed() {
     hub.fault_once(PATH, [Fault::Truncate(50)]);
     assert_doubled(&infer(&mut stream, MODEL).await);
     let ranges: Vec<_> = hub.requests().iter().map(|r| r.header("range").map(str::to_owned)).collect();
-    assert_eq!(ranges, [None, Some("bytes=50-".to_owned())]);
+    let rest = format!("bytes=50-{}", onnx().len() - 1);
+    assert_eq!(ranges, [Some("bytes=0-16777215".to_owned()), Some(rest)]);
 }
 
 #[tokio::test]
@@ -131,6 +132,7 @@ async fn another_process_takes_up_a_download_and_finds_the_model() {
     for (expected, requests) in [("retryable", 1), ("", 2), ("", 2)] {
         let _worker = WorkerSettings::new(CONFORMANCE, &scheduler)
             .set("COZY_HUB_URL", hub.url())
+            .set("COZY_HUB_API", "direct")
             .set("WORKER_MODEL_CACHE_DIR", &directory)
             .set("WORKER_DOWNLOAD_RETRIES", "1")
             .start();
@@ -139,7 +141,8 @@ async fn another_process_takes_up_a_download_and_finds_the_model() {
         assert_eq!((result.error_type.as_str(), hub.requests().len()), (expected, requests), "{result:?}");
         assert_eq!(published(cache.path()), requests - 1);
     }
-    assert_eq!(hub.requests()[1].header("range"), Some("bytes=50-"));
+    let rest = format!("bytes=50-{}", onnx().len() - 1);
+    assert_eq!(hub.requests()[1].header("range"), Some(rest.as_str()));
 }
 
 #[tokio::test]
@@ -199,6 +202,39 @@ async fn a_url_in_a_payload_gets_no_credential_and_a_file_is_none_of_its_busines
     assert_doubled(&infer(&mut stream, &model).await);
     let [request] = &web.requests()[..] else { panic!("one request: {:?}", web.requests()) };
     assert!(!request.has_authorization(), "{request:?}");
+}
+
+#[tokio::test]
+async fn a_repository_comes_as_the_snapshot_that_its_tag_leads_to() {
+    let hub = FakeHub::start().await;
+    hub.put_repo("acme/net", "latest", &[("config.json", b"{}"), ("onnx/model.onnx", &onnx())]);
+    let url = hub.url();
+    let settings = [("COZY_HUB_URL", url.as_str()), ("COZY_HUB_TOKEN", "hub-token")];
+    let (scheduler, worker, mut stream) = worker(&settings).await;
+    assert_doubled(&infer(&mut stream, "acme/net").await);
+    for request in hub.requests() {
+        assert_eq!(request.has_authorization(), request.path.starts_with("/api/"), "{request:?}");
+    }
+    let asked = hub.requests().len();
+    assert_doubled(&infer(&mut stream, "cozy:acme/net:latest").await);
+    assert_eq!((hub.requests().len(), published(&worker.directory().join("models"))), (asked, 1));
+    let resources = registered_anew(&scheduler, &mut stream).await;
+    assert_eq!(resources.disk_models, ["acme/net", "cozy:acme/net:latest"]);
+}
+
+#[tokio::test]
+async fn workers_on_one_disk_fetch_a_model_once() {
+    let cache = tempfile::tempdir().unwrap();
+    let directory = cache.path().to_string_lossy().into_owned();
+    let settings = [("WORKER_MODEL_CACHE_DIR", directory.as_str())];
+    let (hub, _scheduler, _one, mut stream) = hub_and_worker(&settings).await;
+    let url = hub.url();
+    let own = [("COZY_HUB_URL", url.as_str()), ("COZY_HUB_API", "direct")];
+    let (_other_scheduler, _other, mut other) = worker(&[&own[..], &settings].concat()).await;
+    let (result, other) = tokio::join!(infer(&mut stream, MODEL), infer(&mut other, MODEL));
+    assert_doubled(&result);
+    assert_doubled(&other);
+    assert_eq!(hub.requests().len(), 1);
 }
 
 /// Tells the worker which models its deployment has.

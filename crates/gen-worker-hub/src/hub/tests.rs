@@ -2,10 +2,16 @@
 
 use std::fs;
 
-use gen_worker_core::{Algorithm, Digest, FailureKind, testing::RecordedEvents};
+use gen_worker_core::{Algorithm, ByteLimit, ByteSize, Digest, FailureKind, testing::RecordedEvents};
+
+mod sources;
+mod transfer;
 
 use super::*;
-use crate::testing::{Answer, FileServer, client, config, hub};
+use crate::{
+    HubApi,
+    testing::{Answer, FileServer, client, config, hub},
+};
 
 struct Bench {
     cache: tempfile::TempDir,
@@ -35,8 +41,8 @@ impl Bench {
 
     /// The names of what is published.
     fn published(&self) -> usize {
-        let refs = fs::read_dir(self.cache.path().join("refs")).unwrap();
-        refs.filter(|entry| entry.as_ref().unwrap().path().extension().is_none()).count()
+        let models = fs::read_dir(self.cache.path().join("models")).unwrap();
+        models.filter(|entry| entry.as_ref().unwrap().path().extension().is_none()).count()
     }
 }
 
@@ -79,7 +85,8 @@ async fn a_download_that_breaks_off_is_resumed() {
     let bench = Bench::new(&[Answer::Cut(1_000_000), Answer::Cut(500_000)]).await;
     let local = bench.ensure("org/m").await.unwrap();
     assert_eq!(read(&local, "m"), content());
-    assert_eq!(bench.server.seen("range"), ["", "bytes=1000000-", "bytes=1500000-"]);
+    let ranges = ["bytes=0-16777215", "bytes=1000000-2999999", "bytes=1500000-2999999"];
+    assert_eq!(bench.server.seen("range"), ranges);
     assert_eq!(bench.server.seen("if-range"), ["", "\"v1\"", "\"v1\""]);
 }
 
@@ -91,7 +98,7 @@ async fn the_next_process_resumes_too() {
     let next = hub(bench.cache.path(), &bench.server);
     let local = next.ensure(&model("org/m"), bench.events.clone()).await.unwrap();
     assert_eq!(read(&local, "m"), content());
-    assert_eq!(bench.server.seen("range").last().unwrap(), "bytes=1000000-");
+    assert_eq!(bench.server.seen("range").last().unwrap(), "bytes=1000000-2999999");
 }
 
 #[tokio::test]
@@ -106,17 +113,19 @@ async fn a_wrong_range_is_not_appended() {
     let bench = Bench::new(&[Answer::Cut(1_000_000), Answer::WrongRange]).await;
     let local = bench.ensure("org/m").await.unwrap();
     assert_eq!(read(&local, "m"), content());
-    assert_eq!(bench.server.seen("range"), ["", "bytes=1000000-", ""]);
+    assert_eq!(bench.server.seen("range"), ["bytes=0-16777215", "bytes=1000000-2999999", "bytes=0-16777215"]);
 }
 
 #[tokio::test]
-async fn without_a_validator_nothing_is_resumed() {
+async fn without_a_validator_the_next_process_resumes_nothing() {
     let headers = [("etag", "W/\"weak\"")];
-    let server = FileServer::with_headers(&content(), &[Answer::Cut(1_000_000)], &headers, 100).await;
-    let bench = Bench::on(server);
-    let local = bench.ensure("org/m").await.unwrap();
+    let cut = [Answer::Cut(1_000_000), Answer::Status(503), Answer::Status(503)];
+    let bench = Bench::on(FileServer::with_headers(&content(), &cut, &headers, 100).await);
+    bench.ensure("org/m").await.unwrap_err();
+    let next = hub(bench.cache.path(), &bench.server);
+    let local = next.ensure(&model("org/m"), bench.events.clone()).await.unwrap();
     assert_eq!(read(&local, "m"), content());
-    assert_eq!(bench.server.seen("range"), ["", ""]);
+    assert_eq!(bench.server.seen("range").last().unwrap(), "bytes=0-16777215");
 }
 
 #[tokio::test]
@@ -144,7 +153,7 @@ async fn a_pinned_digest_holds_whatever_the_server_says() {
     }
     assert_eq!(bench.published(), 2);
     // The digest also vouches for what was resumed.
-    assert_eq!(bench.server.seen("range")[1], "bytes=1000000-");
+    assert_eq!(bench.server.seen("range")[1], "bytes=1000000-2999999");
 }
 
 #[tokio::test]

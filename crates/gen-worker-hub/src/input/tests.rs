@@ -136,3 +136,36 @@ async fn a_way_out_of_the_file_api_is_not_tried() {
     assert!(matches!(error, HubError::InputRef { .. }), "{error:?}");
     assert!(server.paths().is_empty());
 }
+
+#[tokio::test]
+async fn a_tenants_file_is_kept_for_its_later_runs_and_for_no_other() {
+    let server = FileServer::start(CONTENT, &[]).await;
+    let directory = tempfile::tempdir().unwrap();
+    let config = config(directory.path(), &server);
+    let get = async |tenant: &str, run: &str| {
+        let scope = RunScope { tenant_id: Some(TenantId::parse(tenant).unwrap()), ..scope(&server) };
+        let file = fetch(&config, &client(&[]), &scope, &asset("a"), &directory.path().join(run)).await?;
+        assert_eq!(files::read(&file.path).unwrap(), CONTENT);
+        assert_eq!(file.mime_type.unwrap(), "image/png");
+        Ok::<_, HubError>(file.path)
+    };
+    let kept = || {
+        let owners = files::read_dir(directory.path().join("kept")).unwrap();
+        let files = owners.flat_map(|owner| files::read_dir(owner.unwrap().path()).unwrap());
+        files.map(|file| file.unwrap().path()).collect::<Vec<_>>()
+    };
+    let first = get("one", "1").await.unwrap();
+    let [once] = &kept()[..] else { panic!("one file") };
+    // To prove where the second comes from: the server has something else by now, and says the same of it.
+    server.answer(&[Answer::Corrupt, Answer::Corrupt]);
+    get("one", "2").await.unwrap();
+    get("two", "3").await.unwrap_err();
+    get("two", "3").await.unwrap();
+    assert_eq!((server.paths().len(), kept().len()), (4, 2));
+
+    // What a function did to its own file is nobody else's.
+    files::write(&first, b"scribbled").unwrap();
+    assert_eq!(files::read(once).unwrap(), b"scribbled");
+    get("one", "4").await.unwrap();
+    assert_eq!(files::read(once).unwrap(), CONTENT);
+}

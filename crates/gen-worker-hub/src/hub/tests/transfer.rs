@@ -1,0 +1,189 @@
+//! Files in pieces, side by side.
+
+use super::*;
+use crate::testing::Answer::{Corrupt, Cut, CutWhole, Good, Huge, Long, Short, Status, Whole, WrongRange};
+
+const PIECE: u64 = 500_000;
+
+/// A hub with pieces so small that the content has six.
+fn in_pieces(cache: &Path, server: &FileServer) -> Hub {
+    let config = HubConfig { range_bytes: PIECE, ..config(cache, server) };
+    Hub::new(config, client(&["127.0.0.1"]))
+}
+
+async fn fetch(hub: &Hub) -> Result<LocalModel, JobFailure> {
+    hub.ensure(&model("org/m"), Arc::<RecordedEvents>::default()).await
+}
+
+/// The ranges asked for, in order of their places.
+fn ranges(server: &FileServer) -> Vec<String> {
+    let mut ranges = server.seen("range");
+    ranges.sort_by_key(|range| {
+        range.trim_start_matches("bytes=").split('-').next().unwrap().parse::<u64>().ok()
+    });
+    ranges
+}
+
+fn pieces() -> Vec<String> {
+    (0..6).map(|n| format!("bytes={}-{}", n * PIECE, (n + 1) * PIECE - 1)).collect()
+}
+
+#[tokio::test]
+async fn pieces_come_side_by_side_each_once() {
+    let headers = [("etag", "\"v1\"")];
+    // The first answer comes; the next four wait for each other.
+    let server = FileServer::with_headers(&content(), &[], &headers, 1).await;
+    let cache = tempfile::tempdir().unwrap();
+    let hub = in_pieces(cache.path(), &server);
+    let waiting = async {
+        until(|| server.paths().len() == 5).await;
+        server.open();
+    };
+    let (local, ()) = tokio::join!(fetch(&hub), waiting);
+    assert_eq!(read(&local.unwrap(), "m"), content());
+    assert_eq!(ranges(&server), pieces());
+    assert_eq!(server.seen("if-range").iter().filter(|validator| *validator == "\"v1\"").count(), 5);
+}
+
+#[tokio::test]
+async fn what_misbehaves_is_fetched_again_and_the_file_is_right() {
+    for answers in [
+        &[Short][..],
+        &[Good, Short, Short],
+        &[Long, Long, Long],
+        &[Good, Cut(1000), Cut(2000)],
+        &[Good, WrongRange],
+        &[Good, Whole],
+        &[Corrupt],
+        &[Good, Good, Corrupt],
+        &[Good, Status(503), Status(429)],
+        &[CutWhole(1000), Whole],
+        &[Whole],
+    ] {
+        let server = FileServer::start(&content(), answers).await;
+        let cache = tempfile::tempdir().unwrap();
+        let local = fetch(&in_pieces(cache.path(), &server)).await.unwrap();
+        assert!(read(&local, "m") == content(), "{answers:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_piece_that_is_there_is_not_fetched_by_the_next_process() {
+    let refused = [Status(503); 8];
+    let server = FileServer::start(&content(), &[&[Good, Good, Cut(1000)][..], &refused].concat()).await;
+    let cache = tempfile::tempdir().unwrap();
+    let config = HubConfig { range_bytes: PIECE, connections: 1, ..config(cache.path(), &server) };
+    fetch(&Hub::new(config.clone(), client(&[]))).await.unwrap_err();
+    let before = server.paths().len();
+    while !server.is_good() {
+        fetch(&Hub::new(config.clone(), client(&[]))).await.unwrap_err();
+    }
+    let after = server.paths().len();
+    assert_eq!(read(&fetch(&Hub::new(config, client(&[]))).await.unwrap(), "m"), content());
+    assert_eq!(before, 5);
+    let rest =
+        ["bytes=1001000-1499999", "bytes=1500000-1999999", "bytes=2000000-2499999", "bytes=2500000-2999999"];
+    assert_eq!(server.seen("range")[after..], rest);
+}
+
+/// What a process that is killed leaves: pieces as the state file says, and nothing or anything in the rest.
+#[tokio::test]
+async fn a_killed_download_goes_on_with_what_its_state_says() {
+    let server = FileServer::start(&content(), &[Good, Good, Good, Status(404)]).await;
+    let cache = tempfile::tempdir().unwrap();
+    let config = HubConfig { range_bytes: PIECE, connections: 1, ..config(cache.path(), &server) };
+    fetch(&Hub::new(config.clone(), client(&[]))).await.unwrap_err();
+    let partial = fs::read_dir(cache.path().join("partial")).unwrap().map(|entry| entry.unwrap().path());
+    let part = partial.into_iter().find(|path| path.extension().is_some_and(|e| e == "part")).unwrap();
+    assert_eq!(fs::metadata(&part).unwrap().len(), 3_000_000, "its room was taken at once");
+    let torn = fs::OpenOptions::new().write(true).open(&part).unwrap();
+    std::os::unix::fs::FileExt::write_all_at(&torn, &[7; 1000], 3 * PIECE + 17).unwrap();
+
+    let before = server.paths().len();
+    assert_eq!(read(&fetch(&Hub::new(config, client(&[]))).await.unwrap(), "m"), content());
+    assert_eq!(server.seen("range")[before..], pieces()[3..]);
+    assert_eq!(fs::read_dir(cache.path().join("partial")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_state_that_cannot_be_believed_is_no_state() {
+    let whole = r#"{"size_bytes":3000000,"digest":null,"etag":"\"v1\"","spans":[[0,3000000]]}"#;
+    for (state, part) in [("{", vec![0; 3_000_000]), (whole, vec![0; 10]), (whole, vec![0; 3_000_000])] {
+        let server = FileServer::start(&content(), &[Status(503); 3]).await;
+        let cache = tempfile::tempdir().unwrap();
+        let hub = in_pieces(cache.path(), &server);
+        fetch(&hub).await.unwrap_err();
+        let digest = Digest::of(Algorithm::Sha256, &content());
+        // The one place where this file is while it comes.
+        let name = fs::read_dir(cache.path().join("partial")).unwrap().map(|entry| entry.unwrap().path());
+        let part_path = name.into_iter().find(|path| path.extension().is_some_and(|e| e == "part")).unwrap();
+        fs::write(&part_path, &part).unwrap();
+        fs::write(part_path.with_extension("json"), state).unwrap();
+        let pinned = format!("org/m@{digest}");
+        let local = hub.ensure(&model(&pinned), Arc::<RecordedEvents>::default()).await.unwrap();
+        assert_eq!(read(&local, "m"), content());
+    }
+}
+
+#[tokio::test]
+async fn an_empty_file_is_a_file() {
+    let server = FileServer::start(b"", &[]).await;
+    let cache = tempfile::tempdir().unwrap();
+    let local = fetch(&in_pieces(cache.path(), &server)).await.unwrap();
+    assert_eq!((read(&local, "m"), local.size_bytes), (Vec::new(), 0));
+}
+
+#[tokio::test]
+async fn two_processes_fetch_a_model_once() {
+    let server = FileServer::start(&content(), &[]).await;
+    let cache = tempfile::tempdir().unwrap();
+    let hubs: Vec<_> = (0..4).map(|_| in_pieces(cache.path(), &server)).collect();
+    let all = futures_util::future::join_all(hubs.iter().map(fetch)).await;
+    for local in all {
+        assert_eq!(read(&local.unwrap(), "m"), content());
+    }
+    assert_eq!(ranges(&server), pieces());
+}
+
+#[tokio::test]
+async fn a_model_beyond_the_limit_is_refused_and_one_below_makes_others_go() {
+    let server = FileServer::start(&content(), &[]).await;
+    let cache = tempfile::tempdir().unwrap();
+    let limit = |bytes| ByteLimit::Max(ByteSize(bytes));
+    let snapshot = |limit| {
+        let config =
+            HubConfig { hub_api: HubApi::Snapshots, cache_limit: limit, ..config(cache.path(), &server) };
+        Hub::new(config, client(&[]))
+    };
+    for name in ["a", "b"] {
+        // Each has a content of its own.
+        let own = [name.as_bytes(), &content()].concat();
+        sources::serve(&server, name, "v1", &[("m.onnx", &own)]);
+    }
+    let events = Arc::<RecordedEvents>::default();
+    let small = snapshot(limit(2_000_000));
+    let failure = small.ensure(&model("org/a"), events.clone()).await.unwrap_err();
+    assert_eq!((failure.kind, server.seen("range").len()), (FailureKind::Resource, 2), "{failure:?}");
+
+    let hub = snapshot(limit(4_000_000));
+    let first = hub.ensure(&model("org/a"), events.clone()).await.unwrap();
+    let failure = hub.ensure(&model("org/b"), events.clone()).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Resource, "the first is in use");
+    drop(first);
+    drop(failure);
+    hub.ensure(&model("org/b"), events.clone()).await.unwrap();
+    assert_eq!(hub.on_disk(), ["org/b"]);
+}
+
+#[tokio::test]
+async fn a_file_for_which_there_is_no_room_leaves_nothing() {
+    let server = FileServer::start(&content(), &[Huge]).await;
+    let cache = tempfile::tempdir().unwrap();
+    let hub = in_pieces(cache.path(), &server);
+    let failure = fetch(&hub).await.unwrap_err();
+    assert_eq!((failure.kind, server.paths().len()), (FailureKind::Resource, 1), "{failure:?}");
+    let held = fs::read_dir(cache.path().join("partial")).unwrap();
+    let bytes: u64 = held.map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
+    assert_eq!((bytes, hub.on_disk().len()), (0, 0));
+    assert_eq!(read(&fetch(&hub).await.unwrap(), "m"), content());
+}

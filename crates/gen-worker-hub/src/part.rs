@@ -1,0 +1,259 @@
+//! A file in the making: bytes at their places, and a small state file that says which of them are there.
+
+use std::{
+    fs::{self, File},
+    io,
+    ops::Range,
+    os::unix::fs::FileExt,
+    path::PathBuf,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use bytes::Bytes;
+use gen_worker_core::{Algorithm, Digest};
+use gen_worker_net::{HeaderValue, NetError};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    blocking::blocking,
+    error::HubError,
+    follow::Follower,
+    plan::Spans,
+    room::{self, allocated},
+};
+
+/// Where a file in the making and its state are.
+#[derive(Debug, Clone)]
+pub(crate) struct PartPlace {
+    pub(crate) part: PathBuf,
+    pub(crate) state: PathBuf,
+    /// Held by the one who writes.
+    pub(crate) lock: PathBuf,
+}
+
+/// What was promised of a file, as far as it was.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Promise {
+    pub(crate) size_bytes: Option<u64>,
+    pub(crate) digest: Option<Digest>,
+}
+
+/// The state file. What it does not say is not there.
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
+struct Saved {
+    size_bytes: Option<u64>,
+    digest: Option<String>,
+    etag: Option<String>,
+    /// First byte and the one after the last.
+    spans: Vec<(u64, u64)>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Part {
+    place: PartPlace,
+    inner: Mutex<Inner>,
+    /// Held by the one who writes the state file.
+    saving: Mutex<()>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    file: Arc<File>,
+    spans: Spans,
+    promise: Promise,
+    etag: Option<String>,
+    follower: Option<Follower>,
+}
+
+impl PartPlace {
+    /// How many bytes of room an earlier download holds that can be taken up. Blocks.
+    pub(crate) fn held(&self, promise: Promise) -> u64 {
+        self.usable(promise).map_or(0, |_| allocated(&self.part))
+    }
+
+    /// Throws away what there is. Blocks.
+    pub(crate) fn forget(&self) -> io::Result<()> {
+        remove(&self.state)?;
+        remove(&self.part)
+    }
+
+    /// The state of an earlier download, if it can be taken up. Without a digest or a validator nothing would show that
+    /// the rest belongs to another version.
+    fn usable(&self, promise: Promise) -> Option<Saved> {
+        let saved: Saved = serde_json::from_slice(&fs::read(&self.state).ok()?).ok()?;
+        let length = fs::metadata(&self.part).ok()?.len();
+        let same = promise.digest.is_none_or(|digest| saved.digest == Some(digest.to_string()))
+            && promise.size_bytes.is_none_or(|size| saved.size_bytes == Some(size));
+        let vouched = promise.digest.is_some() || saved.etag.is_some();
+        let end = saved.spans().end();
+        let whole = end <= length && saved.size_bytes.is_none_or(|size| end <= size);
+        (same && vouched && whole).then_some(saved)
+    }
+}
+
+impl Saved {
+    fn spans(&self) -> Spans {
+        self.spans.iter().map(|(start, end)| *start..*end).collect()
+    }
+}
+
+impl Part {
+    /// Takes up what an earlier download left, or starts anew, in a new file: a write of the old one that is still under
+    /// way must not reach it. Blocks.
+    pub(crate) fn open(place: PartPlace, promise: Promise) -> io::Result<Self> {
+        let saved = place.usable(promise);
+        if saved.is_none() {
+            place.forget()?;
+        }
+        let saved = saved.unwrap_or_default();
+        let promise = Promise {
+            size_bytes: promise.size_bytes.or(saved.size_bytes),
+            digest: promise.digest.or_else(|| saved.digest.as_ref()?.parse().ok()),
+        };
+        let file = Arc::new(open(&place)?);
+        let inner = Inner { file, spans: saved.spans(), promise, etag: saved.etag, follower: None };
+        Ok(Self { place, inner: Mutex::new(inner), saving: Mutex::default() })
+    }
+
+    /// Starts over in a new file. Blocks.
+    pub(crate) fn renew(&self) -> io::Result<()> {
+        self.place.forget()?;
+        let file = Arc::new(open(&self.place)?);
+        let mut inner = self.inner();
+        let promise = inner.promise;
+        *inner = Inner { file, spans: Spans::default(), promise, etag: None, follower: None };
+        Ok(())
+    }
+
+    /// What a request for the rest is bound to.
+    pub(crate) fn validator(&self) -> Option<HeaderValue> {
+        self.inner().etag.as_ref().and_then(|etag| HeaderValue::try_from(etag).ok())
+    }
+
+    pub(crate) fn etag(&self) -> Option<String> {
+        self.inner().etag.clone()
+    }
+
+    /// What is known of the whole file.
+    pub(crate) fn promise(&self) -> Promise {
+        self.inner().promise
+    }
+
+    pub(crate) fn present(&self) -> u64 {
+        self.inner().spans.total()
+    }
+
+    /// The pieces that are missing; of a file of unknown size an endless number.
+    pub(crate) fn missing(&self, most: u64, take: usize) -> Vec<Range<u64>> {
+        let inner = self.inner();
+        let size = inner.promise.size_bytes.unwrap_or(u64::MAX);
+        inner.spans.missing(size, most).take(take).collect()
+    }
+
+    /// Takes what the first answer says, makes room for the file, and starts its digest. Blocks.
+    pub(crate) fn begin(&self, promise: Promise, etag: Option<String>) -> Result<(), HubError> {
+        if let Some(size) = promise.size_bytes {
+            self.reserve(size)?;
+        }
+        let algorithm = promise.digest.map_or(Algorithm::Sha256, |digest| digest.algorithm());
+        let follower = Follower::start(self.file(), algorithm)?;
+        let mut inner = self.inner();
+        follower.advance(inner.spans.prefix());
+        (inner.promise, inner.etag, inner.follower) = (promise, etag, Some(follower));
+        Ok(())
+    }
+
+    /// Puts bytes in their place.
+    pub(crate) async fn write(self: &Arc<Self>, at: u64, batch: Vec<Bytes>) -> Result<(), HubError> {
+        let (part, file) = (Arc::clone(self), self.file());
+        blocking(move || {
+            let mut end = at;
+            for bytes in &batch {
+                file.write_all_at(bytes, end)?;
+                end += bytes.len() as u64;
+            }
+            part.wrote(at..end);
+            Ok(())
+        })
+        .await
+    }
+
+    /// Writes down what is there. What no digest will vouch for is on the disk before the state says so. Blocks.
+    pub(crate) fn save(&self) -> io::Result<()> {
+        let _saving = self.saving.lock().unwrap_or_else(PoisonError::into_inner);
+        let saved = {
+            let inner = self.inner();
+            Saved {
+                size_bytes: inner.promise.size_bytes,
+                digest: inner.promise.digest.map(|digest| digest.to_string()),
+                etag: inner.etag.clone(),
+                spans: inner.spans.iter().map(|span| (span.start, span.end)).collect(),
+            }
+        };
+        if saved.digest.is_none() {
+            self.file().sync_data()?;
+        }
+        let fresh = self.place.state.with_extension("new");
+        fs::write(&fresh, serde_json::to_vec(&saved)?)?;
+        fs::rename(fresh, &self.place.state)
+    }
+
+    /// Makes the file durable and says how large it is and what digest it has.
+    pub(crate) async fn finish(&self) -> io::Result<(u64, Digest)> {
+        let follower = self.inner().follower.take();
+        let follower = follower.ok_or_else(|| io::Error::other("the file was finished before"))?;
+        let file = self.file();
+        let synced = tokio::task::spawn_blocking(move || {
+            file.sync_all()?;
+            file.metadata().map(|found| found.len())
+        });
+        let digest = follower.finish().await?;
+        Ok((synced.await.map_err(io::Error::other)??, digest))
+    }
+
+    fn wrote(&self, bytes: Range<u64>) {
+        let mut inner = self.inner();
+        inner.spans.add(bytes);
+        if let Some(follower) = &inner.follower {
+            follower.advance(inner.spans.prefix());
+        }
+    }
+
+    /// Takes the room that the file needs, before its first byte comes.
+    fn reserve(&self, size: u64) -> Result<(), HubError> {
+        room::check(&self.place.part, size.saturating_sub(allocated(&self.place.part)))?;
+        let file = self.file();
+        if size > file.metadata()?.len() {
+            allocate(&file, size).map_err(|source| HubError::Store { source: NetError::from(source) })?;
+        }
+        Ok(())
+    }
+
+    fn file(&self) -> Arc<File> {
+        Arc::clone(&self.inner().file)
+    }
+
+    fn inner(&self) -> MutexGuard<'_, Inner> {
+        self.inner.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn open(place: &PartPlace) -> io::Result<File> {
+    File::options().read(true).write(true).create(true).truncate(false).open(&place.part)
+}
+
+/// Sets room aside where the file system can, and else just the length.
+fn allocate(file: &File, size: u64) -> io::Result<()> {
+    use rustix::{fs::FallocateFlags, io::Errno};
+    match rustix::fs::fallocate(file, FallocateFlags::empty(), 0, size) {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS | Errno::INVAL) => file.set_len(size),
+        other => other.map_err(io::Error::from),
+    }
+}
+
+fn remove(path: &std::path::Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}

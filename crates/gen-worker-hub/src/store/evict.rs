@@ -1,0 +1,189 @@
+//! What has to go: models when room is needed, leftovers when they are old, what is damaged at once.
+
+use std::{
+    fs, io,
+    os::unix::fs::MetadataExt,
+    path::{Path, PathBuf},
+    time::{Duration, SystemTime},
+};
+
+use gen_worker_core::Digest;
+use tracing::{info, warn};
+use uuid::Uuid;
+
+use super::{
+    Entry, Store, list,
+    lock::Lock,
+    marker::{Marker, Verdict},
+};
+use crate::{
+    error::HubError,
+    room::{self, allocated},
+};
+
+/// How old a leftover must be before it is swept: as long as a download may reasonably be resumed.
+const LEFTOVER_AGE: Duration = Duration::from_secs(7 * 24 * 3600);
+
+/// What was removed.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub(crate) struct Swept {
+    /// The keys of models that are gone.
+    pub(crate) models: Vec<String>,
+    /// How many bytes the files had that no other model has.
+    pub(crate) bytes: u64,
+}
+
+impl Store {
+    /// Makes room for this many bytes more, on the disk and under the limit. Models that nobody uses go, those first that
+    /// nobody asked for for longest. Blocks.
+    pub(crate) fn make_room(&self, need: u64) -> Result<Swept, HubError> {
+        let mut swept = Swept::default();
+        let used = self.used();
+        let over = self.limit.map_or(0, |limit| (used + need).saturating_sub(limit));
+        let short = room::shortfall(&self.root, need)?;
+        let goal = over.max(short);
+        for entry in self.oldest_first() {
+            if swept.bytes >= goal {
+                break;
+            }
+            self.evict(&entry, &mut swept)?;
+        }
+        if swept.bytes < over {
+            let limit = self.limit.unwrap_or_default();
+            return Err(HubError::OverLimit { need, have: limit.saturating_sub(used - swept.bytes) });
+        }
+        room::check(&self.root.join("models"), need)?;
+        Ok(swept)
+    }
+
+    /// Removes leftovers that are old, and says how many bytes they had. Blocks.
+    pub(crate) fn sweep(&self, now: SystemTime) -> io::Result<u64> {
+        Ok(self.sweep_leftovers(now)? + self.sweep_objects(now))
+    }
+
+    /// Sets a model aside, whose files are not what they were, with the files that its models would share.
+    pub(crate) fn quarantine(&self, entry: &Entry, damaged: &[Digest]) -> io::Result<()> {
+        let aside = self.root.join("quarantine");
+        fs::create_dir_all(&aside)?;
+        fs::rename(&entry.home, aside.join(format!("{}.{}", entry.key, Uuid::new_v4().simple())))?;
+        for digest in damaged {
+            remove_file(&self.object(*digest))?;
+        }
+        warn!(key = entry.key, "a model on disk is damaged; it is set aside");
+        Ok(())
+    }
+
+    /// How many bytes the cache takes.
+    pub(crate) fn used(&self) -> u64 {
+        let objects = ["sha256", "blake3"].map(|name| self.root.join("objects").join(name));
+        let files = objects.iter().flat_map(|directory| list(directory));
+        files.chain(list(&self.root.join("partial"))).map(|path| allocated(&path)).sum()
+    }
+
+    /// The models that are there. Those that were asked for last come last.
+    pub(crate) fn oldest_first(&self) -> Vec<Entry> {
+        let keys = list(&self.root.join("models")).filter(|path| path.extension().is_none());
+        let entries = keys.filter_map(|path| Some(self.entry(path.file_name()?.to_str()?)));
+        let mut all: Vec<_> = entries.map(|entry| (entry.last_used(), entry)).collect();
+        all.sort_by(|(a, one), (b, other)| a.cmp(b).then_with(|| one.key.cmp(&other.key)));
+        all.into_iter().map(|(_, entry)| entry).collect()
+    }
+
+    /// Removes a model that nobody uses or builds.
+    fn evict(&self, entry: &Entry, swept: &mut Swept) -> io::Result<()> {
+        let Some(lock) = Lock::take(&entry.lock)? else { return Ok(()) };
+        let Some(pin) = Lock::take(&entry.pin)? else { return Ok(()) };
+        let marker = match entry.look() {
+            Verdict::Whole(marker) | Verdict::Damaged(marker) => marker,
+            Verdict::Absent => return Ok(()),
+        };
+        // Once it has no name it is no model, however far the removal comes.
+        let gone = entry.home.with_extension(format!("{}.gone", Uuid::new_v4().simple()));
+        fs::rename(&entry.home, &gone)?;
+        fs::remove_dir_all(&gone)?;
+        swept.bytes += self.drop_objects(&marker)?;
+        swept.models.push(entry.key.clone());
+        info!(model = marker.written, bytes = marker.size_bytes(), "model evicted");
+        pin.remove()?;
+        lock.remove()
+    }
+
+    /// Removes the files of a model that is gone, unless another has them.
+    fn drop_objects(&self, marker: &Marker) -> io::Result<u64> {
+        let mut bytes = 0;
+        for digest in marker.digests() {
+            let object = self.object(digest);
+            if let Some(found) = fs::metadata(&object).ok().filter(|found| found.nlink() == 1) {
+                remove_file(&object)?;
+                bytes += found.len();
+            }
+        }
+        Ok(bytes)
+    }
+
+    fn sweep_leftovers(&self, now: SystemTime) -> io::Result<u64> {
+        let mut bytes = 0;
+        for path in list(&self.root.join("partial")).filter(|path| has_extension(path, "part")) {
+            let lock = path.with_extension("lock");
+            if is_old(&path, now)
+                && let Some(lock) = Lock::take(&lock)?
+            {
+                bytes += allocated(&path);
+                remove_file(&path.with_extension("json"))?;
+                remove_file(&path)?;
+                lock.remove()?;
+            }
+        }
+        for path in list(&self.root.join("models")).filter(|path| is_old(path, now)) {
+            let abandoned = has_extension(&path, "building") || has_extension(&path, "gone");
+            if abandoned && Lock::take(&path.with_extension("lock"))?.is_some() {
+                fs::remove_dir_all(&path)?;
+            }
+        }
+        for path in list(&self.root.join("quarantine")).filter(|path| is_old(path, now)) {
+            fs::remove_dir_all(&path)?;
+        }
+        Ok(bytes)
+    }
+
+    /// Removes files that no model has and that are not about to be had.
+    fn sweep_objects(&self, now: SystemTime) -> u64 {
+        let objects = ["sha256", "blake3"].map(|name| self.root.join("objects").join(name));
+        let alone = |path: &PathBuf| fs::metadata(path).is_ok_and(|found| found.nlink() == 1);
+        let old = objects.iter().flat_map(|directory| list(directory)).filter(|path| is_old(path, now));
+        let gone = |path: PathBuf| {
+            let bytes = allocated(&path);
+            fs::remove_file(path).map_or(0, |()| bytes)
+        };
+        old.filter(alone).map(gone).sum()
+    }
+}
+
+impl Entry {
+    /// When it was last asked for.
+    pub(crate) fn last_used(&self) -> Option<SystemTime> {
+        let asked = fs::metadata(&self.pin).or_else(|_| fs::metadata(&self.home));
+        asked.and_then(|found| found.modified()).ok()
+    }
+
+    /// Whether somebody uses it now, here or in another process.
+    pub(crate) fn is_used(&self) -> bool {
+        matches!(Lock::take(&self.pin), Ok(None))
+    }
+}
+
+fn has_extension(path: &Path, extension: &str) -> bool {
+    path.extension().is_some_and(|found| found == extension)
+}
+
+fn is_old(path: &Path, now: SystemTime) -> bool {
+    let age = fs::metadata(path).and_then(|found| found.modified()).map(|then| now.duration_since(then));
+    age.is_ok_and(|age| age.is_ok_and(|age| age >= LEFTOVER_AGE))
+}
+
+fn remove_file(path: &Path) -> io::Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+        Ok(()) | Err(_) => Ok(()),
+    }
+}
