@@ -1,5 +1,6 @@
-//! The gen-worker command: an orchestrator to run, and runs to ask it for.
+//! The gen-worker command: an orchestrator to run, runs to ask it for, and the models on this machine.
 
+mod cache;
 mod invoke;
 mod orchestrator;
 
@@ -19,6 +20,9 @@ struct Arguments {
 enum Verb {
     /// Run an orchestrator until Ctrl-C. Its settings are variables named ORCHESTRATOR_…
     Orchestrator,
+    /// Look at the models on this machine, and mend them.
+    #[command(subcommand)]
+    Cache(cache::Verb),
     /// Call a function: what it says goes to stderr, its result to stdout.
     Invoke(invoke::Arguments),
 }
@@ -34,6 +38,7 @@ async fn main() -> ExitCode {
             log();
             orchestrator::run().await.map(|()| ExitCode::SUCCESS)
         }
+        Verb::Cache(verb) => cache::run(&verb),
         Verb::Invoke(arguments) => invoke::run(arguments).await,
     };
     done.unwrap_or_else(|failure| {

@@ -45,6 +45,7 @@ pub use gen_worker_core::{
     Outgoing, OutputBody, RawOutput, RealtimePeer, RealtimeSocket, ResourceRequirements, State, WorkerError,
     config::{ConfigErrors, Env},
 };
+pub use gen_worker_hub::{Cache, CachedModel, Freed, Mended};
 pub use gen_worker_macros::{function, worker_function, worker_websocket};
 #[cfg(feature = "ort")]
 pub use gen_worker_models_ort::{self as ort, OrtModel};
