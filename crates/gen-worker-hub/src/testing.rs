@@ -20,6 +20,7 @@ use axum::{
 use gen_worker_core::{Algorithm, ByteLimit, ByteSize, Digest};
 use gen_worker_net::{AllowList, HttpClient, NetConfig};
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
+use url::Url;
 
 use crate::{Hub, HubApi, HubConfig};
 
@@ -252,18 +253,23 @@ pub(crate) fn client(allow: &[&str]) -> HttpClient {
 
 /// Settings with this server as hub and file API.
 pub(crate) fn config(cache: &Path, server: &FileServer) -> HubConfig {
+    config_at(cache, &server.url("/").parse().unwrap())
+}
+
+/// The same of a server that another process has.
+pub(crate) fn config_at(cache: &Path, base: &Url) -> HubConfig {
     HubConfig {
-        hub_url: Some(server.url("/").parse().unwrap()),
+        hub_url: Some(base.clone()),
         hub_token: Some("hub-token".into()),
         cache_dir: cache.to_owned(),
-        file_api: Some(server.url("/").parse().unwrap()),
+        file_api: Some(base.clone()),
         file_token: Some("file-token".into()),
         tenant_id: None,
         max_input_file: ByteLimit::Max(ByteSize::mib(1)),
         input_cache_dir: cache.join("kept"),
         input_cache_limit: ByteSize::mib(1),
         hub_api: HubApi::Direct,
-        hf_endpoint: Some(server.url("/").parse().unwrap()),
+        hf_endpoint: Some(base.clone()),
         hf_token: Some("hf-token".into()),
         allow_pickle: false,
         cache_limit: ByteLimit::Unlimited,

@@ -1,7 +1,10 @@
 //! Files in pieces, side by side.
 
+use std::process::{Command, Stdio};
+
 use super::*;
 use crate::testing::Answer::{Corrupt, Cut, CutWhole, Good, Huge, Long, Short, Status, Whole, WrongRange};
+use crate::testing::config_at;
 
 const PIECE: u64 = 500_000;
 
@@ -186,4 +189,42 @@ async fn a_file_for_which_there_is_no_room_leaves_nothing() {
     let bytes: u64 = held.map(|entry| entry.unwrap().metadata().unwrap().len()).sum();
     assert_eq!((bytes, hub.on_disk().len()), (0, 0));
     assert_eq!(read(&fetch(&hub).await.unwrap(), "m"), content());
+}
+
+/// How the process that is killed is told where to fetch from and where to.
+const CHILD: &str = "GEN_WORKER_HUB_TEST_CHILD";
+
+/// The process of the test below. By itself it does nothing.
+#[tokio::test]
+async fn a_process_that_is_killed() {
+    #[expect(clippy::disallowed_methods, reason = "a word between two processes of one test, no setting")]
+    let Ok(told) = std::env::var(CHILD) else { return };
+    let (base, cache) = told.split_once(' ').unwrap();
+    let config = config_at(cache.as_ref(), &base.parse().unwrap());
+    let config = HubConfig { range_bytes: PIECE, connections: 1, ..config };
+    fetch(&Hub::new(config, client(&[]))).await.unwrap();
+}
+
+#[tokio::test]
+async fn after_a_kill_no_piece_that_was_finished_is_fetched_again() {
+    for finished in 0..6 {
+        let headers = [("etag", "\"v1\"")];
+        let server = FileServer::with_headers(&content(), &[], &headers, finished).await;
+        let cache = tempfile::tempdir().unwrap();
+        let this = std::env::current_exe().unwrap();
+        let mut child = Command::new(this)
+            .args(["--exact", "hub::tests::transfer::a_process_that_is_killed"])
+            .env(CHILD, format!("{} {}", server.url("/"), cache.path().display()))
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
+        // It asks for a piece only after the one before is written down.
+        until(|| server.paths().len() == finished + 1).await;
+        child.kill().unwrap();
+        child.wait().unwrap();
+        server.open();
+        let config = HubConfig { range_bytes: PIECE, connections: 1, ..config(cache.path(), &server) };
+        assert_eq!(read(&fetch(&Hub::new(config, client(&[]))).await.unwrap(), "m"), content());
+        assert_eq!(server.seen("range")[finished + 1..], pieces()[finished..]);
+    }
 }
