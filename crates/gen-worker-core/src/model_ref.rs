@@ -201,8 +201,10 @@ fn parse_url(text: &str) -> Result<Source, ModelRefError> {
 }
 
 fn parse_file(path: &str) -> Result<Source, ModelRefError> {
-    let path = PathBuf::from(path.strip_prefix("//").unwrap_or(path));
-    if path.is_absolute() { Ok(Source::File(path)) } else { Err(ModelRefError::File) }
+    let path = path.strip_prefix("//").unwrap_or(path);
+    let below = path.strip_prefix('/').ok_or(ModelRefError::File)?;
+    // Two slashes in front would be taken for those of a URL.
+    Ok(Source::File(Path::new("/").join(below.trim_start_matches('/'))))
 }
 
 fn parse_hub(text: &str) -> Result<Source, ModelRefError> {
@@ -334,6 +336,7 @@ mod tests {
             ("a/b/c.onnx", "cozy:a/b/c.onnx:latest"),
             ("https://Host.example:443/m.onnx", "https://host.example/m.onnx"),
             ("file:///models/m.onnx", "file:/models/m.onnx"),
+            ("file:////models/m.onnx", "file:/models/m.onnx"),
             ("HF:hf:org/repo@", "hf:org/repo"),
             ("hf:org/repo@refs/pr/1#onnx/*.onnx", "hf:org/repo@refs/pr/1#onnx/*.onnx"),
         ] {
@@ -362,6 +365,52 @@ mod tests {
         for text in ["hf:one", "hf:", "hf:a/b/c", "hf:a/b@../x", "hf:a/b@x//y", "hf:a/b#x y", "hf:../b"] {
             assert_eq!(ModelRef::parse(text).unwrap_err(), ModelRefError::HuggingFace, "{text}");
         }
+    }
+
+    /// Texts made of the grammar's pieces: each is refused, or is a reference whose one spelling means itself and leads
+    /// nowhere above its place.
+    #[test]
+    fn the_one_spelling_of_any_reference_means_itself() {
+        const PIECES: [&str; 22] = [
+            "cozy:",
+            "hf:",
+            "HF:",
+            "http://",
+            "https://h",
+            "file:/",
+            "org",
+            "repo",
+            "a",
+            "/",
+            "//",
+            ":",
+            "@",
+            "#",
+            "..",
+            ".",
+            "latest",
+            "sha256:",
+            HEX,
+            "*",
+            "é",
+            "?q=1",
+        ];
+        let mut random = fastrand::Rng::with_seed(4);
+        let mut parsed = 0;
+        for _ in 0..50_000 {
+            let text: String =
+                (0..random.usize(1..9)).map(|_| PIECES[random.usize(..PIECES.len())]).collect();
+            let Ok(model) = ModelRef::parse(&text) else { continue };
+            parsed += 1;
+            let again = ModelRef::parse(model.canonical()).unwrap();
+            assert_eq!(again.canonical(), model.canonical(), "{text}");
+            let path = model.hub_path().or_else(|| model.hugging_face().map(|repo| repo.repo.to_owned()));
+            assert!(
+                path.is_none_or(|path| !path.split('/').any(|part| matches!(part, "" | "." | ".."))),
+                "{text}"
+            );
+        }
+        assert!(parsed > 1000, "{parsed}");
     }
 
     #[test]

@@ -103,6 +103,47 @@ mod tests {
         assert_eq!(read(&json!({}), None), Ok(Vec::new()));
     }
 
+    /// Manifests with pieces that are wrong in every way: each is refused, or all its files stay in their place.
+    #[test]
+    fn no_manifest_leads_out_of_its_place() {
+        let digest = Digest::of(Algorithm::Sha256, b"x");
+        let values = [
+            json!(null),
+            json!(1),
+            json!(-1),
+            json!(1e300),
+            json!([]),
+            json!({}),
+            json!(""),
+            json!(".."),
+            json!("a"),
+            json!("a/../b"),
+            json!("/a\\..\\b"),
+            json!("x/y.onnx"),
+            json!(digest.to_string()),
+            json!(digest.hex()),
+        ];
+        let keys = ["path", "path", "url", "size", "size_bytes", "digest", "sha256", "blake3", "other"];
+        let mut random = fastrand::Rng::with_seed(4);
+        let mut pick = |count: usize| random.usize(..count);
+        let mut accepted = 0;
+        for _ in 0..20_000 {
+            let mut entry = Map::new();
+            for _ in 0..=pick(4) {
+                entry.insert(keys[pick(keys.len())].to_owned(), values[pick(values.len())].clone());
+            }
+            let manifest = json!({"files": [entry]});
+            for file in read(&manifest, [None, Some("unet")][pick(2)]).into_iter().flatten() {
+                accepted += 1;
+                assert!(
+                    !file.path.as_str().split('/').any(|part| matches!(part, "" | "." | "..")),
+                    "{manifest}"
+                );
+            }
+        }
+        assert!(accepted > 100, "{accepted}");
+    }
+
     #[test]
     fn an_entry_that_cannot_be_used_is_no_list() {
         for entry in [
