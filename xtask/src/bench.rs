@@ -21,6 +21,8 @@ pub(crate) struct Args {
 enum Subject {
     /// The job loop: runs, latency, memory, start.
     Runtime,
+    /// Downloads: rates, memory, and what is fetched twice.
+    Hub,
     /// Outputs: large and small ones, by presigned PUT and to S3.
     Upload,
 }
@@ -30,7 +32,14 @@ impl Subject {
     fn packages(self) -> &'static [&'static str] {
         match self {
             Self::Runtime => &["gen-worker-bench", "conformance"],
-            Self::Upload => &["gen-worker-bench"],
+            Self::Hub | Self::Upload => &["gen-worker-bench"],
+        }
+    }
+
+    fn program(self) -> &'static str {
+        match self {
+            Self::Hub => "bench-hub",
+            Self::Runtime | Self::Upload => "bench-runtime",
         }
     }
 }
@@ -41,13 +50,17 @@ pub(crate) fn measure(args: &Args) -> Done {
         run(&mut command("cargo", &build))?;
     }
     let built = root().join("target").join(PROFILE);
-    let mut bench = command(&built.join("bench-runtime").display().to_string(), &[]);
+    let mut bench = command(&built.join(args.subject.program()).display().to_string(), &[]);
     let worker = built.join("bench-worker");
     match args.subject {
         Subject::Runtime => {
             bench.arg("runtime").arg("--worker").arg(worker);
             bench.arg("--conformance").arg(built.join("conformance-worker"));
             bench.env("ORT_DYLIB_PATH", ort::library()?);
+        }
+        Subject::Hub => {
+            // Where it builds there is a disk; the temporary folder may be memory.
+            bench.arg("hub").arg("--directory").arg(root().join("target"));
         }
         Subject::Upload => {
             bench.arg("upload").arg("--worker").arg(worker).arg("--seaweed").arg(seaweed::program()?);
