@@ -39,10 +39,13 @@ pub enum Trust {
 pub struct HttpClient(Arc<Inner>);
 
 struct Inner {
-    kept: Pools,
-    /// Without idle connections. Made when the first try of anything has failed.
-    unkept: OnceLock<Pools>,
     config: NetConfig,
+    /// For what the operator named: made at once, so that TLS that cannot be set up is found out at the start.
+    open: reqwest::Client,
+    /// The others, made when they are first needed: each keeps the root certificates of its own.
+    judged: OnceLock<reqwest::Client>,
+    open_anew: OnceLock<reqwest::Client>,
+    judged_anew: OnceLock<reqwest::Client>,
 }
 
 /// Whether a connection that is open already may carry a request.
@@ -53,21 +56,12 @@ pub(crate) enum Reuse {
     Never,
 }
 
-struct Pools {
-    open: reqwest::Client,
-    judged: reqwest::Client,
-}
-
-impl Pools {
-    fn new(config: &NetConfig, reuse: Reuse) -> Result<Self, NetError> {
-        let build =
-            |builder: reqwest::ClientBuilder| builder.build().map_err(|source| NetError::Setup { source });
-        let resolver = JudgingResolver { allow: Arc::new(config.url_allow.clone()) };
-        Ok(Self {
-            open: build(builder(config, reuse))?,
-            judged: build(builder(config, reuse).dns_resolver(resolver))?,
-        })
-    }
+/// What a connection may be dialled to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Reach {
+    Anything,
+    /// What the guard admits.
+    Judged,
 }
 
 impl HttpClient {
@@ -76,8 +70,9 @@ impl HttpClient {
     /// # Errors
     /// TLS cannot be set up, for want of root certificates, say.
     pub fn new(config: NetConfig) -> Result<Self, NetError> {
-        let kept = Pools::new(&config, Reuse::Open)?;
-        Ok(Self(Arc::new(Inner { kept, unkept: OnceLock::new(), config })))
+        let open = build(&config, Reach::Anything, Reuse::Open)?;
+        let (judged, open_anew, judged_anew) = Default::default();
+        Ok(Self(Arc::new(Inner { config, open, judged, open_anew, judged_anew })))
     }
 
     /// A request to this address.
@@ -104,31 +99,34 @@ impl HttpClient {
             return Err(blocked());
         }
         if trust == Trust::Operator {
-            return Ok(&self.pools(reuse)?.open);
+            return self.pool_for(Reach::Anything, reuse);
         }
         if !url.username().is_empty() || url.password().is_some() {
             return Err(blocked());
         }
         let allow = &self.0.config.url_allow;
         if allow.admits_url(url) {
-            return Ok(&self.pools(reuse)?.open);
+            return self.pool_for(Reach::Anything, reuse);
         }
         // A literal address is dialled without asking the resolver.
         if literal(url).is_some_and(|ip| !admitted(allow, ip)) {
             return Err(blocked());
         }
-        Ok(&self.pools(reuse)?.judged)
+        self.pool_for(Reach::Judged, reuse)
     }
 
-    fn pools(&self, reuse: Reuse) -> Result<&Pools, NetError> {
-        match (reuse, self.0.unkept.get()) {
-            (Reuse::Open, _) => Ok(&self.0.kept),
-            (Reuse::Never, Some(pools)) => Ok(pools),
-            (Reuse::Never, None) => {
-                let pools = Pools::new(self.config(), reuse)?;
-                Ok(self.0.unkept.get_or_init(|| pools))
-            }
+    fn pool_for(&self, reach: Reach, reuse: Reuse) -> Result<&reqwest::Client, NetError> {
+        let pool = match (reach, reuse) {
+            (Reach::Anything, Reuse::Open) => return Ok(&self.0.open),
+            (Reach::Judged, Reuse::Open) => &self.0.judged,
+            (Reach::Anything, Reuse::Never) => &self.0.open_anew,
+            (Reach::Judged, Reuse::Never) => &self.0.judged_anew,
+        };
+        if let Some(made) = pool.get() {
+            return Ok(made);
         }
+        let made = build(self.config(), reach, reuse)?;
+        Ok(pool.get_or_init(|| made))
     }
 }
 
@@ -136,6 +134,17 @@ impl fmt::Debug for HttpClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("HttpClient").field(&self.0.config).finish()
     }
+}
+
+fn build(config: &NetConfig, reach: Reach, reuse: Reuse) -> Result<reqwest::Client, NetError> {
+    let builder = match reach {
+        Reach::Anything => builder(config, reuse),
+        Reach::Judged => {
+            let allow = Arc::new(config.url_allow.clone());
+            builder(config, reuse).dns_resolver(JudgingResolver { allow })
+        }
+    };
+    builder.build().map_err(|source| NetError::Setup { source })
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the place that the ban leads to")]
