@@ -47,7 +47,11 @@ impl Subject {
 pub(crate) fn measure(args: &Args) -> Done {
     for package in args.subject.packages() {
         let build = ["build", "--locked", "--quiet", "--profile", PROFILE, "-p", package];
-        run(&mut command("cargo", &build))?;
+        let mut cargo = command("cargo", &build);
+        if matches!(args.subject, Subject::Upload) {
+            cargo.args(["--features", "s3"]);
+        }
+        run(&mut cargo)?;
     }
     let built = root().join("target").join(PROFILE);
     let mut bench = command(&built.join(args.subject.program()).display().to_string(), &[]);
