@@ -1,4 +1,4 @@
-//! The one HTTP client: two connection pools, one of which dials only what the guard admits.
+//! The one HTTP client: connection pools, of which some dial only what the guard admits.
 
 use std::{
     fmt,
