@@ -35,6 +35,8 @@ pub(crate) struct Applicant<'a> {
     pub payload_bytes: usize,
     /// When it has to stop; `None`: whenever it does.
     pub deadline: Option<Instant>,
+    /// Whether there is room for its result.
+    pub is_room: bool,
 }
 
 /// What can be told to stop. Telling it again changes nothing.
@@ -69,7 +71,7 @@ fn input_too_large(bytes: usize, limit: ByteLimit) -> JobFailure {
 }
 
 /// Somewhere else, or later, the run may be taken.
-pub(crate) fn busy(error_message: String) -> JobFailure {
+fn busy(error_message: String) -> JobFailure {
     JobFailure::new(FailureKind::Retryable, "worker busy").detailed(error_message)
 }
 
@@ -95,7 +97,9 @@ impl Admission {
 
     /// Decides about a run, and takes a permit if it may start.
     pub(crate) fn admit(&self, applicant: &Applicant<'_>, run: Arc<dyn Stop>) -> Result<Permit, Refusal> {
-        let closed = self.closed();
+        let full =
+            (!applicant.is_room).then_some("Too many results wait to be delivered; refusing new tasks");
+        let closed = self.closed().or(full);
         let mut book = self.book();
         let superseded = book.judge(applicant, closed, Instant::now())?;
         let (id, is_soonest) = book.enter(applicant, run);
@@ -149,6 +153,11 @@ impl Admission {
             return Some("Worker is draining; refusing new tasks");
         }
         (!self.0.credential.usable(SystemTime::now())).then_some("The worker's credential has expired.")
+    }
+
+    /// Whether this attempt was admitted and not yet answered.
+    pub(crate) fn is_running(&self, run_id: &RunId, attempt: i64) -> bool {
+        self.book().is_running(run_id, attempt)
     }
 
     /// The runs that were admitted and not yet answered.

@@ -6,7 +6,7 @@ use gen_worker_core::{FailureKind, JobFailure, RunId};
 use tracing::{debug, info, warn};
 
 use crate::{
-    admission::{Refusal, busy, unknown_function},
+    admission::{Refusal, unknown_function},
     command::{Command, RunRequest},
     credential::Keeper,
     job::Jobs,
@@ -44,7 +44,10 @@ impl Dispatcher {
         match command {
             Command::Run(request) => self.run(*request),
             Command::RefuseRun { run_id, attempt, problem } => {
-                self.refuse(&run_id, attempt, JobFailure::new(FailureKind::Validation, problem));
+                let key = (run_id, attempt);
+                if !self.is_answered(&key) {
+                    self.refuse(&key.0, attempt, JobFailure::new(FailureKind::Validation, problem));
+                }
             }
             Command::Interrupt { run_id, attempt } => {
                 info!(%run_id, attempt, "interrupt");
@@ -80,17 +83,13 @@ impl Dispatcher {
 
     fn run(&self, request: RunRequest) {
         let key = (request.run_id.clone(), request.attempt);
-        if self.jobs.outbox().has_result_of(&key) {
-            return self.send_again(&key);
+        if self.is_answered(&key) {
+            return;
         }
         let known = self.jobs.function(&request.function).filter(|function| !function.spec().is_realtime());
         let Some(function) = known.cloned() else {
             return self.refuse(&key.0, key.1, unknown_function(&request.function));
         };
-        if self.jobs.outbox().is_full() {
-            let why = "Too many results wait to be delivered; refusing new tasks".to_owned();
-            return self.refuse(&key.0, key.1, busy(why));
-        }
         match self.jobs.start(function, request) {
             Ok(()) => self.accepted(&key.0, key.1),
             Err(Refusal::Failed(failure)) => self.refuse(&key.0, key.1, failure),
@@ -103,12 +102,25 @@ impl Dispatcher {
         }
     }
 
+    /// Whether the run has a result, which is sent again.
+    fn is_answered(&self, key: &Key) -> bool {
+        let has_result = self.jobs.outbox().has_result_of(key);
+        if has_result {
+            self.send_again(key);
+        }
+        has_result
+    }
+
     fn send_again(&self, key: &Key) {
         info!(run_id = %key.0, attempt = key.1, "this attempt has finished: its result is sent again");
         self.jobs.outbox().resend(key);
     }
 
+    /// A run that is running will have its result: whatever is wrong with what was sent again, it is not refused beside it.
     fn refuse(&self, run_id: &RunId, attempt: i64, failure: JobFailure) {
+        if self.jobs.admission().is_running(run_id, attempt) {
+            return warn!(%run_id, attempt, reason = failure.error_message(), "already running, and sent again otherwise");
+        }
         warn!(%run_id, attempt, kind = failure.kind.as_str(), reason = failure.error_message(), "run refused");
         let (key, retryable) = ((run_id.clone(), attempt), failure.kind == FailureKind::Retryable);
         let message = outbound::result(run_id, attempt, &Err(failure));

@@ -93,7 +93,7 @@ impl Jobs {
         if self.0.outbox.has_result_of(&key) {
             return Err(Refusal::Finished);
         }
-        self.0.outbox.forget(&key);
+        self.0.outbox.begin(&key);
         run.start(permit, |run, permit| {
             carry_out(Received { job: Job::new(run, function, permit), payload })
         });
@@ -123,6 +123,7 @@ impl Jobs {
             spec,
             payload_bytes,
             deadline: run.facts.deadline.map(|deadline| deadline.at),
+            is_room: !self.0.outbox.is_full(),
         };
         let permit = self.0.admission.admit(&applicant, run.clone())?;
         Ok((run, Arc::new(permit)))

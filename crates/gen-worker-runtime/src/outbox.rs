@@ -155,9 +155,13 @@ impl Outbox {
     /// Takes the refusal of a run that may be sent again. It is delivered as a result is, but answers no second try.
     pub(crate) fn refusal(&self, key: Key, message: Message) {
         self.change(|queue| {
+            // The run has ended, and its result is on its way: that is the answer.
+            if queue.results.has_outcome(&key) && !queue.results.was_written(&key) {
+                return;
+            }
             queue.results.push(key.clone(), Box::new(message));
             queue.results.mark_refusal(&key);
-            queue.shed();
+            self.drop_from_journal(queue.shed());
         });
     }
 
@@ -200,12 +204,12 @@ impl Outbox {
         self.change(|queue| queue.push_answer(message));
     }
 
-    /// Takes an event that is part of a run's output; waits while there is no room.
-    pub(crate) async fn emit_durable(&self, event: Event) {
+    /// Takes an event that is part of a run's output; waits while there is no room, and for as long as the run may speak.
+    pub(crate) async fn emit_durable(&self, event: Event, may_speak: impl Fn() -> bool) {
         let Some(mut event) = self.max_event.fit(event) else { return };
         loop {
             let emptied = self.emptied.notified();
-            match self.change(|queue| queue.events.push(event)) {
+            match self.change(|queue| if may_speak() { queue.events.push(event) } else { Ok(()) }) {
                 Ok(()) => return,
                 Err(back) => event = back,
             }
@@ -258,12 +262,15 @@ impl Outbox {
         });
     }
 
-    /// The run is started again: what an earlier run of it came to is history.
-    pub(crate) fn forget(&self, key: &Key) {
-        let mut queue = self.queue();
-        if queue.results.forget(key) {
-            self.drop_from_journal([key.clone()]);
-        }
+    /// The run is started, maybe again: what an earlier run of it said and came to is history.
+    pub(crate) fn begin(&self, key: &Key) {
+        self.change(|queue| {
+            while queue.events.pop_of(&key.0).is_some() {}
+            if queue.results.forget(key) {
+                self.drop_from_journal([key.clone()]);
+            }
+        });
+        self.emptied.notify_waiters();
     }
 
     /// Forgets results that were written to this stream at least `retention` ago, all of which it was healthy; none of a
@@ -285,6 +292,18 @@ impl Outbox {
     pub(crate) fn close(&self) {
         if let Some(journal) = &self.journal {
             journal.close();
+        }
+    }
+
+    /// Nothing is held that the scheduler may not have.
+    pub(crate) fn is_delivered(&self) -> bool {
+        self.queue().is_delivered()
+    }
+
+    /// Forgets what was written to a scheduler that does not say whether it read it, unless the next process can ask again.
+    pub(crate) fn give_up_unkept(&self) {
+        if self.journal.is_none() {
+            self.expire(Duration::ZERO);
         }
     }
 

@@ -62,6 +62,11 @@ impl Sessions {
         let Some(handler) = known.cloned() else {
             return refuse(jobs.outbox(), &id, "unknown_function");
         };
+        let is_open = self.table().contains_key(&id);
+        if is_open && !jobs.admission().is_running(&id, 0) {
+            // Its handler has ended, and what that said is still on its way.
+            return refuse(jobs.outbox(), &id, "worker busy");
+        }
         match jobs.converse(self, handler, opening) {
             Ok(session) => {
                 self.table().insert(id, session);

@@ -166,7 +166,8 @@ impl Worker {
     /// Works until told to leave. Blocks the calling thread, which becomes the control thread.
     ///
     /// # Errors
-    /// `WORKER_STATE_DIR` cannot be used, or dialling again cannot help.
+    /// `WORKER_STATE_DIR` cannot be used, the operating system gives no threads, dialling again cannot help, something was left
+    /// unsaid, or too many functions did not stop.
     ///
     /// # Panics
     /// It was called from async code.

@@ -71,7 +71,13 @@ async fn a_scheduler_that_acknowledges_is_waited_for_however_long_it_takes() {
 async fn with_little_room(scheduler: &FakeScheduler) -> (Embedded, WorkerStream) {
     let settings =
         RuntimeConfig { result_buffer: 2_000, ..Embedded::settings(&scheduler.addr().to_string()) };
-    let worker = Embedded::start(Worker::builder(settings).function(echo()));
+    let waits = Function::builder::<Value>("waits", "tests")
+        .asynchronous(|call: Call<Value>| async move {
+            call.context.canceled().await;
+            Ok::<_, WorkerError>(())
+        })
+        .unwrap();
+    let worker = Embedded::start(Worker::builder(settings).functions([echo(), waits]));
     (worker, scheduler.accept().await)
 }
 
@@ -80,6 +86,7 @@ async fn a_scheduler_that_acknowledges_nothing_gets_no_more_runs_done_and_loses_
     let scheduler = FakeScheduler::start().await;
     let (worker, mut stream) = with_little_room(&scheduler).await;
     stream.hello(&["result-ack"]).await;
+    stream.run("running", "waits", json!({})).await;
     let mut held = Vec::new();
     let refused = loop {
         stream.run(&format!("r{}", held.len()), "echo", json!({})).await;
@@ -91,6 +98,8 @@ async fn a_scheduler_that_acknowledges_nothing_gets_no_more_runs_done_and_loses_
         assert!(held.len() < 10, "it is bounded");
     };
     assert!(refused.retryable && refused.error_message.contains("wait to be delivered"), "{refused:?}");
+    stream.run("running", "waits", json!({})).await;
+    run_echo(&mut stream, "probe").await;
     stream.drop_connection();
     let mut stream = scheduler.accept().await;
     stream.hello(&["result-ack"]).await;
@@ -99,11 +108,19 @@ async fn a_scheduler_that_acknowledges_nothing_gets_no_more_runs_done_and_loses_
         assert_eq!(again.run_id, result.run_id);
         stream.ack(&again).await;
     }
-    let refused = stream.next_result().await;
-    stream.ack(&refused).await;
-    run_echo(&mut stream, "room again").await;
-    let ack = v1::ResultAck { run_id: "room again".into(), attempt: 0 };
-    stream.send(Msg::ResultAck(ack)).await;
+    for refused in [refused.run_id.as_str(), "probe"] {
+        let again = stream.next_result().await;
+        assert_eq!(again.run_id, refused, "what is running was not refused");
+        stream.ack(&again).await;
+    }
+    stream.run("room again", "echo", json!({})).await;
+    let result = stream.next_result().await;
+    assert!(result.success);
+    stream.ack(&result).await;
+    worker.shutdown().drain();
+    let result = stream.next_result().await;
+    assert_eq!(result.run_id, "running");
+    stream.ack(&result).await;
     worker.leave(stream).await;
 }
 

@@ -98,6 +98,20 @@ async fn what_the_scheduler_read_before_the_worker_left_is_not_sent_again() {
 }
 
 #[tokio::test]
+async fn what_a_stream_that_broke_at_the_end_may_have_lost_is_sent_by_the_next_process() {
+    let (scheduler, state) = (FakeScheduler::start().await, TempDir::new().unwrap());
+    let mut worker = start(&scheduler, state.path());
+    let mut stream = registered(&scheduler).await;
+    echo(&mut stream, "read by whom").await;
+    worker.terminate().await;
+    stream.ended().await.unwrap();
+    stream.drop_connection();
+    assert!(worker.ended().await.success());
+    let _worker = start(&scheduler, state.path());
+    assert_eq!(next_is_result(&mut registered(&scheduler).await).await, "read by whom");
+}
+
+#[tokio::test]
 async fn a_scheduler_that_acknowledges_is_taken_at_its_word_when_the_worker_leaves() {
     let (scheduler, state) = (FakeScheduler::start().await, TempDir::new().unwrap());
     let mut worker = start(&scheduler, state.path());

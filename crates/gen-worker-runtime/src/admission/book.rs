@@ -236,6 +236,10 @@ impl Book {
         runs.map(|active| (active.run_id.clone(), active.attempt)).collect()
     }
 
+    pub(super) fn is_running(&self, run_id: &RunId, attempt: i64) -> bool {
+        self.of_run(run_id).is_some_and(|(_, active)| active.attempt == attempt)
+    }
+
     fn of_run(&self, run_id: &RunId) -> Option<(PermitId, &Active)> {
         self.by_run.get(run_id).map(|permit| (*permit, &self.active[permit]))
     }

@@ -63,7 +63,7 @@ impl Desk {
         let (run_id, name) = (RunId::parse(run).unwrap(), FunctionName::parse(function).unwrap());
         let spec = self.functions.iter().map(|f| &**f.spec()).find(|spec| spec.name == name);
         let spec = spec.ok_or_else(|| Refusal::Failed(unknown_function(&name)))?;
-        let applicant = Applicant { run_id: &run_id, attempt, spec, payload_bytes, deadline };
+        let applicant = Applicant { run_id: &run_id, attempt, spec, payload_bytes, deadline, is_room: true };
         let run = Arc::<Canceled>::default();
         self.admission.admit(&applicant, run.clone()).map(|permit| (permit, run))
     }
@@ -175,7 +175,14 @@ fn a_cancel_that_overtook_its_run_ends_it_once() {
 fn a_tombstone_lasts_a_minute() {
     let mut book = Book::new(Limits { max_input: ByteLimit::Unlimited, max_concurrency: None });
     let (run_id, f, now) = (RunId::parse("r").unwrap(), function("f", None), Instant::now());
-    let run = Applicant { run_id: &run_id, attempt: 0, spec: f.spec(), payload_bytes: 0, deadline: None };
+    let run = Applicant {
+        run_id: &run_id,
+        attempt: 0,
+        spec: f.spec(),
+        payload_bytes: 0,
+        deadline: None,
+        is_room: true,
+    };
     book.interrupt(&run_id, 0, now);
     assert!(matches!(book.judge(&run, None, now + TOMBSTONE), Ok(None)));
     book.interrupt(&run_id, 0, now);

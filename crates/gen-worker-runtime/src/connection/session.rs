@@ -201,6 +201,8 @@ impl<'a> Session<'a> {
             if phase >= Phase::Flushing {
                 outbox.finish();
             }
+            // Asked once: what changes in between wakes whoever waits for it.
+            let is_congested = outbox.is_congested();
             tokio::select! {
                 biased;
                 _ = heartbeat.tick() => {
@@ -221,8 +223,8 @@ impl<'a> Session<'a> {
                     self.connected();
                 }
                 _ = &mut said, if phase >= Phase::Flushing => return self.leave(call, heard).await,
-                () = outbox.relieved(), if outbox.is_congested() => {}
-                message = next(&mut heard), if !outbox.is_congested() => match message? {
+                () = outbox.relieved(), if is_congested => {}
+                message = next(&mut heard), if !is_congested => match message? {
                     Some(message) => self.hear(message),
                     None => return Err(Status::ok("the scheduler closed the stream")),
                 },
@@ -278,14 +280,17 @@ impl<'a> Session<'a> {
             Ok::<_, Status>(())
         };
         match timeout(GOODBYE, read_out).await {
-            // It broke: what is held is said again, on another stream.
-            Ok(Err(status)) if !self.link.outbox.can_leave() => return Err(status),
-            Ok(_) => debug!("the scheduler ended the stream"),
+            // It broke: what is held is said again, on another stream or by the next process.
+            Ok(Err(status)) if !self.link.outbox.is_delivered() => return Err(status),
+            Ok(_) => {
+                debug!("the scheduler ended the stream");
+                self.link.outbox.expire(Duration::ZERO);
+            }
             Err(_) => {
                 warn!(waited_ms = GOODBYE.as_millis() as u64, "the scheduler did not end the stream");
+                self.link.outbox.give_up_unkept();
             }
         }
-        self.link.outbox.expire(Duration::ZERO);
         match self.link.outbox.can_leave() {
             true => Ok(()),
             false => Err(Status::unavailable("the scheduler left results unacknowledged")),

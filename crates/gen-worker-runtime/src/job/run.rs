@@ -114,9 +114,7 @@ impl Run {
 
     /// Emits an event that is part of the run's output, as soon as there is room; none after the run's last word.
     pub(super) async fn emit_durable(&self, event: Event) {
-        if self.may_speak() {
-            self.shop.outbox.emit_durable(event.about(&self.facts.run_id)).await;
-        }
+        self.shop.outbox.emit_durable(event.about(&self.facts.run_id), || self.may_speak()).await;
     }
 
     /// Gives the pipeline its grace, then stops waiting for it. Async code is dropped; a thread goes on, and keeps its permit.
@@ -141,6 +139,8 @@ impl Run {
         let config = &self.shop.config;
         // It ends with an error, which says that it was aborted, or not in time.
         let _ = timeout(config.cancel_grace, work).await;
+        // It may have ended in the last moment of its grace, and nobody has looked since.
+        self.shop.outbox.take_in();
         let Some(zombies) = self.shop.admission.abandon(permit) else { return };
         warn!(zombies, "a function does not stop: it keeps its place");
         if zombies > config.max_zombies {

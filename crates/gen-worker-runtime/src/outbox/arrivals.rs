@@ -30,11 +30,12 @@ impl Arrivals {
 
     /// Takes an event that may be dropped; where there is no room, the oldest goes. `None`: it was dropped on its way.
     pub(super) fn hear(&mut self, event: Option<Event>) {
-        let full = self.events.len() >= self.capacity;
-        if full {
+        if event.is_none() || self.events.len() >= self.capacity {
+            self.dropped += 1;
+        }
+        if event.is_some() && self.events.len() >= self.capacity {
             self.events.pop_front();
         }
-        self.dropped += u64::from(full) + u64::from(event.is_none());
         self.events.extend(event);
     }
 }

@@ -281,8 +281,14 @@ fn whoever_hears_of_a_result_finds_the_place_free() {
         .asynchronous(|_: Call<serde_json::Value>| async { Ok::<_, WorkerError>(()) })
         .unwrap();
     let (run_id, attempt) = key("a");
-    let applicant =
-        Applicant { run_id: &run_id, attempt, spec: function.spec(), payload_bytes: 0, deadline: None };
+    let applicant = Applicant {
+        run_id: &run_id,
+        attempt,
+        spec: function.spec(),
+        payload_bytes: 0,
+        deadline: None,
+        is_room: true,
+    };
     let permit = admission.admit(&applicant, Arc::new(Unstoppable)).unwrap();
 
     let outbox = outbox(1);
@@ -307,12 +313,42 @@ async fn a_stream_ends_once_all_is_said() {
     said.await.unwrap_err();
 }
 
+#[test]
+fn a_refusal_takes_no_place_of_a_result_that_nobody_heard() {
+    let outbox = outbox(1);
+    let (mut speech, _said) = outbox.start_stream(registration());
+    let mut next = || speech.next().now_or_never().flatten().map(|message| message.msg);
+    next();
+    outbox.result(key("a"), *result("a"));
+    let busy = || outbound::result(&key("a").0, 0, &Err(WorkerError::retryable("worker busy").into()));
+    outbox.refusal(key("a"), busy());
+    assert!(matches!(next(), Some(Some(Msg::RunResult(told))) if told.success));
+    outbox.refusal(key("a"), busy());
+    assert!(matches!(next(), Some(Some(Msg::RunResult(told))) if !told.success), "it was sent again since");
+}
+
+#[tokio::test]
+async fn what_an_earlier_run_said_is_history_when_it_begins_again() {
+    let outbox = outbox(1);
+    let (mut speech, _said) = outbox.start_stream(registration());
+    outbox.emit_durable(delta("a", 1), || true).await;
+    let superseded = std::cell::Cell::new(false);
+    let waiting = outbox.emit_durable(delta("a", 2), || !superseded.get());
+    tokio::pin!(waiting);
+    assert!(waiting.as_mut().now_or_never().is_none(), "there is no room");
+    superseded.set(true);
+    outbox.begin(&key("a"));
+    assert!(speech.next().await.is_some(), "the registration");
+    waiting.await;
+    assert!(speech.next().now_or_never().is_none(), "and nothing else");
+}
+
 #[tokio::test]
 async fn a_durable_event_waits_for_room() {
     let outbox = outbox(1);
     let (mut speech, _said) = outbox.start_stream(registration());
-    outbox.emit_durable(delta("a", 1)).await;
-    let second = outbox.emit_durable(delta("a", 2));
+    outbox.emit_durable(delta("a", 1), || true).await;
+    let second = outbox.emit_durable(delta("a", 2), || true);
     let take = async { [speech.next().await, speech.next().await].map(Option::unwrap) };
     let ((), [_, first]) = tokio::join!(second, take);
     assert_eq!(name(first), "+a");
