@@ -207,9 +207,12 @@ async fn two_who_ask_share_one_download() {
 }
 
 async fn until(mut holds: impl FnMut() -> bool) {
-    while !holds() {
-        tokio::task::yield_now().await;
-    }
+    let wait = async {
+        while !holds() {
+            tokio::task::yield_now().await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(30), wait).await.expect("it comes to hold");
 }
 
 #[tokio::test]
