@@ -5,7 +5,7 @@ use std::time::Duration;
 use gen_worker::{Call, CancelReason, Function, Worker, WorkerError};
 use gen_worker_proto::scheduler::{self as v1, worker_scheduler_message::Msg};
 use gen_worker_testkit::{FakeScheduler, WorkerStream};
-use gen_worker_tests::{Embedded, WorkerSettings};
+use gen_worker_tests::{Embedded, WorkerProcess, WorkerSettings};
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, time::timeout};
 
@@ -13,6 +13,18 @@ use super::{CONFORMANCE, worker};
 
 /// How long a test waits for what has to come.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// The run `r` is handed back to be tried elsewhere, and the worker leaves in peace.
+async fn is_handed_back(worker: &mut WorkerProcess, mut stream: WorkerStream) {
+    let result = stream.next_result().await;
+    assert_eq!(
+        (result.run_id.as_str(), result.error_type.as_str(), result.retryable),
+        ("r", "retryable", true)
+    );
+    stream.ended().await.unwrap();
+    stream.end_ok();
+    assert!(worker.ended().await.success());
+}
 
 #[tokio::test]
 async fn a_run_that_finishes_while_draining_is_delivered() {
@@ -43,14 +55,7 @@ async fn without_a_drain_time_runs_are_handed_back() {
     stream.run("probe", "echo", json!({"text": ""})).await;
     stream.next_result().await;
     worker.terminate().await;
-    let result = stream.next_result().await;
-    assert_eq!(
-        (result.run_id.as_str(), result.error_type.as_str(), result.retryable),
-        ("r", "retryable", true)
-    );
-    stream.ended().await.unwrap();
-    stream.end_ok();
-    assert!(worker.ended().await.success());
+    is_handed_back(&mut worker, stream).await;
 }
 
 #[tokio::test]
@@ -113,14 +118,7 @@ async fn a_drain_commands_deadline_is_kept() {
     let (_scheduler, mut worker, mut stream) = worker(&[("WORKER_DRAIN_TIMEOUT_SECONDS", "3600")]).await;
     stream.run("r", "sleep", json!({"ms": 3_600_000})).await;
     stream.send(Msg::DrainCmd(v1::DrainCommand { deadline_ms: 50, reason: "spot".into() })).await;
-    let result = stream.next_result().await;
-    assert_eq!(
-        (result.run_id.as_str(), result.error_type.as_str(), result.retryable),
-        ("r", "retryable", true)
-    );
-    stream.ended().await.unwrap();
-    stream.end_ok();
-    assert!(worker.ended().await.success());
+    is_handed_back(&mut worker, stream).await;
 }
 
 #[tokio::test]
