@@ -122,12 +122,9 @@ impl Dispatcher {
             return warn!(%run_id, attempt, reason = failure.error_message(), "already running, and sent again otherwise");
         }
         warn!(%run_id, attempt, kind = failure.kind.as_str(), reason = failure.error_message(), "run refused");
-        let (key, retryable) = ((run_id.clone(), attempt), failure.kind == FailureKind::Retryable);
+        let may_come_again = failure.kind == FailureKind::Retryable;
         let message = outbound::result(run_id, attempt, &Err(failure));
-        match retryable {
-            true => self.jobs.outbox().refusal(key, message),
-            false => self.jobs.outbox().result(key, message),
-        }
+        self.jobs.outbox().refusal((run_id.clone(), attempt), message, may_come_again);
     }
 
     /// What the scheduler of an earlier stream announced says nothing about this one's.

@@ -152,12 +152,15 @@ impl Outbox {
         self.change(|queue| queue.finishing = true);
     }
 
-    /// Takes the refusal of a run that may be sent again. It is delivered as a result is, but answers no second try.
-    pub(crate) fn refusal(&self, key: Key, message: Message) {
+    /// Takes the refusal of a run. It is delivered as a result is; that of a run that may be sent again answers no second try.
+    pub(crate) fn refusal(&self, key: Key, message: Message, may_come_again: bool) {
         self.change(|queue| {
             // The run has ended, and its result is on its way: that is the answer.
             if queue.results.has_outcome(&key) && !queue.results.was_written(&key) {
                 return;
+            }
+            if !may_come_again {
+                return self.take(queue, key, Box::new(message));
             }
             queue.results.push(key.clone(), Box::new(message));
             queue.results.mark_refusal(&key);

@@ -315,16 +315,24 @@ async fn a_stream_ends_once_all_is_said() {
 
 #[test]
 fn a_refusal_takes_no_place_of_a_result_that_nobody_heard() {
-    let outbox = outbox(1);
-    let (mut speech, _said) = outbox.start_stream(registration());
-    let mut next = || speech.next().now_or_never().flatten().map(|message| message.msg);
-    next();
-    outbox.result(key("a"), *result("a"));
-    let busy = || outbound::result(&key("a").0, 0, &Err(WorkerError::retryable("worker busy").into()));
-    outbox.refusal(key("a"), busy());
-    assert!(matches!(next(), Some(Some(Msg::RunResult(told))) if told.success));
-    outbox.refusal(key("a"), busy());
-    assert!(matches!(next(), Some(Some(Msg::RunResult(told))) if !told.success), "it was sent again since");
+    let refused = |failure: WorkerError| outbound::result(&key("a").0, 0, &Err(failure.into()));
+    for (failure, may_come_again) in
+        [(WorkerError::retryable("worker busy"), true), (WorkerError::validation("no such function"), false)]
+    {
+        let outbox = outbox(1);
+        let (mut speech, _said) = outbox.start_stream(registration());
+        let mut next = || speech.next().now_or_never().flatten().map(|message| message.msg);
+        next();
+        outbox.result(key("a"), *result("a"));
+        let refusal = refused(failure);
+        outbox.refusal(key("a"), refusal.clone(), may_come_again);
+        assert!(matches!(next(), Some(Some(Msg::RunResult(told))) if told.success));
+        outbox.refusal(key("a"), refusal, may_come_again);
+        assert!(
+            matches!(next(), Some(Some(Msg::RunResult(told))) if !told.success),
+            "it was sent again since"
+        );
+    }
 }
 
 #[tokio::test]
