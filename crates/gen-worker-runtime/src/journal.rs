@@ -14,7 +14,6 @@ use std::{
     time::Duration,
 };
 
-use prost::Message as _;
 use tracing::{error, warn};
 
 use self::store::Store;
@@ -50,7 +49,7 @@ pub enum JournalError {
 /// What happens to a result.
 enum Change {
     /// It is to be sent once it is on the disk; `id` is the outbox's.
-    Keep { id: u64, key: Key, message: Box<Message> },
+    Keep { id: u64, key: Key, message: Message },
     /// It is delivered.
     Forget(Key),
 }
@@ -78,7 +77,7 @@ impl Journal {
     }
 
     /// Writes a result, in place of an earlier one of the same attempt. `false`: the journal is closed.
-    pub(crate) fn keep(&self, id: u64, key: Key, message: Box<Message>) -> bool {
+    pub(crate) fn keep(&self, id: u64, key: Key, message: Message) -> bool {
         let change = Change::Keep { id, key, message };
         self.orders.send(Order::Change(change)).is_ok()
     }
@@ -113,7 +112,7 @@ impl Writer {
     /// stays where it is, for a process with another limit.
     pub(crate) fn undelivered(&self, max_bytes: usize) -> Vec<(Key, Message)> {
         let fits = |((run_id, attempt), message): &(Key, Message)| {
-            let bytes = message.encoded_len();
+            let bytes = message.len();
             if bytes > max_bytes {
                 error!(%run_id, attempt, bytes, max_bytes, "a result in the journal is too large for a message");
             }

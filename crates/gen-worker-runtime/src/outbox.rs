@@ -122,7 +122,7 @@ impl Outbox {
         info!(directory = %directory.display(), undelivered = undelivered.len(), "results are kept in a journal");
         let outbox = Arc::new(Self { journal: Some(journal), ..Self::new(limits) });
         for (key, message) in undelivered {
-            outbox.queue().results.push(key, Box::new(message));
+            outbox.queue().results.push(key, message);
         }
         let released = Arc::downgrade(&outbox);
         let release = move |ids: &[u64]| {
@@ -160,9 +160,9 @@ impl Outbox {
                 return;
             }
             if !may_come_again {
-                return self.take(queue, key, Box::new(message));
+                return self.take(queue, key, message);
             }
-            queue.results.push(key.clone(), Box::new(message));
+            queue.results.push(key.clone(), message);
             queue.results.mark_refusal(&key);
             self.drop_from_journal(queue.shed());
         });
@@ -170,12 +170,12 @@ impl Outbox {
 
     /// Takes a run's result. Where there is a journal, it is sent once it is there.
     pub(crate) fn result(&self, key: Key, message: Message) {
-        self.change(|queue| self.take(queue, key, Box::new(message)));
+        self.change(|queue| self.take(queue, key, message));
     }
 
     /// Takes the result of a run that has ended, and gives back the place that it held.
     pub(crate) fn conclude(&self, key: Key, message: Message, permit: Arc<Permit>) {
-        let ending = Ending { key, message: Box::new(message), permit };
+        let ending = Ending { key, message, permit };
         self.arrivals().endings.push(ending);
         // The journal is to have it whether or not there is a stream.
         match self.journal {
@@ -189,7 +189,7 @@ impl Outbox {
         self.change(|_| ());
     }
 
-    fn take(&self, queue: &mut Queue, key: Key, message: Box<Message>) {
+    fn take(&self, queue: &mut Queue, key: Key, message: Message) {
         match &self.journal {
             None => queue.results.push(key, message),
             Some(journal) => {

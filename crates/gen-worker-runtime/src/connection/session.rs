@@ -9,7 +9,7 @@ use tokio::{
     time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until, timeout},
 };
 use tonic::{
-    Request, Response, Status, Streaming,
+    Request, Response, Status,
     metadata::MetadataValue,
     transport::{Channel, Endpoint},
 };
@@ -27,7 +27,11 @@ use crate::{
     heartbeat::Reporter,
     outbox::{Losses, Outbox, Speech},
     shutdown::{Phase, Shutdown},
-    wire::{Client, Message, inbound},
+    wire::{
+        call::{Heard, connect_worker},
+        inbound,
+        v1::WorkerSchedulerMessage,
+    },
 };
 
 /// A look-up with its TCP and TLS handshakes that takes longer has failed.
@@ -49,7 +53,7 @@ pub(crate) struct Link {
     pub shutdown: Shutdown,
 }
 
-type Answer = Result<Response<Streaming<Message>>, Status>;
+type Answer = Result<Response<Heard>, Status>;
 
 /// How a session went.
 #[derive(Debug)]
@@ -154,10 +158,7 @@ impl<'a> Session<'a> {
             Ok(request) => request,
             Err(cause) => return Ended::Lost { cause },
         };
-        let mut client = Client::new(channel)
-            .max_decoding_message_size(self.config.max_message_bytes)
-            .max_encoding_message_size(self.config.max_message_bytes);
-        let call = client.connect_worker(request);
+        let call = connect_worker(channel, self.config.max_message_bytes, request);
         match self.pump(call, said).await {
             Ok(()) => Ended::Left,
             Err(status) => {
@@ -188,7 +189,7 @@ impl<'a> Session<'a> {
         let Link { outbox, shutdown, .. } = self.link;
         let call = call.fuse();
         tokio::pin!(call);
-        let mut heard: Option<Streaming<Message>> = None;
+        let mut heard: Option<Heard> = None;
         let now = Instant::now();
         let mut heartbeat = interval_at(now + self.config.heartbeat, self.config.heartbeat);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -232,12 +233,12 @@ impl<'a> Session<'a> {
         }
     }
 
-    fn hear(&self, message: Message) {
+    fn hear(&self, message: WorkerSchedulerMessage) {
         self.link.dispatcher.handle(inbound::command(message, self.config.tenant_id.as_ref()));
     }
 
     /// What a worker that has said everything still hears: more to do could not be answered.
-    fn hear_last(&self, message: Message) {
+    fn hear_last(&self, message: WorkerSchedulerMessage) {
         let command = inbound::command(message, self.config.tenant_id.as_ref());
         if let Command::Acknowledge { .. } = command {
             self.link.dispatcher.handle(command);
@@ -268,7 +269,7 @@ impl<'a> Session<'a> {
     async fn leave(
         &self,
         call: impl Future<Output = Answer>,
-        mut heard: Option<Streaming<Message>>,
+        mut heard: Option<Heard>,
     ) -> Result<(), Status> {
         let read_out = async {
             if heard.is_none() {
@@ -298,7 +299,7 @@ impl<'a> Session<'a> {
     }
 }
 
-async fn next(heard: &mut Option<Streaming<Message>>) -> Result<Option<Message>, Status> {
+async fn next(heard: &mut Option<Heard>) -> Result<Option<WorkerSchedulerMessage>, Status> {
     match heard {
         Some(stream) => stream.message().await,
         None => std::future::pending().await,

@@ -201,10 +201,8 @@ impl Run {
         if let Some(timings) = self.timings.event() {
             outbox.emit(timings.about(run_id));
         }
-        let mut message = outbound::result(run_id, self.facts.attempt, outcome);
-        if let (true, Err(failure)) = (self.shop.config.legacy_errors, outcome) {
-            message = outbound::with_legacy_error(message, failure);
-        }
+        let result = if self.shop.config.legacy_errors { outbound::legacy_result } else { outbound::result };
+        let message = result(run_id, self.facts.attempt, outcome);
         let key = (run_id.clone(), self.facts.attempt);
         match place {
             Place::Free(permit) => outbox.conclude(key, message, permit),

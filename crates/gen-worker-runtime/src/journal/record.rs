@@ -1,6 +1,5 @@
 //! The codec: a file's key, then marker, length, checksum and message, again and again.
 
-use prost::Message as _;
 use uuid::Uuid;
 
 use crate::wire::Message;
@@ -43,12 +42,12 @@ impl Codec {
 
     /// The record of a message.
     pub(super) fn encode(&self, message: &Message) -> Vec<u8> {
-        let mut record = Vec::with_capacity(HEAD + message.encoded_len());
-        let length = (message.encoded_len() as u64).to_le_bytes();
+        let mut record = Vec::with_capacity(HEAD + message.len());
+        let length = (message.len() as u64).to_le_bytes();
         record.extend_from_slice(&MARKER);
         record.extend_from_slice(&length);
         record.extend_from_slice(&[0; 8]);
-        message.encode(&mut record).expect("a vector grows");
+        record.extend_from_slice(message.as_bytes());
         let sum = self.checksum(length, &record[HEAD..]);
         record[HEAD - sum.len()..HEAD].copy_from_slice(&sum);
         record
@@ -60,10 +59,7 @@ impl Codec {
         let (length, bytes) = bytes.split_first_chunk::<8>()?;
         let (sum, bytes) = bytes.split_first_chunk::<8>()?;
         let (body, rest) = bytes.split_at_checked(usize::try_from(u64::from_le_bytes(*length)).ok()?)?;
-        if self.checksum(*length, body) != *sum {
-            return None;
-        }
-        Some((Message::decode(body).ok()?, rest))
+        (self.checksum(*length, body) == *sum).then(|| (body.into(), rest))
     }
 
     fn checksum(&self, length: [u8; 8], body: &[u8]) -> [u8; 8] {
@@ -74,7 +70,7 @@ impl Codec {
 
 /// What the record of a message takes, in bytes.
 pub(super) fn size(message: &Message) -> u64 {
-    (HEAD + message.encoded_len()) as u64
+    (HEAD + message.len()) as u64
 }
 
 /// Reads every record that is whole, whatever lies between them.

@@ -73,7 +73,7 @@ impl Store {
         let appended = self.append(&changes);
         for change in changes {
             match change {
-                Change::Keep { key, message, .. } => self.live.put(key, *message),
+                Change::Keep { key, message, .. } => self.live.put(key, message),
                 Change::Forget(key) => self.live.remove(&key),
             }
         }
@@ -85,7 +85,7 @@ impl Store {
         let messages = changes.iter().map(|change| match change {
             Change::Keep { message, .. } => {
                 has_result = true;
-                Cow::Borrowed(&**message)
+                Cow::Borrowed(message)
             }
             Change::Forget(key) => Cow::Owned(delivered(&key.0, key.1)),
         });

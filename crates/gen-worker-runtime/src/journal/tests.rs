@@ -21,7 +21,7 @@ fn result(run: &str, output: impl Into<Bytes>) -> Message {
 }
 
 fn keep(run: &str, output: impl Into<Bytes>) -> Change {
-    Change::Keep { id: 0, key: key(run), message: Box::new(result(run, output)) }
+    Change::Keep { id: 0, key: key(run), message: result(run, output) }
 }
 
 /// The runs whose results a new process would send, oldest first.
@@ -157,10 +157,10 @@ fn a_result_may_be_sent_once_it_is_in_the_file() {
             told.send((ids.to_vec(), kept)).unwrap();
         })
         .unwrap();
-    assert!(journal.keep(7, key("a"), Box::new(result("a", "1"))));
+    assert!(journal.keep(7, key("a"), result("a", "1")));
     assert_eq!(heard.recv().unwrap(), (vec![7], 1));
     journal.close();
-    assert!(!journal.keep(8, key("b"), Box::new(result("b", "2"))), "a closed journal takes nothing");
+    assert!(!journal.keep(8, key("b"), result("b", "2")), "a closed journal takes nothing");
     assert_eq!(undelivered(directory.path()), ["a"], "and the directory is free");
 }
 
@@ -172,7 +172,7 @@ fn a_result_that_cannot_be_written_may_be_sent_all_the_same() {
     writer.store.write_to_full_disk();
     let (told, heard) = mpsc::channel();
     writer.start(move |ids| told.send(ids.to_vec()).unwrap()).unwrap();
-    assert!(journal.keep(7, key("a"), Box::new(result("a", "1"))));
+    assert!(journal.keep(7, key("a"), result("a", "1")));
     assert_eq!(heard.recv().unwrap(), [7]);
     journal.close();
 }

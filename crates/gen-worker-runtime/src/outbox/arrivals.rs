@@ -10,7 +10,7 @@ use crate::{admission::Permit, wire::Message};
 /// A run that has ended: its result, and the place that it held.
 pub(super) struct Ending {
     pub key: Key,
-    pub message: Box<Message>,
+    pub message: Message,
     pub permit: Arc<Permit>,
 }
 

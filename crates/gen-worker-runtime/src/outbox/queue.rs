@@ -2,7 +2,6 @@
 
 use std::{collections::VecDeque, task::Poll, time::Instant};
 
-use prost::Message as _;
 use tokio::sync::OwnedSemaphorePermit;
 
 use super::{Key, Losses, arrivals::Arrivals, events::Events, outbound, results::Results};
@@ -73,7 +72,7 @@ impl Queue {
 
     /// Takes an answer to a command.
     pub(super) fn push_answer(&mut self, answer: Message) {
-        self.answer_bytes += answer.encoded_len();
+        self.answer_bytes += answer.len();
         self.answers.push_back(answer);
     }
 
@@ -94,7 +93,7 @@ impl Queue {
             return Some(registration);
         }
         if let Some(answer) = self.answers.pop_front() {
-            self.answer_bytes -= answer.encoded_len();
+            self.answer_bytes -= answer.len();
             return Some(answer);
         }
         let Some((run_id, _)) = self.results.due() else {

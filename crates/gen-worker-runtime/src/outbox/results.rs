@@ -5,8 +5,6 @@ use std::{
     time::{Duration, Instant},
 };
 
-use prost::Message as _;
-
 use super::Key;
 use crate::wire::Message;
 
@@ -16,7 +14,7 @@ const KEPT_BYTES: usize = 512;
 
 struct Held {
     key: Key,
-    message: Box<Message>,
+    message: Message,
     cost: usize,
     state: State,
     /// It is the refusal of a run that may be sent again.
@@ -73,16 +71,16 @@ pub(super) struct Results {
 
 impl Results {
     /// Takes a result, in place of an undelivered one of the same attempt.
-    pub(super) fn push(&mut self, key: Key, message: Box<Message>) {
+    pub(super) fn push(&mut self, key: Key, message: Message) {
         let number = self.hold_back(key, message);
         self.release(number);
     }
 
     /// Takes a result that may not be sent before it is released.
-    pub(super) fn hold_back(&mut self, key: Key, message: Box<Message>) -> u64 {
+    pub(super) fn hold_back(&mut self, key: Key, message: Message) -> u64 {
         let number = self.next;
         self.next += 1;
-        let cost = message.encoded_len() + KEPT_BYTES;
+        let cost = message.len() + KEPT_BYTES;
         if let Some(replaced) = self.by_key.insert(key.clone(), number) {
             self.let_go(replaced);
         }
@@ -142,7 +140,7 @@ impl Results {
         if !self.acknowledged {
             self.written.push_back((now, number));
         }
-        Some(Message::clone(&held.message))
+        Some(held.message.clone())
     }
 
     /// The scheduler of this stream says when it has a result for good: nothing else makes it delivered.

@@ -20,12 +20,12 @@ fn key(run: &str) -> Key {
     (RunId::parse(run).unwrap(), 0)
 }
 
-fn result(run: &str) -> Box<Message> {
-    Box::new(outbound::result(&key(run).0, 0, &Ok(Bytes::new())))
+fn result(run: &str) -> Message {
+    outbound::result(&key(run).0, 0, &Ok(Bytes::new()))
 }
 
-fn large_result(run: &str) -> Box<Message> {
-    Box::new(outbound::result(&key(run).0, 0, &Ok(vec![0; PLENTY].into())))
+fn large_result(run: &str) -> Message {
+    outbound::result(&key(run).0, 0, &Ok(vec![0; PLENTY].into()))
 }
 
 fn delta(run: &str, n: usize) -> Event {
@@ -53,10 +53,8 @@ fn queue(event_capacity: usize) -> (Queue, u64) {
 
 fn restart(queue: &mut Queue) -> u64 {
     let stream = queue.start_stream(registration());
-    assert!(matches!(
-        next(queue, stream),
-        Poll::Ready(Some(Message { msg: Some(Msg::WorkerRegistration(_)) }))
-    ));
+    let first = next(queue, stream).map(|message| message.map(|message| message.decoded()));
+    assert!(matches!(first, Poll::Ready(Some(Msg::WorkerRegistration(_)))));
     stream
 }
 
@@ -66,11 +64,11 @@ fn next(queue: &mut Queue, stream: u64) -> Poll<Option<Message>> {
 
 /// `=r` for the result of `r`, `+r` for an event of it, `~` for a frame.
 fn name(message: Message) -> String {
-    match message.msg {
-        Some(Msg::RunResult(result)) => format!("={}", result.run_id),
-        Some(Msg::WorkerEvent(event)) => format!("+{}", event.run_id),
-        Some(Msg::RealtimeFrame(_)) => "~".to_owned(),
-        Some(Msg::WorkerRegistration(registration)) if registration.is_heartbeat => "heartbeat".to_owned(),
+    match message.decoded() {
+        Msg::RunResult(result) => format!("={}", result.run_id),
+        Msg::WorkerEvent(event) => format!("+{}", event.run_id),
+        Msg::RealtimeFrame(_) => "~".to_owned(),
+        Msg::WorkerRegistration(registration) if registration.is_heartbeat => "heartbeat".to_owned(),
         other => panic!("{other:?}"),
     }
 }
@@ -141,8 +139,8 @@ fn a_scheduler_that_acknowledges_loses_nothing_and_is_given_no_more() {
 fn nothing_more_is_read_from_a_scheduler_that_reads_no_more() {
     let outbox = outbox(10);
     let (mut speech, _said) = outbox.start_stream(registration());
-    outbox.result(key("a"), *large_result("a"));
-    outbox.result(key("b"), *large_result("b"));
+    outbox.result(key("a"), large_result("a"));
+    outbox.result(key("b"), large_result("b"));
     assert!(outbox.is_congested());
     for _ in 0..3 {
         speech.next().now_or_never().flatten().expect("a registration and two results");
@@ -194,7 +192,7 @@ fn a_stream_begins_with_its_registration_and_keeps_one_heartbeat() {
     queue.heartbeat = heartbeat();
     queue.heartbeat = heartbeat();
     let Poll::Ready(Some(first)) = next(&mut queue, stream) else { panic!("it has much to say") };
-    assert!(matches!(first.msg, Some(Msg::WorkerRegistration(registration)) if !registration.is_heartbeat));
+    assert!(matches!(first.decoded(), Msg::WorkerRegistration(registration) if !registration.is_heartbeat));
     assert_eq!(drain(&mut queue, stream), ["heartbeat", "=a"]);
 }
 
@@ -296,7 +294,7 @@ fn whoever_hears_of_a_result_finds_the_place_free() {
     let mut next = || speech.next().now_or_never().flatten();
     assert!(next().is_some() && next().is_none());
     outbox.emit(progress("a"));
-    outbox.conclude(key("a"), *result("a"), Arc::new(permit));
+    outbox.conclude(key("a"), result("a"), Arc::new(permit));
     assert_eq!(admission.active(), [key("a")], "until somebody looks");
     assert_eq!(name(next().unwrap()), "+a");
     assert_eq!(name(next().unwrap()), "=a");
@@ -307,7 +305,7 @@ fn whoever_hears_of_a_result_finds_the_place_free() {
 async fn a_stream_ends_once_all_is_said() {
     let outbox = outbox(1);
     let (mut speech, said) = outbox.start_stream(registration());
-    outbox.result(key("a"), *result("a"));
+    outbox.result(key("a"), result("a"));
     outbox.finish();
     assert_eq!(speech.by_ref().count().await, 2, "a registration and a result");
     said.await.unwrap_err();
@@ -321,17 +319,14 @@ fn a_refusal_takes_no_place_of_a_result_that_nobody_heard() {
     {
         let outbox = outbox(1);
         let (mut speech, _said) = outbox.start_stream(registration());
-        let mut next = || speech.next().now_or_never().flatten().map(|message| message.msg);
+        let mut next = || speech.next().now_or_never().flatten().map(|message| message.decoded());
         next();
-        outbox.result(key("a"), *result("a"));
+        outbox.result(key("a"), result("a"));
         let refusal = refused(failure);
         outbox.refusal(key("a"), refusal.clone(), may_come_again);
-        assert!(matches!(next(), Some(Some(Msg::RunResult(told))) if told.success));
+        assert!(matches!(next(), Some(Msg::RunResult(told)) if told.success));
         outbox.refusal(key("a"), refusal, may_come_again);
-        assert!(
-            matches!(next(), Some(Some(Msg::RunResult(told))) if !told.success),
-            "it was sent again since"
-        );
+        assert!(matches!(next(), Some(Msg::RunResult(told)) if !told.success), "it was sent again since");
     }
 }
 

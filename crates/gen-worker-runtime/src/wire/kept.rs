@@ -2,7 +2,12 @@
 
 use gen_worker_core::RunId;
 
-use super::v1::{self, worker_scheduler_message::Msg};
+use prost::Message as _;
+
+use super::{
+    Message,
+    v1::{self, worker_scheduler_message::Msg},
+};
 
 /// What a message in the journal says.
 pub(crate) enum Kept {
@@ -13,8 +18,8 @@ pub(crate) enum Kept {
 }
 
 /// Reads a message of the journal; `None`: the journal holds no such messages.
-pub(crate) fn kept(message: &v1::WorkerSchedulerMessage) -> Option<Kept> {
-    match message.msg.as_ref()? {
+pub(crate) fn kept(message: &Message) -> Option<Kept> {
+    match v1::WorkerSchedulerMessage::decode(message.as_bytes()).ok()?.msg? {
         Msg::RunResult(result) => Some(Kept::Result(RunId::parse(&result.run_id).ok()?, result.attempt)),
         Msg::ResultAck(ack) => Some(Kept::Delivered(RunId::parse(&ack.run_id).ok()?, ack.attempt)),
         _ => None,
@@ -22,7 +27,7 @@ pub(crate) fn kept(message: &v1::WorkerSchedulerMessage) -> Option<Kept> {
 }
 
 /// The result of this attempt need not be sent any more.
-pub(crate) fn delivered(run_id: &RunId, attempt: i64) -> v1::WorkerSchedulerMessage {
+pub(crate) fn delivered(run_id: &RunId, attempt: i64) -> Message {
     let ack = v1::ResultAck { run_id: run_id.as_str().to_owned(), attempt };
-    v1::WorkerSchedulerMessage { msg: Some(Msg::ResultAck(ack)) }
+    v1::WorkerSchedulerMessage { msg: Some(Msg::ResultAck(ack)) }.into()
 }

@@ -3,14 +3,26 @@
 use bytes::Bytes;
 use gen_worker_core::{Event, FailureKind, Frame, FunctionSpec, JobFailure, OutputMode, RunId};
 
-use super::v1::{self, worker_scheduler_message::Msg};
+use super::{
+    Message,
+    v1::{self, worker_scheduler_message::Msg},
+};
 
 /// The result of a run.
-pub(crate) fn result(
-    run_id: &RunId,
-    attempt: i64,
-    outcome: &Result<Bytes, JobFailure>,
-) -> v1::WorkerSchedulerMessage {
+pub(crate) fn result(run_id: &RunId, attempt: i64, outcome: &Result<Bytes, JobFailure>) -> Message {
+    message(Msg::RunResult(fields(run_id, attempt, outcome)))
+}
+
+/// The same result with the `error_message` of the first schedulers.
+pub(crate) fn legacy_result(run_id: &RunId, attempt: i64, outcome: &Result<Bytes, JobFailure>) -> Message {
+    let mut result = fields(run_id, attempt, outcome);
+    if let Err(failure) = outcome {
+        result.error_message = legacy_error(failure);
+    }
+    message(Msg::RunResult(result))
+}
+
+fn fields(run_id: &RunId, attempt: i64, outcome: &Result<Bytes, JobFailure>) -> v1::TaskExecutionResult {
     let mut result =
         v1::TaskExecutionResult { run_id: run_id.as_str().to_owned(), attempt, ..Default::default() };
     match outcome {
@@ -25,28 +37,21 @@ pub(crate) fn result(
             result.error_message = failure.error_message();
         }
     }
-    message(Msg::RunResult(result))
+    result
 }
 
-/// The same result with the `error_message` of the first schedulers: a JSON object, separated as Python does (contract §3.5).
-pub(crate) fn with_legacy_error(
-    mut message: v1::WorkerSchedulerMessage,
-    failure: &JobFailure,
-) -> v1::WorkerSchedulerMessage {
-    if let Some(Msg::RunResult(result)) = &mut message.msg {
-        let text = match failure.kind {
-            FailureKind::Canceled => "Task was canceled during execution".to_owned(),
-            _ => failure.error_message(),
-        };
-        let text = serde_json::Value::from(text);
-        result.error_message =
-            format!(r#"{{"message": {text}, "retryable": {}}}"#, failure.kind.is_retryable());
-    }
-    message
+/// A JSON object, separated as Python does (contract §3.5).
+fn legacy_error(failure: &JobFailure) -> String {
+    let text = match failure.kind {
+        FailureKind::Canceled => "Task was canceled during execution".to_owned(),
+        _ => failure.error_message(),
+    };
+    let text = serde_json::Value::from(text);
+    format!(r#"{{"message": {text}, "retryable": {}}}"#, failure.kind.is_retryable())
 }
 
 /// An event about a run or the worker.
-pub(crate) fn event(event: Event) -> v1::WorkerSchedulerMessage {
+pub(crate) fn event(event: Event) -> Message {
     message(Msg::WorkerEvent(v1::WorkerEvent {
         run_id: event.run_id.map(|run_id| run_id.as_str().to_owned()).unwrap_or_default(),
         event_type: event.event_type.into_owned(),
@@ -55,29 +60,29 @@ pub(crate) fn event(event: Event) -> v1::WorkerSchedulerMessage {
 }
 
 /// A run was admitted.
-pub(crate) fn accepted(run_id: &RunId, attempt: i64) -> v1::WorkerSchedulerMessage {
+pub(crate) fn accepted(run_id: &RunId, attempt: i64) -> Message {
     message(Msg::RunAccepted(v1::RunAccepted { run_id: run_id.as_str().to_owned(), attempt }))
 }
 
 /// Answer to a load command; an empty problem is success.
-pub(crate) fn loaded(model_id: String, problem: Option<String>) -> v1::WorkerSchedulerMessage {
+pub(crate) fn loaded(model_id: String, problem: Option<String>) -> Message {
     let (success, error_message) = (problem.is_none(), problem.unwrap_or_default());
     message(Msg::LoadModelResult(v1::LoadModelResult { model_id, success, error_message }))
 }
 
 /// Answer to an unload command; an empty problem is success.
-pub(crate) fn unloaded(model_id: String, problem: Option<String>) -> v1::WorkerSchedulerMessage {
+pub(crate) fn unloaded(model_id: String, problem: Option<String>) -> Message {
     let (success, error_message) = (problem.is_none(), problem.unwrap_or_default());
     message(Msg::UnloadModelResult(v1::UnloadModelResult { model_id, success, error_message }))
 }
 
 /// The end of a realtime session.
-pub(crate) fn realtime_closed(session_id: String, reason: &str) -> v1::WorkerSchedulerMessage {
+pub(crate) fn realtime_closed(session_id: String, reason: &str) -> Message {
     message(Msg::RealtimeCloseCmd(v1::RealtimeCloseCommand { session_id, reason: reason.to_owned() }))
 }
 
 /// One frame of a realtime session.
-pub(crate) fn realtime_frame(session_id: &RunId, frame: Frame) -> v1::WorkerSchedulerMessage {
+pub(crate) fn realtime_frame(session_id: &RunId, frame: Frame) -> Message {
     let (data, is_text) = match frame {
         Frame::Binary(data) => (data, false),
         Frame::Text(text) => (text.into(), true),
@@ -94,7 +99,7 @@ pub(crate) fn registration(
     resources: v1::WorkerResources,
     active: Vec<(RunId, i64)>,
     is_heartbeat: bool,
-) -> v1::WorkerSchedulerMessage {
+) -> Message {
     let active_runs = active
         .into_iter()
         .map(|(run_id, attempt)| v1::ActiveRun { run_id: run_id.as_str().to_owned(), attempt })
@@ -120,6 +125,6 @@ pub(crate) fn schema(spec: &FunctionSpec) -> v1::FunctionSchema {
     }
 }
 
-fn message(msg: Msg) -> v1::WorkerSchedulerMessage {
-    v1::WorkerSchedulerMessage { msg: Some(msg) }
+fn message(msg: Msg) -> Message {
+    v1::WorkerSchedulerMessage { msg: Some(msg) }.into()
 }
