@@ -15,8 +15,12 @@ use axum::{
 use bytes::Bytes;
 use gen_worker_core::{Algorithm, Digest};
 use serde_json::json;
+use tokio::{sync::Semaphore, time::timeout};
 
-use crate::http::{Content, Fault, RecordedRequest, Script, Server, lock, status};
+use crate::{
+    http::{Content, Fault, RecordedRequest, Script, Server, lock, status},
+    scheduler::PATIENCE,
+};
 
 /// A hub on loopback: files by path, and repositories in the words of the Cozy hub. It stops when dropped.
 #[derive(Debug)]
@@ -30,6 +34,43 @@ struct Shared {
     script: Script,
     /// By path with the query, or by path alone.
     files: Mutex<HashMap<String, Content>>,
+    held: Mutex<HashMap<String, Arc<Gate>>>,
+}
+
+/// Where requests for one path wait.
+#[derive(Debug)]
+struct Gate {
+    /// A permit for each request that has come.
+    asked: Semaphore,
+    /// Closed once answers may go out.
+    shut: Semaphore,
+}
+
+/// Answers that a hub holds back. They go out when this is dropped.
+#[derive(Debug)]
+pub struct Held {
+    path: String,
+    gate: Arc<Gate>,
+    shared: Arc<Shared>,
+}
+
+impl Held {
+    /// Waits for a request that this holds back; each request is waited for once.
+    ///
+    /// # Panics
+    /// None comes within 30 s.
+    pub async fn asked(&self) {
+        let asked = timeout(PATIENCE, self.gate.asked.acquire()).await;
+        let asked = asked.unwrap_or_else(|_| panic!("nobody asked for {} within 30 s", self.path));
+        asked.expect("it is never closed").forget();
+    }
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        lock(&self.shared.held).remove(&self.path);
+        self.gate.shut.close();
+    }
 }
 
 impl FakeHub {
@@ -89,6 +130,13 @@ impl FakeHub {
         self.shared.script.faults().always(path, fault);
     }
 
+    /// Holds back every answer for `path` from now on.
+    pub fn hold(&self, path: &str) -> Held {
+        let gate = Arc::new(Gate { asked: Semaphore::new(0), shut: Semaphore::new(0) });
+        lock(&self.shared.held).insert(path.to_owned(), gate.clone());
+        Held { path: path.to_owned(), gate, shared: self.shared.clone() }
+    }
+
     /// What it was asked so far, oldest first.
     pub fn requests(&self) -> Vec<RecordedRequest> {
         self.shared.script.requests()
@@ -100,6 +148,12 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
     let path = parts.uri.to_string();
     let recorded = RecordedRequest { method: parts.method, path: path.clone(), headers: parts.headers };
     let faults = shared.script.record(recorded.clone());
+    let gate = lock(&shared.held).get(parts.uri.path()).cloned();
+    if let Some(gate) = gate {
+        gate.asked.add_permits(1);
+        // It fails when it is closed: the answer may go out.
+        let _ = gate.shut.acquire().await;
+    }
     if let Some(status) = status(&faults) {
         return status.into_response();
     }
@@ -113,6 +167,8 @@ async fn answer(State(shared): State<Arc<Shared>>, request: Request) -> Response
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt;
+
     use super::*;
     use crate::http::tests::exchange;
 
@@ -163,6 +219,22 @@ mod tests {
         assert!(!corrupt.ends_with("0123456789") && !corrupt.contains("x-cozy-sha256"), "{corrupt}");
         let well = exchange(&hub.url(), request).await;
         assert!(well.ends_with("0123456789"), "{well}");
+    }
+
+    #[tokio::test]
+    async fn an_answer_is_held_until_it_is_let_go() {
+        let hub = hub().await;
+        let (url, held) = (hub.url(), hub.hold("/m.bin"));
+        let answer = exchange(&url, "GET /m.bin HTTP/1.1");
+        tokio::pin!(answer);
+        tokio::select! {
+            biased;
+            answer = &mut answer => panic!("it was held: {answer}"),
+            () = held.asked() => {}
+        }
+        assert!(held.asked().now_or_never().is_none(), "a request is waited for once");
+        drop(held);
+        assert!(answer.await.ends_with("0123456789"));
     }
 
     #[tokio::test]

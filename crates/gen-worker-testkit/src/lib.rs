@@ -34,7 +34,7 @@ pub use crate::{
     context::TestContext,
     files::FakeFileApi,
     http::{Fault, RecordedRequest},
-    hub::FakeHub,
+    hub::{FakeHub, Held},
     proxy::FaultProxy,
     scheduler::{FakeScheduler, WorkerStream},
     seaweed::SeaweedFs,

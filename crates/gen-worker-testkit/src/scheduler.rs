@@ -30,7 +30,7 @@ use crate::http::lock;
 pub use self::stream::WorkerStream;
 
 /// How long a peer waits for the worker before the test fails. Long enough for a loaded machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Largest message taken from a worker unless the test says otherwise.
 const DECODE_LIMIT: usize = 64 << 20;

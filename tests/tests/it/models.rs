@@ -112,6 +112,27 @@ async fn runs_that_want_one_model_share_its_download() {
 }
 
 #[tokio::test]
+async fn a_run_canceled_while_it_waits_for_a_download_leaves_it_to_others() {
+    let (hub, _scheduler, _worker, mut stream) = hub_and_worker(&[]).await;
+    let held = hub.hold(PATH);
+    stream.hello(&["run-accepted"]).await;
+    let accepted = |message| matches!(message, Msg::RunAccepted(_)).then_some(());
+    stream.run("first", "infer", json!({"model_ref": MODEL, "values": [1.0, -3.5]})).await;
+    held.asked().await;
+    stream.run("second", "infer", json!({"model_ref": MODEL, "values": [1.0, -3.5]})).await;
+    for _ in 0..2 {
+        stream.wait_for("the runs to be accepted", accepted).await;
+    }
+    let interrupt = v1::InterruptTaskCommand { run_id: "first".into(), attempt: 0 };
+    stream.send(Msg::InterruptRunCmd(interrupt)).await;
+    let canceled = stream.next_result().await;
+    assert_eq!((canceled.run_id.as_str(), canceled.error_type.as_str()), ("first", "canceled"));
+    drop(held);
+    assert_doubled(&stream.next_result().await);
+    assert_eq!(hub.requests().len(), 1);
+}
+
+#[tokio::test]
 async fn a_download_that_breaks_off_is_resumed() {
     let (hub, _scheduler, _worker, mut stream) = hub_and_worker(&[]).await;
     hub.fault_once(PATH, [Fault::Truncate(50)]);
