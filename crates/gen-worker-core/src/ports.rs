@@ -104,6 +104,9 @@ pub trait ModelSource: Send + Sync {
 
     /// The models on disk, as they were written when they were asked for.
     fn on_disk(&self) -> Vec<String>;
+
+    /// How many models are brought at once, at least 1; whoever asks for more waits.
+    fn at_once(&self) -> usize;
 }
 
 /// Keeps a model in memory while it is alive.

@@ -52,7 +52,7 @@ impl Hub {
             on_disk: Mutex::new(store.scan().into_iter().collect()),
             bringer: Bringer::new(config.clone(), client.clone(), store),
             flights: Flights::default(),
-            slots: Semaphore::new(config.parallel_downloads.max(1)),
+            slots: Semaphore::new(at_once(&config)),
             bars: config.show_bars.then(MultiProgress::new),
             config,
             client,
@@ -89,6 +89,10 @@ impl ModelSource for Hub {
     fn on_disk(&self) -> Vec<String> {
         self.shared.on_disk().keys().cloned().collect()
     }
+
+    fn at_once(&self) -> usize {
+        at_once(&self.shared.config)
+    }
 }
 
 #[async_trait]
@@ -102,6 +106,10 @@ impl InputSource for Hub {
         let shared = &self.shared;
         Ok(input::fetch(&shared.config, &shared.client, scope, asset, directory).await?)
     }
+}
+
+fn at_once(config: &HubConfig) -> usize {
+    config.parallel_downloads.max(1)
 }
 
 impl Shared {

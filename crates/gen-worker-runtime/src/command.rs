@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use bytes::Bytes;
-use gen_worker_core::{FunctionName, RunId, RunScope, Secret, UserId};
+use gen_worker_core::{FunctionName, ModelRef, RunId, RunScope, Secret, UserId};
 
 /// One request to run a function.
 #[derive(Debug)]
@@ -29,12 +29,32 @@ pub(crate) struct Opening {
     pub models: Vec<String>,
 }
 
-/// The models of a deployment, as the scheduler configured them.
+/// The models of a deployment, as the scheduler or its `cozy.toml` configured them.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct ModelConfig {
     pub ids_by_key: HashMap<String, String>,
     /// An empty list allows none; `*` allows all.
     pub allowed: Vec<String>,
+}
+
+impl ModelConfig {
+    /// These, by key, in this order, and no others.
+    pub(crate) fn of(models: &[(String, ModelRef)]) -> Self {
+        let id = |model: &ModelRef| model.as_str().to_owned();
+        Self {
+            ids_by_key: models.iter().map(|(key, model)| (key.clone(), id(model))).collect(),
+            allowed: models.iter().map(|(_, model)| id(model)).collect(),
+        }
+    }
+
+    /// Whether runs may use the model, however it is written.
+    pub(crate) fn allows(&self, model: &ModelRef) -> bool {
+        self.allowed.iter().any(|allowed| {
+            allowed == "*"
+                || allowed == model.as_str()
+                || ModelRef::parse(allowed).is_ok_and(|allowed| allowed == *model)
+        })
+    }
 }
 
 /// One inbound message, understood.

@@ -7,11 +7,12 @@ use tracing::{debug, info, warn};
 
 use crate::{
     admission::{Refusal, unknown_function},
-    command::{Command, RunRequest},
+    command::{Command, ModelConfig, RunRequest},
     credential::Keeper,
     job::Jobs,
     model_control::ModelControl,
     outbox::Key,
+    prefetch::Prefetch,
     realtime::Sessions,
     shutdown::Shutdown,
     wire::outbound,
@@ -22,6 +23,7 @@ pub(crate) struct Dispatcher {
     jobs: Jobs,
     sessions: Sessions,
     models: ModelControl,
+    prefetch: Prefetch,
     credential: Keeper,
     shutdown: Shutdown,
     /// The scheduler of this stream wants to hear that a run was admitted.
@@ -29,11 +31,18 @@ pub(crate) struct Dispatcher {
 }
 
 impl Dispatcher {
-    pub(crate) fn new(jobs: Jobs, models: ModelControl, credential: Keeper, shutdown: Shutdown) -> Self {
+    pub(crate) fn new(
+        jobs: Jobs,
+        models: ModelControl,
+        prefetch: Prefetch,
+        credential: Keeper,
+        shutdown: Shutdown,
+    ) -> Self {
         Self {
             jobs,
             sessions: Sessions::default(),
             models,
+            prefetch,
             credential,
             shutdown,
             tell_accepted: AtomicBool::new(false),
@@ -55,7 +64,7 @@ impl Dispatcher {
             }
             Command::LoadModel(model) => self.models.load(model),
             Command::UnloadModel(model) => self.models.unload(model),
-            Command::Configure(config) => self.jobs.model_table().configure(config),
+            Command::Configure(config) => self.configure(config),
             Command::Hello { features } => self.greeted(&features),
             Command::Acknowledge { run_id, attempt } => self.jobs.outbox().acknowledge(&(run_id, attempt)),
             Command::Drain { deadline, reason } => {
@@ -74,6 +83,12 @@ impl Dispatcher {
             Command::RefreshToken(token) => self.credential.refresh(token),
             Command::Ignore { what } => debug!(what, "ignored"),
         }
+    }
+
+    /// Takes the deployment's models in the place of those configured before.
+    pub(crate) fn configure(&self, config: ModelConfig) {
+        self.prefetch.take_up(&config);
+        self.jobs.model_table().configure(config);
     }
 
     /// The stream is lost: realtime sessions end with it, runs do not.

@@ -8,11 +8,14 @@ use std::{
     },
 };
 
+use tokio::sync::watch;
+
 use crate::{
     admission::Admission,
     config::RuntimeConfig,
     host::Host,
     ports::Ports,
+    prefetch::Prefetch,
     registry::Registry,
     wire::{Message, outbound, v1},
 };
@@ -27,6 +30,7 @@ pub(crate) struct Reporter {
     admission: Admission,
     host: Host,
     ports: Ports,
+    prefetch: Prefetch,
     functions: Vec<String>,
     function_concurrency: HashMap<String, i32>,
     schemas: Vec<v1::FunctionSchema>,
@@ -40,6 +44,7 @@ impl Reporter {
         admission: Admission,
         host: Host,
         ports: Ports,
+        prefetch: Prefetch,
     ) -> Self {
         let limited = registry.iter().filter_map(|function| {
             let limit = function.spec().resources.max_concurrency?;
@@ -50,6 +55,7 @@ impl Reporter {
             admission,
             host,
             ports,
+            prefetch,
             functions: registry.names().map(str::to_owned).collect(),
             function_concurrency: limited.collect(),
             schemas: registry.runnable().map(|function| outbound::schema(function.spec())).collect(),
@@ -60,6 +66,11 @@ impl Reporter {
     /// Counts runs that hold a GPU.
     pub(crate) fn gpu_runs(&self) -> Arc<AtomicUsize> {
         self.gpu_runs.clone()
+    }
+
+    /// Changes when a report is due before the next heartbeat: other functions are ready than were.
+    pub(crate) fn news(&self) -> watch::Receiver<()> {
+        self.prefetch.changes()
     }
 
     /// The report of this moment.
@@ -80,9 +91,12 @@ impl Reporter {
             }
         }
         let is_open = self.admission.is_open() && max_concurrency != Some(0);
+        let loading = self.prefetch.loading();
         let has_place = |name: &&String| is_open && function_concurrency.get(*name) != Some(&0);
-        let ready = self.functions.iter().filter(has_place).cloned().collect();
-        Capacity { ready, max_concurrency: max_concurrency.unwrap_or(0), function_concurrency }
+        let is_ready = |name: &&String| !loading.contains(name);
+        let ready = self.functions.iter().filter(is_ready).filter(has_place).cloned().collect();
+        let max_concurrency = max_concurrency.unwrap_or(0);
+        Capacity { ready, loading, max_concurrency, function_concurrency }
     }
 
     fn resources(&self) -> v1::WorkerResources {
@@ -115,7 +129,7 @@ impl Reporter {
             onnxruntime_version: models.and_then(|models| models.engine_version()).unwrap_or_default(),
             disk_models: self.ports.model_source.as_ref().map(|source| source.on_disk()).unwrap_or_default(),
             features: FEATURES.map(str::to_owned).to_vec(),
-            loading_functions: Vec::new(),
+            loading_functions: capacity.loading,
         }
     }
 }
@@ -123,6 +137,8 @@ impl Reporter {
 /// What may be sent to this worker now.
 struct Capacity {
     ready: Vec<String>,
+    /// Whose models are on their way.
+    loading: Vec<String>,
     max_concurrency: i32,
     function_concurrency: HashMap<String, i32>,
 }

@@ -1,8 +1,9 @@
 //! The worker itself: it dials a scheduler, takes runs, calls functions, and reports exactly one result for each.
 //!
 //! [`Worker::run`] blocks the control thread: `connection` holds the stream, `dispatch` sends each command on,
-//! `admission` hands out permits, `job` is the pipeline of one run, `outbox` keeps what must be said. What the worker
-//! needs of the outside are [`Ports`]; this crate knows neither HTTP nor any inference engine.
+//! `admission` hands out permits, `job` is the pipeline of one run, `outbox` keeps what must be said, `prefetch` brings the
+//! deployment's models. What the worker needs of the outside are [`Ports`]; this crate knows neither HTTP nor any inference
+//! engine.
 //!
 //! ```no_run
 //! use gen_worker_core::{Call, Function, WorkerError, config::{ConfigErrors, Env}};
@@ -30,6 +31,7 @@ mod journal;
 mod model_control;
 mod outbox;
 mod ports;
+mod prefetch;
 mod realtime;
 mod registry;
 mod shutdown;

@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use gen_worker_core::{CancelReason, Extensions, Function};
+use gen_worker_core::{CancelReason, Extensions, Function, ModelRef};
 use tokio::{
     runtime::{Builder, Handle, Runtime},
     sync::Semaphore,
@@ -13,6 +13,7 @@ use tracing::{info, warn};
 
 use crate::{
     admission::{Admission, Limits},
+    command::ModelConfig,
     config::RuntimeConfig,
     connection::{Connection, ConnectionError, Link},
     credential::Keeper,
@@ -24,6 +25,7 @@ use crate::{
     model_control::ModelControl,
     outbox::Outbox,
     ports::Ports,
+    prefetch::Prefetch,
     registry::{Registry, RegistryError},
     shutdown::{Phase, Shutdown},
 };
@@ -67,6 +69,7 @@ pub struct WorkerBuilder {
     config: RuntimeConfig,
     ports: Ports,
     functions: Vec<Function>,
+    models: Vec<(String, ModelRef)>,
     extensions: Extensions,
     signals: Signals,
 }
@@ -88,6 +91,13 @@ impl WorkerBuilder {
     /// Adds functions.
     pub fn functions(mut self, functions: impl IntoIterator<Item = Function>) -> Self {
         self.functions.extend(functions);
+        self
+    }
+
+    /// Names the deployment's models by key. They are fetched from the start on, in this order, and runs may use no others,
+    /// until the scheduler configures the deployment. None: nothing is fetched ahead, and runs may use any.
+    pub fn models(mut self, models: impl IntoIterator<Item = (String, ModelRef)>) -> Self {
+        self.models.extend(models);
         self
     }
 
@@ -123,6 +133,7 @@ impl WorkerBuilder {
         Ok(Worker {
             ports: self.ports,
             registry,
+            models: self.models,
             extensions: Arc::new(self.extensions),
             shutdown: Shutdown::new(self.config.drain_timeout),
             config: Arc::new(self.config),
@@ -140,6 +151,7 @@ pub struct Worker {
     config: Arc<RuntimeConfig>,
     ports: Ports,
     registry: Registry,
+    models: Vec<(String, ModelRef)>,
     extensions: Arc<Extensions>,
     shutdown: Shutdown,
     signals: Signals,
@@ -153,6 +165,7 @@ impl Worker {
             config,
             ports: Ports::default(),
             functions: Vec::new(),
+            models: Vec::new(),
             extensions: Extensions::default(),
             signals: Signals::Ignore,
         }
@@ -173,7 +186,7 @@ impl Worker {
     /// It was called from async code.
     pub fn run(self) -> Result<(), WorkerFailure> {
         let control = Builder::new_current_thread().enable_all().build().map_err(WorkerFailure::Threads)?;
-        let Self { config, ports, registry, extensions, shutdown, signals, users } = self;
+        let Self { config, ports, registry, models, extensions, shutdown, signals, users } = self;
         let told = shutdown.clone();
         let outbox = Outbox::open(&config)?;
         let parts = Parts::assemble(
@@ -187,7 +200,7 @@ impl Worker {
         );
         let ended = control.block_on(async {
             tokio::select! {
-                ended = parts.run() => ended,
+                ended = parts.run(&models) => ended,
                 never = heed(signals, &told) => match never {},
             }
         });
@@ -211,6 +224,7 @@ async fn heed(signals: Signals, shutdown: &Shutdown) -> Infallible {
 struct Parts {
     config: Arc<RuntimeConfig>,
     connection: Connection,
+    dispatcher: Arc<Dispatcher>,
     keeper: Keeper,
     admission: Admission,
     outbox: Arc<Outbox>,
@@ -234,7 +248,22 @@ impl Parts {
         let limits = Limits { max_input: config.max_input, max_concurrency: config.max_concurrency };
         let admission = Admission::new(limits, ports.credential.clone(), shutdown.clone());
         let places = host.facts().gpu.count.max(1) * config.gpu_concurrency.get();
-        let reporter = Reporter::new(config.clone(), &registry, admission.clone(), host, ports.clone());
+        let prefetch = Prefetch::new(
+            &registry,
+            ports.model_source.clone(),
+            outbox.clone(),
+            users.clone(),
+            tracker.clone(),
+            shutdown.clone(),
+        );
+        let reporter = Reporter::new(
+            config.clone(),
+            &registry,
+            admission.clone(),
+            host,
+            ports.clone(),
+            prefetch.clone(),
+        );
         let models = ModelControl {
             ports: ports.clone(),
             outbox: outbox.clone(),
@@ -257,16 +286,17 @@ impl Parts {
             tracker: tracker.clone(),
             lines: Default::default(),
         });
-        let dispatcher = Arc::new(Dispatcher::new(jobs, models, keeper.clone(), shutdown.clone()));
+        let dispatcher = Arc::new(Dispatcher::new(jobs, models, prefetch, keeper.clone(), shutdown.clone()));
         let link = Link {
             outbox: outbox.clone(),
             reporter: Arc::new(reporter),
-            dispatcher,
+            dispatcher: dispatcher.clone(),
             credential,
             shutdown: shutdown.clone(),
         };
         Self {
             connection: Connection::new(config.clone(), link),
+            dispatcher,
             keeper,
             config,
             admission,
@@ -277,8 +307,12 @@ impl Parts {
         }
     }
 
-    async fn run(self) -> Result<(), WorkerFailure> {
-        let Self { config, connection, keeper, admission, outbox, tracker, shutdown, observing } = self;
+    async fn run(self, models: &[(String, ModelRef)]) -> Result<(), WorkerFailure> {
+        let Self { config, connection, dispatcher, keeper, admission, outbox, tracker, shutdown, observing } =
+            self;
+        if !models.is_empty() {
+            dispatcher.configure(ModelConfig::of(models));
+        }
         let connection = connection.run();
         tokio::pin!(connection);
         let ended = tokio::select! {

@@ -13,6 +13,7 @@ mod job;
 mod journal;
 mod models;
 mod outputs;
+mod prefetch;
 mod realtime;
 mod reconnect;
 mod registration;

@@ -5,7 +5,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::FutureExt;
 use gen_worker_core::ports::CredentialSource;
 use tokio::{
-    sync::oneshot,
+    sync::{oneshot, watch},
     time::{Instant, MissedTickBehavior, interval_at, sleep, sleep_until, timeout},
 };
 use tonic::{
@@ -151,6 +151,7 @@ impl<'a> Session<'a> {
     async fn hold(&mut self, channel: Channel) -> Ended {
         self.link.dispatcher.new_stream();
         self.link.outbox.take_in();
+        let news = self.link.reporter.news();
         // Made before the call, so that nothing can come before it.
         let registration = self.link.reporter.registration(false);
         let (speech, said) = self.link.outbox.start_stream(registration);
@@ -159,7 +160,7 @@ impl<'a> Session<'a> {
             Err(cause) => return Ended::Lost { cause },
         };
         let call = connect_worker(channel, self.config.max_message_bytes, request);
-        match self.pump(call, said).await {
+        match self.pump(call, said, news).await {
             Ok(()) => Ended::Left,
             Err(status) => {
                 self.link.dispatcher.stream_lost();
@@ -185,6 +186,7 @@ impl<'a> Session<'a> {
         &mut self,
         call: impl Future<Output = Answer>,
         mut said: oneshot::Receiver<()>,
+        mut news: watch::Receiver<()>,
     ) -> Result<(), Status> {
         let Link { outbox, shutdown, .. } = self.link;
         let call = call.fuse();
@@ -217,6 +219,8 @@ impl<'a> Session<'a> {
                         outbox.heartbeat(self.link.reporter.registration(true));
                     }
                 }
+                // The sender lives as long as the link.
+                _ = news.changed() => outbox.heartbeat(self.link.reporter.registration(true)),
                 () = &mut proven, if !self.connected => self.connected(),
                 answer = &mut call, if heard.is_none() => {
                     heard = Some(answer?.into_inner());
