@@ -3,15 +3,12 @@
 use std::{error::Error, path::Path, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use gen_worker_core::{
-    Function,
-    config::{ConfigErrors, Env},
-};
+use gen_worker_core::{Function, config::ConfigErrors};
 use gen_worker_runtime::{ConnectionError, Worker, WorkerFailure};
 
 use crate::{
     assemble::{AssembleError, assemble},
-    config::{WorkerConfig, environment},
+    config::{Project, WorkerConfig},
     logging,
 };
 
@@ -80,18 +77,19 @@ pub(crate) fn main(functions: Vec<Function>) -> ExitCode {
 }
 
 fn serve(functions: Vec<Function>) -> Result<(), AppError> {
-    let env = environment(Path::new("."))?;
-    logging::start(&env, "info");
-    Ok(worker(functions, &env)?.run()?)
+    let project = Project::read(Path::new("."))?;
+    logging::start(&project.env, "info");
+    Ok(worker(functions, project)?.run()?)
 }
 
-/// A worker with these settings that leaves on SIGTERM.
-pub(crate) fn worker(functions: Vec<Function>, env: &Env) -> Result<Worker, AppError> {
-    let config = WorkerConfig::from_env(env)?;
+/// A worker with these settings and models that leaves on SIGTERM.
+pub(crate) fn worker(functions: Vec<Function>, project: Project) -> Result<Worker, AppError> {
+    let config = WorkerConfig::from_env(&project.env)?;
     let ports = assemble(&config, &functions)?;
     let names: Vec<&str> = functions.iter().map(|function| function.spec().name.as_str()).collect();
     tracing::info!(worker_id = %config.runtime.worker_id, functions = names.join(","), "starting");
-    Ok(Worker::builder(config.runtime).functions(functions).ports(ports).stop_on_signals().build()?)
+    let builder = Worker::builder(config.runtime).functions(functions).models(project.models);
+    Ok(builder.ports(ports).stop_on_signals().build()?)
 }
 
 /// The error and its causes in one line each, for a person.

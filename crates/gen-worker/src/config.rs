@@ -1,9 +1,12 @@
-//! Where settings come from: `cozy.toml` `[worker]`, over which the process environment goes.
+//! Where settings come from: `cozy.toml` `[worker]`, over which the process environment goes; and its `[models]`.
 
 use std::path::Path;
 
 use gen_worker_auth::AuthConfig;
-use gen_worker_core::config::{ConfigErrors, Env, Var};
+use gen_worker_core::{
+    ModelRef,
+    config::{ConfigErrors, Env, Var},
+};
 use gen_worker_hub::HubConfig;
 #[cfg(feature = "ort")]
 use gen_worker_models_ort::OrtConfig;
@@ -64,36 +67,77 @@ impl WorkerConfig {
     }
 }
 
+/// What a worker is told before it starts.
+#[derive(Debug)]
+pub(crate) struct Project {
+    /// The process environment, over the `[worker]` table of `cozy.toml`.
+    pub(crate) env: Env,
+    /// The `[models]` table of `cozy.toml`: keys and models, in the order of the file.
+    pub(crate) models: Vec<(String, ModelRef)>,
+}
+
+impl Project {
+    /// Reads the environment, and `cozy.toml` in `directory`, if there is one.
+    pub(crate) fn read(directory: &Path) -> Result<Self, ConfigErrors> {
+        let mut errors = ConfigErrors::default();
+        let cozy_toml = read(directory, &mut errors);
+        let env = over(process(), &cozy_toml, &mut errors);
+        let models = models(&cozy_toml, &mut errors);
+        errors.into_result(Self { env, models })
+    }
+}
+
 /// The process environment, over the `[worker]` table of `cozy.toml` in `directory`, if there is one. A key of the table is
 /// a variable's name in lower case.
 ///
 /// # Errors
 /// `cozy.toml` cannot be read, or its `[worker]` table has a key that is no variable, or a value that is no scalar.
 pub fn environment(directory: &Path) -> Result<Env, ConfigErrors> {
-    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the process environment")]
-    let mut env: Env = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect();
     let mut errors = ConfigErrors::default();
-    match std::fs::read_to_string(directory.join("cozy.toml")) {
-        Ok(text) => merge(&mut env, &text, &mut errors),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => errors.push(format!("cozy.toml cannot be read: {error}")),
-    }
+    let cozy_toml = read(directory, &mut errors);
+    let env = over(process(), &cozy_toml, &mut errors);
     errors.into_result(env)
 }
 
-fn merge(env: &mut Env, cozy_toml: &str, errors: &mut ConfigErrors) {
-    let table = match cozy_toml.parse::<toml::Table>() {
-        Ok(table) => table,
-        Err(error) => return errors.push(format!("cozy.toml: {error}")),
-    };
-    let Some(worker) = table.get("worker") else { return };
-    let Some(worker) = worker.as_table() else {
-        return errors.push("cozy.toml: `worker` must be a table");
-    };
+fn process() -> Env {
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the process environment")]
+    let variables = std::env::vars_os();
+    variables
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
+/// The tables of `cozy.toml`; none where there is no such file.
+fn read(directory: &Path, errors: &mut ConfigErrors) -> toml::Table {
+    match std::fs::read_to_string(directory.join("cozy.toml")) {
+        Ok(text) => parse(&text, errors),
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => toml::Table::new(),
+        Err(error) => {
+            errors.push(format!("cozy.toml cannot be read: {error}"));
+            toml::Table::new()
+        }
+    }
+}
+
+fn parse(cozy_toml: &str, errors: &mut ConfigErrors) -> toml::Table {
+    cozy_toml.parse().unwrap_or_else(|error| {
+        errors.push(format!("cozy.toml: {error}"));
+        toml::Table::new()
+    })
+}
+
+/// The table of this name; `None`: there is none.
+fn table<'t>(cozy_toml: &'t toml::Table, name: &str, errors: &mut ConfigErrors) -> Option<&'t toml::Table> {
+    let table = cozy_toml.get(name)?;
+    if !table.is_table() {
+        errors.push(format!("cozy.toml: `{name}` must be a table"));
+    }
+    table.as_table()
+}
+
+fn over(mut env: Env, cozy_toml: &toml::Table, errors: &mut ConfigErrors) -> Env {
     let known: Vec<&Var> = WorkerConfig::variables().into_iter().flat_map(|(_, vars)| vars).collect();
-    for (key, value) in worker {
+    for (key, value) in table(cozy_toml, "worker", errors).into_iter().flatten() {
         match (known.iter().find(|var| var.name.eq_ignore_ascii_case(key)), scalar(value)) {
             (Some(var), Some(text)) => env.set_default(var.name, &text),
             (None, _) => errors.push(format!(
@@ -102,6 +146,21 @@ fn merge(env: &mut Env, cozy_toml: &str, errors: &mut ConfigErrors) {
             (_, None) => errors.push(format!("cozy.toml: `[worker] {key}` must be a text, a number or a flag")),
         }
     }
+    env
+}
+
+fn models(cozy_toml: &toml::Table, errors: &mut ConfigErrors) -> Vec<(String, ModelRef)> {
+    let mut models = Vec::new();
+    for (key, value) in table(cozy_toml, "models", errors).into_iter().flatten() {
+        match value.as_str().map(ModelRef::parse) {
+            Some(Ok(model)) => models.push((key.clone(), model)),
+            Some(Err(error)) => errors.push(format!("cozy.toml: `[models] {key}`: {error}")),
+            None => {
+                errors.push(format!("cozy.toml: `[models] {key}` must be a text, such as `org/repo:tag`"))
+            }
+        }
+    }
+    models
 }
 
 fn scalar(value: &toml::Value) -> Option<String> {
@@ -120,21 +179,42 @@ mod tests {
 
     use super::*;
 
+    /// What is read from this environment and this text, and the mistakes in it.
+    fn read(env: &[(&str, &str)], text: &str) -> (Project, ConfigErrors) {
+        let mut errors = ConfigErrors::default();
+        let cozy_toml = parse(text, &mut errors);
+        let env = over(env.iter().copied().collect(), &cozy_toml, &mut errors);
+        let models = models(&cozy_toml, &mut errors);
+        (Project { env, models }, errors)
+    }
+
     #[test]
     fn the_environment_goes_over_cozy_toml() {
-        let mut env = Env::from_iter([("WORKER_ID", "from-env")]);
-        let mut errors = ConfigErrors::default();
         let text = "[worker]\nworker_id = 'from-file'\nworker_max_concurrency = 3\n[functions]\nx = 1";
-        merge(&mut env, text, &mut errors);
+        let (Project { env, .. }, errors) = read(&[("WORKER_ID", "from-env")], text);
         assert_eq!((env.get("WORKER_ID"), env.get("WORKER_MAX_CONCURRENCY")), (Some("from-env"), Some("3")));
         assert_eq!(errors, ConfigErrors::default());
     }
 
     #[test]
+    fn models_come_in_the_order_of_the_file() {
+        let (project, errors) = read(&[], "[models]\nz = 'org/one'\na = 'hf:org/two'\nm = ' org/three:v1 '");
+        let models: Vec<_> =
+            project.models.iter().map(|(key, model)| (key.as_str(), model.as_str())).collect();
+        assert_eq!(models, [("z", "org/one"), ("a", "hf:org/two"), ("m", "org/three:v1")]);
+        assert_eq!(errors, ConfigErrors::default());
+    }
+
+    #[test]
     fn every_mistake_is_listed_at_once() {
-        let mut errors = ConfigErrors::default();
-        merge(&mut Env::default(), "[worker]\nworker_idd = 'x'\nworker_id = []", &mut errors);
-        assert_eq!(errors.to_string().lines().count(), 2, "{errors}");
+        let text = "[worker]\nworker_idd = 'x'\nworker_id = []\n[models]\na = 3\nb = 'ftp://h/m'\nc = 'o/m'";
+        let (project, errors) = read(&[], text);
+        assert_eq!((errors.to_string().lines().count(), project.models.len()), (4, 1), "{errors}");
+        let (_, errors) = read(&[], "worker = 1\nmodels = []");
+        assert_eq!(
+            errors.to_string(),
+            "cozy.toml: `worker` must be a table\ncozy.toml: `models` must be a table"
+        );
         let env =
             Env::from_iter([("RECONNECT_DELAY", "soon"), ("COZY_HUB_URL", "hub"), ("WORKER_URL_ALLOW", "/")]);
         let errors = WorkerConfig::from_env(&env).unwrap_err();

@@ -3,7 +3,10 @@
 mod once;
 mod show;
 
-use std::{path::PathBuf, thread};
+use std::{
+    path::{Path, PathBuf},
+    thread,
+};
 
 use gen_worker_core::{
     Function,
@@ -19,7 +22,7 @@ use url::Url;
 use self::once::Once;
 use crate::{
     app::{AppError, worker},
-    config::environment,
+    config::Project,
     logging,
 };
 
@@ -64,19 +67,19 @@ pub(crate) struct DevArguments {
 }
 
 pub(crate) fn run(functions: Vec<Function>, arguments: DevArguments) -> Result<(), AppError> {
-    let mut env = environment(std::path::Path::new("."))?;
+    let mut project = Project::read(Path::new("."))?;
     let job = arguments.once.read(&functions)?;
-    logging::start(&env, if job.is_some() { "warn" } else { "info" });
+    logging::start(&project.env, if job.is_some() { "warn" } else { "info" });
     let runtime = Builder::new_multi_thread()
         .worker_threads(2)
         .thread_name("orchestrator")
         .enable_all()
         .build()
         .map_err(DevError::Threads)?;
-    let config = orchestrator_config(&env, &arguments, job.is_some())?;
+    let config = orchestrator_config(&project.env, &arguments, job.is_some())?;
     let orchestrator = runtime.block_on(Orchestrator::start(config)).map_err(DevError::Orchestrator)?;
-    point_worker_at(&mut env, &orchestrator, &arguments);
-    let worker = worker(functions, &env)?;
+    point_worker_at(&mut project.env, &orchestrator, &arguments);
+    let worker = worker(functions, project)?;
     let (base, shutdown) = (orchestrator.base_url().clone(), worker.shutdown());
     let (alive, ended) = oneshot::channel::<()>();
     let work = move || {

@@ -1,6 +1,6 @@
 //! The deployment's models, fetched before a run asks for them.
 
-use std::time::Duration;
+use std::{fs, path::Path, time::Duration};
 
 use gen_worker::{
     Call, Env, Function, ModelArtifacts, ModelBinding, ModelRef, RuntimeConfig, Worker, WorkerConfig,
@@ -8,11 +8,11 @@ use gen_worker::{
 };
 use gen_worker_proto::scheduler::{WorkerResources, worker_scheduler_message::Msg};
 use gen_worker_testkit::{FakeHub, FakeScheduler, Fault, WorkerStream};
-use gen_worker_tests::Embedded;
+use gen_worker_tests::{Embedded, WorkerSettings};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
-use super::{models::configure, worker};
+use super::{CONFORMANCE, models::configure, worker};
 
 const MAIN: &str = "acme/main.onnx";
 const EXTRA: &str = "acme/extra.onnx";
@@ -255,4 +255,30 @@ async fn a_fetch_that_fails_is_one_line_with_its_model_and_what_to_do() {
     let lines: Vec<_> = log.lines().filter(|line| line.contains("acme/unknown")).collect();
     let [line] = &lines[..] else { panic!("one line: {log}") };
     assert!(line.contains("not found") && line.contains("correct the reference"), "{line}");
+}
+
+/// Writes a project's `cozy.toml` with these models, whose keys are not in alphabetical order.
+fn cozy_toml(directory: &Path) {
+    let text = format!("[models]\nsecond = \"{MAIN}\"\nfirst = \"cozy:{EXTRA}\"\n");
+    fs::write(directory.join("cozy.toml"), text).unwrap();
+}
+
+#[tokio::test]
+async fn the_models_of_cozy_toml_are_fetched_and_no_others_are_used() {
+    let stage = Stage::set().await;
+    let settings = WorkerSettings::new(CONFORMANCE, &stage.scheduler)
+        .set("COZY_HUB_URL", stage.hub.url())
+        .set("COZY_HUB_API", "direct")
+        .set("WORKER_MAX_CONCURRENT_DOWNLOADS", "1");
+    cozy_toml(settings.directory());
+    let _worker = settings.start();
+    let mut stream = stage.scheduler.accept().await;
+    assert_eq!(end_of(&mut stream, &format!("cozy:{EXTRA}")).await, "completed");
+    assert_eq!(stage.asked(), [path(MAIN), path(EXTRA)]);
+    for (model_ref, message) in [("acme/other", "not allowed for deployment"), ("first", "")] {
+        stream.run("r", "infer", json!({"model_ref": model_ref, "values": []})).await;
+        let result = stream.next_result().await;
+        assert!(result.error_type == "validation" && result.safe_message.contains(message), "{result:?}");
+    }
+    assert_eq!(stage.asked().len(), 2, "it was on disk, though it is no network");
 }
