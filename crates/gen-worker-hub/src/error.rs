@@ -196,9 +196,15 @@ impl HubError {
         self.transport().is_some_and(NetError::is_transient)
     }
 
-    /// Whether what is on disk is of no use, so that one more try from the start is.
+    /// Whether what came is of no use, so that one more try from the start is.
     pub(crate) fn is_damage(&self) -> bool {
-        matches!(self, Self::Range { .. } | Self::Fetch { source: NetError::DigestMismatch { .. }, .. })
+        matches!(
+            self,
+            Self::Range { .. }
+                | Self::InputDigest { .. }
+                | Self::Fetch { source: NetError::DigestMismatch { .. }, .. }
+                | Self::InputFetch { source: NetError::DigestMismatch { .. }, .. }
+        )
     }
 }
 

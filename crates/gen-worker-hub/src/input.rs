@@ -32,7 +32,7 @@ static SIZE_HEADER: HeaderName = HeaderName::from_static("x-cozy-size-bytes");
 static MIME_HEADER: HeaderName = HeaderName::from_static("x-cozy-mime-type");
 static TENANT_HEADER: HeaderName = HeaderName::from_static("x-cozy-tenant-id");
 
-/// Fetches one file into `directory`.
+/// Fetches one file into `directory`. One whose digest is wrong is fetched once more.
 pub(crate) async fn fetch(
     config: &HubConfig,
     client: &HttpClient,
@@ -51,7 +51,14 @@ pub(crate) async fn fetch(
         config,
     };
     fs::create_dir_all(directory).await?;
-    client.retry(|| input.attempt(client), HubError::transport).await
+    let attempts = || client.retry(|| input.attempt(client), HubError::transport);
+    match attempts().await {
+        Err(error) if error.is_damage() => {
+            warn!(input = input.shown, %error, "fetching anew");
+            attempts().await
+        }
+        fetched => fetched,
+    }
 }
 
 /// The digest that the payload says.
@@ -92,7 +99,7 @@ impl Input<'_> {
         }
         let mime_type = mime::of(&head, self.told(&response), &self.place.path);
         let target = self.directory.join(self.file_name(mime_type.as_deref()));
-        let stored = self.checked(sink.finish(&target, promised).await)?;
+        let stored = self.checked(sink.finish(&target, promised).await, self.vouched(&response))?;
         if let Some(kept) = kept {
             let path = stored.path.clone();
             if let Err(error) = blocking(move || Ok(kept.keep(&path)?)).await {
@@ -172,15 +179,18 @@ impl Input<'_> {
 
     /// What the answer, and the payload, say that the file is.
     fn promised(&self, response: &HttpResponse) -> Result<Expected, HubError> {
-        let header = |name| response.header(name).filter(|_| self.place.is_file_api());
-        let size_bytes =
-            header(&SIZE_HEADER).and_then(|digits| digits.trim().parse().ok()).or(response.content_length());
+        let size = response.header(&SIZE_HEADER).filter(|_| self.place.is_file_api());
+        let size_bytes = size.and_then(|digits| digits.trim().parse().ok()).or(response.content_length());
         self.admit(size_bytes.unwrap_or_default())?;
-        let stored = header(&SHA256_HEADER).and_then(sha256);
-        match (self.claimed, stored) {
+        match (self.claimed, self.vouched(response)) {
             (Some(claimed), Some(stored)) if claimed != stored => Err(self.wrong_digest()),
             (claimed, stored) => Ok(Expected { size_bytes, digest: claimed.or(stored) }),
         }
+    }
+
+    /// The digest that the file API says.
+    fn vouched(&self, response: &HttpResponse) -> Option<Digest> {
+        response.header(&SHA256_HEADER).filter(|_| self.place.is_file_api()).and_then(sha256)
     }
 
     fn told<'r>(&self, response: &'r HttpResponse) -> Option<&'r str> {
@@ -198,10 +208,14 @@ impl Input<'_> {
         Ok(())
     }
 
-    /// A wrong digest is the caller's fault if the caller said which, and else the transfer's.
-    fn checked(&self, stored: Result<StoredFile, NetError>) -> Result<StoredFile, HubError> {
+    /// A wrong digest is the caller's fault if nobody but the caller says which is right, and else the transfer's.
+    fn checked(
+        &self,
+        stored: Result<StoredFile, NetError>,
+        vouched: Option<Digest>,
+    ) -> Result<StoredFile, HubError> {
         match stored {
-            Err(NetError::DigestMismatch { .. }) if self.claimed.is_some() => Err(self.wrong_digest()),
+            Err(NetError::DigestMismatch { .. }) if vouched.is_none() => Err(self.wrong_digest()),
             stored => self.or_fail(stored),
         }
     }

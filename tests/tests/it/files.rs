@@ -114,6 +114,19 @@ async fn a_tenants_input_is_kept_for_its_next_run() {
 }
 
 #[tokio::test]
+async fn an_input_that_arrives_damaged_is_fetched_once_more() {
+    let api = FakeFileApi::start(TOKEN).await;
+    api.put("cat.png", PNG, "image/png");
+    let (_scheduler, _worker, mut stream) = worker(&[]).await;
+    let payload = json!({"file": {"ref": "cat.png", "sha256": sha256(PNG)}});
+    api.fault_once("/api/v1/file/cat.png", [Fault::Corrupt(3); 3]);
+    let result = run(&mut stream, &api, "digest", payload.clone()).await;
+    assert_eq!((refusal(&result).0, result.retryable, api.requests().len()), ("retryable", true, 2));
+    let found = output(&run(&mut stream, &api, "digest", payload).await);
+    assert_eq!((&found["sha256"], api.requests().len()), (&json!(sha256(PNG)), 4));
+}
+
+#[tokio::test]
 async fn an_input_that_cannot_be_had_fails_the_run() {
     let api = FakeFileApi::start(TOKEN).await;
     api.put("damaged", PNG, "image/png");

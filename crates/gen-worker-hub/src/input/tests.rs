@@ -88,15 +88,24 @@ async fn a_url_is_fetched_without_credentials() {
 }
 
 #[tokio::test]
-async fn content_that_is_not_what_was_promised_is_refused() {
-    let server = FileServer::start(CONTENT, &[Answer::Corrupt]).await;
-    let error = error_of(&server, asset("a")).await;
-    assert_eq!(error.kind(), FailureKind::Retryable);
+async fn content_that_is_not_what_was_promised_is_fetched_once_more_and_then_refused() {
+    let claiming = |digest: String| AssetRef { sha256: Some(digest), ..asset("a") };
+    let right = claiming(Digest::of(Algorithm::Sha256, CONTENT).hex());
+    for asset in [asset("a"), right] {
+        let server = FileServer::start(CONTENT, &[Answer::Corrupt]).await;
+        let (fetched, _) = fetch_from(&server, asset.clone(), &[]).await;
+        assert_eq!((fetched.unwrap().1.as_slice(), server.paths().len()), (CONTENT, 2));
+        server.answer(&[Answer::Corrupt; 3]);
+        // The file API says the same as the caller, so the transfer is at fault.
+        assert_eq!(error_of(&server, asset).await.kind(), FailureKind::Retryable);
+        assert_eq!(server.paths().len(), 4);
+    }
 
-    let wrong = AssetRef { sha256: Some("00".repeat(32)), ..asset("a") };
-    for reference in ["a".to_owned(), server.url("/a")] {
-        let error = error_of(&server, AssetRef { reference, ..wrong.clone() }).await;
+    let server = FileServer::start(CONTENT, &[]).await;
+    for (reference, requests) in [("a".to_owned(), 2), (server.url("/a"), 4)] {
+        let error = error_of(&server, AssetRef { reference, ..claiming("00".repeat(32)) }).await;
         assert!(matches!(error, HubError::InputDigest { .. }), "{error:?}");
+        assert_eq!(server.paths().len(), requests);
     }
     let malformed = AssetRef { sha256: Some("abc".to_owned()), ..asset("a") };
     assert_eq!(error_of(&server, malformed).await.kind(), FailureKind::Validation);
@@ -157,11 +166,11 @@ async fn a_tenants_file_is_kept_for_its_later_runs_and_for_no_other() {
     let first = get("one", "1").await.unwrap();
     let [once] = &kept()[..] else { panic!("one file") };
     // To prove where the second comes from: the server has something else by now, and says the same of it.
-    server.answer(&[Answer::Corrupt, Answer::Corrupt]);
+    server.answer(&[Answer::Corrupt; 3]);
     get("one", "2").await.unwrap();
     get("two", "3").await.unwrap_err();
     get("two", "3").await.unwrap();
-    assert_eq!((server.paths().len(), kept().len()), (4, 2));
+    assert_eq!((server.paths().len(), kept().len()), (5, 2));
 
     // What a function did to its own file is nobody else's.
     files::write(&first, b"scribbled").unwrap();
