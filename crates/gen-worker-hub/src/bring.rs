@@ -7,7 +7,7 @@ use std::{
 };
 
 use futures_util::{StreamExt, TryStreamExt, stream};
-use gen_worker_core::{LocalModel, ModelRef};
+use gen_worker_core::{LocalModel, ModelRef, Secret};
 use gen_worker_net::HttpClient;
 use tokio::sync::Semaphore;
 use tracing::{info, warn};
@@ -21,6 +21,7 @@ use crate::{
     snapshot::RemoteFile,
     source::{Resolved, Sources, local},
     store::{Entry, Led, Lock, MarkedFile, Marker, Store, Verdict},
+    token,
 };
 
 /// How long a tag is taken to lead where it led.
@@ -86,8 +87,30 @@ impl Bringer {
         {
             return Ok(local);
         }
-        match (self.sources.resolve(model).await, led) {
-            (Ok(resolved), _) => self.realise(model, resolved, reporter, slots).await,
+        let token = token::current(&self.config, model).await?;
+        let brought = self.look_up(model, led.as_ref(), token.as_ref(), reporter, slots).await;
+        if !matches!(brought, Err(HubError::Refused { .. })) {
+            return brought;
+        }
+        let newer = token::current(&self.config, model).await?;
+        if newer == token {
+            return brought;
+        }
+        info!(%model, "the credential of its source has been renewed; asking again");
+        self.look_up(model, led.as_ref(), newer.as_ref(), reporter, slots).await
+    }
+
+    /// Asks its source where the model is, and brings it.
+    async fn look_up(
+        &self,
+        model: &ModelRef,
+        led: Option<&Led>,
+        token: Option<&Secret<String>>,
+        reporter: &Arc<Reporter>,
+        slots: &Semaphore,
+    ) -> Result<LocalModel, HubError> {
+        match (self.sources.resolve(model, token).await, led) {
+            (Ok(resolved), _) => self.realise(model, resolved, token, reporter, slots).await,
             (Err(error), Some(led)) if error.is_transient() => match self.open(model, &led.key).await? {
                 Some(local) => {
                     warn!(%model, %error, "its source cannot be asked; taking what is here");
@@ -104,6 +127,7 @@ impl Bringer {
         &self,
         model: &ModelRef,
         mut resolved: Resolved,
+        token: Option<&Secret<String>>,
         reporter: &Arc<Reporter>,
         slots: &Semaphore,
     ) -> Result<LocalModel, HubError> {
@@ -116,7 +140,7 @@ impl Bringer {
                 Err(HubError::Expired { .. }) if reporter.done() >= least => {
                     least = reporter.done() + 1;
                     info!(%model, "addresses have expired; asking for new ones");
-                    resolved = self.sources.resolve(model).await?;
+                    resolved = self.sources.resolve(model, token).await?;
                 }
                 Err(HubError::Expired { model }) => return Err(HubError::Refused { model, status: 403 }),
                 Err(error) => return Err(error),

@@ -12,6 +12,12 @@ const HUB_URL: Var =
     Var::new("COZY_HUB_URL", "URL", "", "The Cozy hub; without it only URLs and files can be models.");
 const HUB_TOKEN: Var =
     Var::new("COZY_HUB_TOKEN", "secret", "", "The credential for the hub, sent to no other host.");
+pub(crate) const HUB_TOKEN_FILE: Var = Var::new(
+    "COZY_HUB_TOKEN_FILE",
+    "path",
+    "",
+    "Where the credential for the hub's models lies when COZY_HUB_TOKEN is not set; read for each look at the hub, and once more when that is refused.",
+);
 const CACHE_DIR: Var =
     Var::new("WORKER_MODEL_CACHE_DIR", "path", "/tmp/cozy/models", "Where models are kept.");
 const FILE_API: Var = Var::new(
@@ -68,6 +74,12 @@ const HF_TOKEN_3: Var = Var::new(
     "",
     "The credential for Hugging Face when the two above are not set.",
 );
+pub(crate) const HF_TOKEN_PATH: Var = Var::new(
+    "HF_TOKEN_PATH",
+    "path",
+    "",
+    "Where the credential for Hugging Face lies when none of the three is set; read as COZY_HUB_TOKEN_FILE is.",
+);
 const ALLOW_PICKLE: Var = Var::new(
     "WORKER_ALLOW_PICKLE",
     "flag",
@@ -106,6 +118,8 @@ pub struct HubConfig {
     pub hub_url: Option<Url>,
     /// The credential for the hub.
     pub hub_token: Option<Secret<String>>,
+    /// Where the credential for the hub's models lies if it is not set.
+    pub hub_token_file: Option<PathBuf>,
     /// Where models are kept.
     pub cache_dir: PathBuf,
     /// The file API of runs that name none; `None`: such runs cannot have input files.
@@ -126,6 +140,8 @@ pub struct HubConfig {
     pub hf_endpoint: Option<Url>,
     /// The credential for `hf_endpoint`.
     pub hf_token: Option<Secret<String>>,
+    /// Where the credential for `hf_endpoint` lies if it is not set.
+    pub hf_token_file: Option<PathBuf>,
     /// Whether files that can run code when they are loaded are taken from Hugging Face.
     pub allow_pickle: bool,
     /// Most bytes that models take on disk.
@@ -167,6 +183,7 @@ impl HubConfig {
     pub const VARS: &[Var] = &[
         HUB_URL,
         HUB_TOKEN,
+        HUB_TOKEN_FILE,
         CACHE_DIR,
         FILE_API,
         ORCHESTRATOR,
@@ -181,6 +198,7 @@ impl HubConfig {
         HF_TOKEN,
         HF_TOKEN_2,
         HF_TOKEN_3,
+        HF_TOKEN_PATH,
         ALLOW_PICKLE,
         CACHE_LIMIT,
         PARALLEL,
@@ -207,6 +225,8 @@ impl HubConfig {
                 .unwrap_or_else(|| reader.path(&RUN_DIR).unwrap_or_default().join("cache")),
             input_cache_limit: reader.gigabytes(&INPUT_CACHE_LIMIT).unwrap_or(ByteSize(0)),
             hf_endpoint: reader.url(&HF_ENDPOINT),
+            hub_token_file: reader.path(&HUB_TOKEN_FILE),
+            hf_token_file: reader.path(&HF_TOKEN_PATH),
             hf_token: hf_tokens.into_iter().find_map(|var| reader.secret(var)),
             allow_pickle: reader.flag(&ALLOW_PICKLE),
             cache_limit: match reader.gigabytes(&CACHE_LIMIT) {

@@ -23,6 +23,15 @@ pub enum HubError {
         /// 401 or 403.
         status: u16,
     },
+    /// The file that the credential of a source lies in holds none.
+    #[error("no token can be read from the file that {variable} names")]
+    TokenFile {
+        /// The setting that names the file.
+        variable: &'static str,
+        /// What the system said.
+        #[source]
+        source: io::Error,
+    },
     /// The address of a file has expired; its source gives another.
     #[error("the address of a file of model {model} has expired")]
     Expired {
@@ -170,6 +179,7 @@ impl HubError {
             Self::Fetch { source, .. } | Self::InputFetch { source, .. } => Some(source),
             Self::NotFound { .. }
             | Self::Refused { .. }
+            | Self::TokenFile { .. }
             | Self::Expired { .. }
             | Self::Denied { .. }
             | Self::Listing { .. }
@@ -228,7 +238,7 @@ impl Classify for HubError {
             | Self::InputNotFound { .. }
             | Self::InputTooLarge { .. }
             | Self::InputDigest { .. } => FailureKind::Validation,
-            Self::Refused { .. } | Self::InputRefused { .. } => FailureKind::Auth,
+            Self::Refused { .. } | Self::TokenFile { .. } | Self::InputRefused { .. } => FailureKind::Auth,
             Self::Range { .. } | Self::Listing { .. } | Self::Expired { .. } | Self::GivenUp { .. } => {
                 FailureKind::Retryable
             }
@@ -242,6 +252,7 @@ impl Classify for HubError {
     fn safe_message(&self) -> String {
         match self {
             Self::NotFound { .. }
+            | Self::TokenFile { .. }
             | Self::Expired { .. }
             | Self::Denied { .. }
             | Self::Listing { .. }

@@ -46,6 +46,7 @@ mod source;
 mod store;
 #[cfg(test)]
 mod testing;
+mod token;
 
 pub use crate::{
     cache::{Cache, CachedModel, Freed, Mended},

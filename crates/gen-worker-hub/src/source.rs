@@ -7,7 +7,7 @@ pub(crate) mod hugging_face;
 pub(crate) mod local;
 pub(crate) mod manifest;
 
-use gen_worker_core::ModelRef;
+use gen_worker_core::{ModelRef, Secret};
 use gen_worker_net::HttpClient;
 
 use crate::{config::HubConfig, error::HubError, snapshot::Snapshot, source::cozy::Cozy};
@@ -35,9 +35,13 @@ impl Sources {
         Self { config, client, cozy: Cozy::default() }
     }
 
-    /// Asks where a model is that is not on this machine.
-    pub(crate) async fn resolve(&self, model: &ModelRef) -> Result<Resolved, HubError> {
-        let api = api::Api { client: &self.client, model };
+    /// Asks where a model is that is not on this machine, with the credential of its source.
+    pub(crate) async fn resolve(
+        &self,
+        model: &ModelRef,
+        token: Option<&Secret<String>>,
+    ) -> Result<Resolved, HubError> {
+        let api = api::Api { client: &self.client, model, token };
         if let Some(url) = model.url() {
             let snapshot = Snapshot { revision: None, files: vec![direct::url(url)] };
             return Ok(Resolved { snapshot, moves: false, source: "url" });

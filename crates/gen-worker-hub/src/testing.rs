@@ -261,6 +261,7 @@ pub(crate) fn config_at(cache: &Path, base: &Url) -> HubConfig {
     HubConfig {
         hub_url: Some(base.clone()),
         hub_token: Some("hub-token".into()),
+        hub_token_file: None,
         cache_dir: cache.to_owned(),
         file_api: Some(base.clone()),
         file_token: Some("file-token".into()),
@@ -271,6 +272,7 @@ pub(crate) fn config_at(cache: &Path, base: &Url) -> HubConfig {
         hub_api: HubApi::Direct,
         hf_endpoint: Some(base.clone()),
         hf_token: Some("hf-token".into()),
+        hf_token_file: None,
         allow_pickle: false,
         cache_limit: ByteLimit::Unlimited,
         connections: 4,

@@ -196,7 +196,9 @@ fn planned(config: &ModelConfig) -> Vec<ModelRef> {
 /// What whoever reads the log can do.
 fn remedy(kind: FailureKind) -> &'static str {
     match kind {
-        FailureKind::Auth => "look at the credential of its source, COZY_HUB_TOKEN or HF_TOKEN",
+        FailureKind::Auth => {
+            "look at the credential of its source, COZY_HUB_TOKEN or HF_TOKEN, or the file it lies in"
+        }
         FailureKind::Resource => {
             "free disk space below WORKER_MODEL_CACHE_DIR, or raise WORKER_LOCAL_CACHE_GB"
         }

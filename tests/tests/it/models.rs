@@ -189,6 +189,32 @@ async fn a_model_directory_is_absent_or_verified() {
 }
 
 #[tokio::test]
+async fn a_credential_that_was_renewed_is_tried_once_more() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("token");
+    fs::write(&file, "first-token").unwrap();
+    let hub = FakeHub::start().await;
+    hub.put(PATH, onnx());
+    let (url, path) = (hub.url(), file.to_string_lossy());
+    let settings =
+        [("COZY_HUB_URL", url.as_str()), ("COZY_HUB_API", "direct"), ("COZY_HUB_TOKEN_FILE", &path)];
+    let (_scheduler, _worker, mut stream) = worker(&settings).await;
+    hub.fault_once(PATH, [Fault::Status(401), Fault::Status(401)]);
+    assert_eq!(refusal(&infer(&mut stream, MODEL).await).0, "auth");
+    let held = hub.hold(PATH);
+    let renew = async {
+        held.asked().await;
+        fs::write(&file, "second-token\n").unwrap();
+        drop(held);
+    };
+    let (result, ()) = tokio::join!(infer(&mut stream, MODEL), renew);
+    assert_doubled(&result);
+    let requests = hub.requests();
+    let tokens: Vec<_> = requests.iter().map(|request| request.header("authorization")).collect();
+    assert_eq!(tokens, [Some("Bearer first-token"), Some("Bearer first-token"), Some("Bearer second-token")]);
+}
+
+#[tokio::test]
 async fn a_model_that_cannot_be_had_is_named() {
     let (hub, _scheduler, _worker, mut stream) = hub_and_worker(&[("WORKER_DOWNLOAD_RETRIES", "2")]).await;
     let result = infer(&mut stream, "acme/unknown").await;

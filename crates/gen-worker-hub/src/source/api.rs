@@ -16,6 +16,8 @@ const MAX_SAID_CHARS: usize = 200;
 pub(crate) struct Api<'a> {
     pub(crate) client: &'a HttpClient,
     pub(crate) model: &'a ModelRef,
+    /// The credential of the model's source.
+    pub(crate) token: Option<&'a Secret<String>>,
 }
 
 /// The service's own answer.
@@ -26,20 +28,16 @@ pub(crate) struct Answer {
 
 impl Api<'_> {
     /// The service's answer, whatever its status. What is no JSON object is not the service's, and is asked for again.
-    pub(crate) async fn ask(&self, url: &Url, token: Option<&Secret<String>>) -> Result<Answer, HubError> {
-        let attempt = || self.attempt(url, token);
+    pub(crate) async fn ask(&self, url: &Url) -> Result<Answer, HubError> {
+        let attempt = || self.attempt(url);
         let answer = self.client.retry(attempt, |error| Some(error)).await;
         answer.map_err(|source| self.failed(source))
     }
 
     /// The service's answer; `None`: what answered does not know the question.
-    pub(crate) async fn probe(
-        &self,
-        url: &Url,
-        token: Option<&Secret<String>>,
-    ) -> Result<Option<Answer>, HubError> {
+    pub(crate) async fn probe(&self, url: &Url) -> Result<Option<Answer>, HubError> {
         let attempt = || async {
-            match self.attempt(url, token).await {
+            match self.attempt(url).await {
                 Err(NetError::Foreign { status }) if does_not_know(status) => Ok(None),
                 answer => answer.map(Some),
             }
@@ -63,9 +61,9 @@ impl Api<'_> {
         HubError::Listing { model: self.model.to_string(), reason: reason.into() }
     }
 
-    async fn attempt(&self, url: &Url, token: Option<&Secret<String>>) -> Result<Answer, NetError> {
+    async fn attempt(&self, url: &Url) -> Result<Answer, NetError> {
         let mut request = self.client.request(Method::GET, url.clone(), Trust::Operator);
-        if let Some(token) = token {
+        if let Some(token) = self.token {
             request = request.bearer(token);
         }
         let (status, object) = request.send().await?.envelope(MAX_ANSWER_BYTES).await?;

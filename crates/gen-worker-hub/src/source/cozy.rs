@@ -32,7 +32,6 @@ pub(crate) struct Cozy {
 /// One question to one hub.
 struct Question<'a> {
     base: &'a Url,
-    config: &'a HubConfig,
     api: &'a Api<'a>,
     hub: HubRef<'a>,
 }
@@ -45,7 +44,7 @@ impl Cozy {
         hub: HubRef<'_>,
     ) -> Result<Resolved, HubError> {
         let base = config.hub_url.as_ref().ok_or(HubError::NoHub)?;
-        let question = Question { base, config, api, hub };
+        let question = Question { base, api, hub };
         let wanted = match config.hub_api {
             HubApi::Direct => return Ok(question.direct()),
             // Where there is one repository there is an owner in front of it.
@@ -71,7 +70,7 @@ impl Question<'_> {
             Some(digest) => self.route(&["snapshots", &digest.to_string(), "manifest"]),
             None => self.resolve_route(),
         };
-        let answer = self.api.probe(&first, self.config.hub_token.as_ref()).await?;
+        let answer = self.api.probe(&first).await?;
         match (answer, self.hub.digest) {
             (None, _) => Ok(None),
             (Some(answer), None) => self.named(answer).map(Some),
@@ -112,7 +111,7 @@ impl Question<'_> {
     /// The model's manifest as older hubs have it; `None`: this one has none.
     async fn model_manifest(&self) -> Result<Option<Resolved>, HubError> {
         let url = self.below(&["models", self.hub.path, "manifest"]);
-        let Some(answer) = self.api.probe(&url, self.config.hub_token.as_ref()).await? else {
+        let Some(answer) = self.api.probe(&url).await? else {
             return Ok(None);
         };
         let listed = self.listed(&self.api.success(answer)?, None)?;
@@ -122,12 +121,12 @@ impl Question<'_> {
     }
 
     fn direct(&self) -> Resolved {
-        let file = direct::hub(self.base, self.config.hub_token.as_ref(), self.api.model);
+        let file = direct::hub(self.base, self.api.token, self.api.model);
         Resolved { snapshot: Snapshot { revision: None, files: vec![file] }, moves: false, source: "cozy" }
     }
 
     async fn ask(&self, url: &Url) -> Result<Answer, HubError> {
-        self.api.ask(url, self.config.hub_token.as_ref()).await
+        self.api.ask(url).await
     }
 
     fn listed(&self, manifest: &Map<String, Value>, prefix: Option<&str>) -> Result<Vec<Listed>, HubError> {
@@ -176,7 +175,7 @@ impl Question<'_> {
             None => self.below(&["models", self.hub.path, "files", path.as_str()]),
         };
         let own = url.origin() == self.base.origin();
-        let token = self.config.hub_token.clone().filter(|_| own);
+        let token = self.api.token.cloned().filter(|_| own);
         Ok(RemoteFile { path, url, trust: Trust::Operator, token, signed: !own, promise })
     }
 

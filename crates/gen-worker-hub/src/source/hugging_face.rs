@@ -57,7 +57,7 @@ pub(crate) async fn resolve(
     let mut page = below(endpoint, &["api", "models"], repo.repo.split('/'));
     push(&mut page, ["revision", revision]);
     page.set_query(Some("blobs=true"));
-    let page = api.success(api.ask(&page, config.hf_token.as_ref()).await?)?;
+    let page = api.success(api.ask(&page).await?)?;
     let commit = text(&page, &["sha"]).filter(|sha| is_commit(sha));
     let commit = commit.ok_or_else(|| api.listing("it names no commit"))?.to_owned();
     let siblings = page.get("siblings").cloned().unwrap_or(Value::Null);
@@ -95,7 +95,7 @@ impl Repository<'_> {
 
     async fn components(&self, api: &Api<'_>) -> Result<BTreeSet<String>, HubError> {
         let url = self.address("model_index.json");
-        let index = api.success(api.ask(&url, self.config.hf_token.as_ref()).await?)?;
+        let index = api.success(api.ask(&url).await?)?;
         Ok(components(&index))
     }
 
@@ -117,7 +117,7 @@ impl Repository<'_> {
             url: self.address(path.as_str()),
             path,
             trust: Trust::Operator,
-            token: self.config.hf_token.clone(),
+            token: api.token.cloned(),
             signed: false,
             promise: Promise { size_bytes, digest },
         })

@@ -264,3 +264,49 @@ async fn what_can_run_code_is_refused_by_name() {
     let local = hub.ensure(&model("hf:org/pipe#**.bin"), bench.events.clone()).await.unwrap();
     assert_eq!(read(&local, "unet/pytorch_model.bin"), b"bin");
 }
+
+/// A hub whose credentials lie in a file, and a server that refuses the first requests and waits before it answers.
+async fn renewing(refusals: usize) -> (Bench, std::path::PathBuf) {
+    let refused = vec![Answer::Said(401); refusals];
+    let server = FileServer::with_headers(b"content", &refused, &[("etag", "\"v1\"")], 0).await;
+    let mut bench = Bench::on(server);
+    let file = bench.cache.path().join("token");
+    fs::write(&file, "first").unwrap();
+    let (hub_token_file, hf_token_file) = (Some(file.clone()), Some(file.clone()));
+    let config = config(bench.cache.path(), &bench.server);
+    let config = HubConfig { hub_token: None, hf_token: None, hub_token_file, hf_token_file, ..config };
+    bench.hub = Hub::new(config, client(&[]));
+    (bench, file)
+}
+
+#[tokio::test]
+async fn a_credential_that_was_renewed_is_tried_once_and_one_that_was_not_never() {
+    for (text, refusals, renewed, tokens, kind) in [
+        ("org/m", 1, "second", &["Bearer first", "Bearer second"][..], None),
+        ("org/m", 1, "first", &["Bearer first"], Some(FailureKind::Auth)),
+        ("org/m", 9, "second", &["Bearer first", "Bearer second"], Some(FailureKind::Auth)),
+        // Its page is no list of files, but it is asked for.
+        ("hf:org/m", 1, "second", &["Bearer first", "Bearer second"], Some(FailureKind::Retryable)),
+    ] {
+        let (bench, file) = renewing(refusals).await;
+        bench.server.put("/api/models/org/m/revision/main?blobs=true", "{}");
+        let renew = async {
+            super::until(|| bench.server.paths().len() == 1).await;
+            fs::write(&file, renewed).unwrap();
+            bench.server.open();
+        };
+        let (brought, ()) = tokio::join!(bench.ensure(text), renew);
+        assert_eq!(brought.err().map(|failure| failure.kind), kind, "{text} {renewed}");
+        assert_eq!(bench.server.seen("authorization"), tokens, "{text} {renewed}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_without_a_credential_is_named_by_its_setting() {
+    let (bench, file) = renewing(0).await;
+    fs::remove_file(file).unwrap();
+    let failure = bench.ensure("hf:org/m").await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Auth);
+    assert_eq!(failure.safe_message, "no token can be read from the file that HF_TOKEN_PATH names");
+    assert!(bench.server.paths().is_empty());
+}
