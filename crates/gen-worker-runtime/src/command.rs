@@ -46,15 +46,6 @@ impl ModelConfig {
             allowed: models.iter().map(|(_, model)| id(model)).collect(),
         }
     }
-
-    /// Whether runs may use the model, however it is written.
-    pub(crate) fn allows(&self, model: &ModelRef) -> bool {
-        self.allowed.iter().any(|allowed| {
-            allowed == "*"
-                || allowed == model.as_str()
-                || ModelRef::parse(allowed).is_ok_and(|allowed| allowed == *model)
-        })
-    }
 }
 
 /// One inbound message, understood.

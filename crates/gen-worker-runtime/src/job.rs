@@ -38,6 +38,7 @@ use crate::{
     config::RuntimeConfig,
     outbox::Outbox,
     ports::Ports,
+    prefetch::Prefetch,
     registry::Registry,
 };
 
@@ -50,6 +51,7 @@ pub(crate) struct Workshop {
     pub ports: Ports,
     pub extensions: Arc<Extensions>,
     pub models: ModelTable,
+    pub prefetch: Prefetch,
     /// One permit for each function that may hold a GPU.
     pub gpu: Arc<Semaphore>,
     pub gpu_runs: Arc<AtomicUsize>,

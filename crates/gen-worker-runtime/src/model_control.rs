@@ -10,6 +10,7 @@ use tracing::warn;
 use crate::{
     outbox::Outbox,
     ports::Ports,
+    prefetch::Prefetch,
     wire::{Message, outbound},
 };
 
@@ -17,6 +18,7 @@ use crate::{
 #[derive(Clone)]
 pub(crate) struct ModelControl {
     pub ports: Ports,
+    pub prefetch: Prefetch,
     pub outbox: Arc<Outbox>,
     pub users: Handle,
     pub tracker: TaskTracker,
@@ -45,6 +47,7 @@ impl ModelControl {
         };
         let model = ModelRef::parse(model_id).map_err(|e| e.to_string())?;
         let local = source.ensure(&model, self.outbox.clone()).await.map_err(told)?;
+        self.prefetch.settle(&model);
         provider.lease(&local).await.map(drop).map_err(told)
     }
 

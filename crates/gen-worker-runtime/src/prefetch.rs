@@ -72,19 +72,31 @@ impl Prefetch {
         let there: HashSet<_> = source.on_disk().iter().filter_map(|id| ModelRef::parse(id).ok()).collect();
         let missing = plan.iter().filter(|model| !there.contains(model)).cloned().collect();
         let waiting = Waiting::new(config, &self.0.functions, &missing);
+        let loading = waiting.names();
         info!(
             models = plan.len(),
             missing = missing.len(),
-            loading = waiting.names().join(","),
-            "models are fetched"
+            loading = loading.join(","),
+            "the deployment's models"
         );
-        {
+        let before = {
             let mut state = self.state();
             state.queue.replace(plan);
-            state.waiting = waiting;
+            std::mem::replace(&mut state.waiting, waiting)
+        };
+        if before.names() != loading {
+            self.0.changed.send_replace(());
         }
-        self.0.changed.send_replace(());
         self.begin();
+    }
+
+    /// Nobody waits for the model any more: it is on disk, whoever brought it, or cannot be had.
+    pub(crate) fn settle(&self, model: &ModelRef) {
+        let ready = self.state().waiting.settle(model);
+        if !ready.is_empty() {
+            info!(functions = ready.join(","), "functions wait for no model any more");
+            self.0.changed.send_replace(());
+        }
     }
 
     /// The functions some of whose models are on their way.
@@ -134,15 +146,8 @@ impl Prefetch {
     }
 
     fn ended(&self, model: &ModelRef) {
-        let ready = {
-            let mut state = self.state();
-            state.queue.end(model);
-            state.waiting.settle(model)
-        };
-        if !ready.is_empty() {
-            info!(functions = ready.join(","), "functions wait for no model any more");
-            self.0.changed.send_replace(());
-        }
+        self.state().queue.end(model);
+        self.settle(model);
         self.begin();
     }
 

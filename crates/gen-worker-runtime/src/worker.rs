@@ -266,6 +266,7 @@ impl Parts {
         );
         let models = ModelControl {
             ports: ports.clone(),
+            prefetch: prefetch.clone(),
             outbox: outbox.clone(),
             users: users.clone(),
             tracker: tracker.clone(),
@@ -280,6 +281,7 @@ impl Parts {
             ports,
             extensions,
             models: ModelTable::default(),
+            prefetch: prefetch.clone(),
             gpu: Arc::new(Semaphore::new(places as usize)),
             gpu_runs: reporter.gpu_runs(),
             users,

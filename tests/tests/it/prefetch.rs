@@ -1,10 +1,15 @@
 //! The deployment's models, fetched before a run asks for them.
 
-use std::{fs, path::Path, time::Duration};
+use std::{fs, path::Path, sync::Arc, time::Duration};
 
+use async_trait::async_trait;
 use gen_worker::{
-    Call, Env, Function, ModelArtifacts, ModelBinding, ModelRef, RuntimeConfig, Worker, WorkerConfig,
+    Call, Env, Function, ModelArtifacts, ModelBinding, ModelRef, Ports, RuntimeConfig, Worker, WorkerConfig,
     WorkerError, assemble,
+};
+use gen_worker_core::{
+    JobFailure, LocalModel,
+    ports::{EventSink, ModelSource},
 };
 use gen_worker_proto::scheduler::{WorkerResources, worker_scheduler_message::Msg};
 use gen_worker_testkit::{FakeHub, FakeScheduler, Fault, WorkerStream};
@@ -187,6 +192,72 @@ async fn a_run_for_a_function_that_is_loading_waits_for_its_model() {
     let result = stream.next_result().await;
     assert!(result.success, "{result:?}");
     assert_eq!(stage.asked(), [path(MAIN)]);
+    worker.leave(stream).await;
+}
+
+/// A model that is far behind in the queue, and on disk before its turn has come.
+#[tokio::test]
+async fn a_model_that_a_run_finds_makes_its_functions_ready() {
+    let stage = Stage::set().await;
+    let _held = stage.hub.hold(&path(EXTRA));
+    let one_at_once = [("WORKER_MAX_CONCURRENT_DOWNLOADS", "1")];
+    let (worker, mut stream) = stage.enter(&[("extra", EXTRA), ("main", MAIN)], &one_at_once).await;
+    assert_eq!(functions(&report(&mut stream).await), told("plain", "both one"));
+    let (other, mut others) = stage.enter(&[("main", MAIN)], &[]).await;
+    assert_eq!(end_of(&mut others, MAIN).await, "completed");
+    stream.run("r", "one", json!({})).await;
+    // The report and the result, in either order.
+    let (mut ready, mut succeeded) = (false, false);
+    while !(ready && succeeded) {
+        match stream.recv().await.msg {
+            Some(Msg::WorkerRegistration(report)) => {
+                assert_eq!(functions(&report.resources.unwrap()), told("one plain", "both"));
+                ready = true;
+            }
+            Some(Msg::RunResult(result)) => {
+                assert!(result.success, "{result:?}");
+                succeeded = true;
+            }
+            _ => {}
+        }
+    }
+    other.leave(others).await;
+    worker.leave(stream).await;
+}
+
+/// A source that cannot be relied on.
+struct Panics;
+
+#[async_trait]
+impl ModelSource for Panics {
+    async fn ensure(&self, _: &ModelRef, _: Arc<dyn EventSink>) -> Result<LocalModel, JobFailure> {
+        panic!("a fault in a source")
+    }
+
+    fn on_disk(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    fn at_once(&self) -> usize {
+        1
+    }
+}
+
+#[tokio::test]
+async fn a_fault_in_the_source_holds_nothing_back() {
+    let scheduler = FakeScheduler::start().await;
+    let ports = Ports { model_source: Some(Arc::new(Panics)), ..Ports::default() };
+    let models = [MAIN, EXTRA].map(|model| (model.to_owned(), ModelRef::parse(model).unwrap()));
+    let settings = RuntimeConfig {
+        heartbeat: Duration::from_millis(20),
+        ..Embedded::settings(&scheduler.addr().to_string())
+    };
+    let builder = Worker::builder(settings).function(function("needy", &[MAIN, EXTRA]));
+    let worker = Embedded::start(builder.ports(ports).models(models));
+    let mut stream = scheduler.accept().await;
+    while functions(&report(&mut stream).await) != told("needy", "") {}
+    stream.run("r", "needy", json!({})).await;
+    assert_eq!(stream.next_result().await.error_type, "internal");
     worker.leave(stream).await;
 }
 

@@ -56,7 +56,7 @@ impl ModelTable {
             return Err(refusal(format!("model `{id}`: a payload cannot name a file of the worker")));
         }
         match &config {
-            Some(config) if !config.allows(&model) => Err(refusal(format!(
+            Some(config) if !allows(config, &model) => Err(refusal(format!(
                 "model_id not allowed for deployment: '{}' (injection param {param})",
                 model.known_as(),
             ))),
@@ -76,6 +76,14 @@ fn payload_ref(field: &str, payload: &Payload<'_>, spec: &FunctionSpec) -> Resul
         Some(text) if !text.is_empty() => Ok(text.to_owned()),
         _ => Err(refusal(format!("field `{field}` must name a model"))),
     }
+}
+
+fn allows(config: &ModelConfig, model: &ModelRef) -> bool {
+    config.allowed.iter().any(|allowed| {
+        allowed == "*"
+            || allowed == model.as_str()
+            || ModelRef::parse(allowed).is_ok_and(|allowed| allowed == *model)
+    })
 }
 
 /// A run whose models are there.
@@ -109,6 +117,7 @@ async fn provide(
         return Err(refusal("this worker was built without a source of models".to_owned()));
     };
     let local = job.stage(Stage::Model, source.ensure(model, job.run.clone())).await?;
+    job.shop().prefetch.settle(model);
     let lease = match (injection.need, &ports.model_provider) {
         (ModelNeed::Resident, Some(provider)) => Some(job.stage(Stage::Load, provider.lease(&local)).await?),
         (ModelNeed::Resident, None) => {

@@ -41,16 +41,17 @@ impl Queue {
     }
 }
 
-/// The models that a deployment names and allows, each once, in the order in which they are fetched: as they are listed, then
-/// what only a key leads to, by key. Beside them, what cannot be understood.
+/// The models that a deployment names and allows, each once, in the order in which they are fetched: as they are listed, and
+/// where all are allowed then what the keys lead to, by key. Beside them, what cannot be understood.
 pub(super) fn plan(config: &ModelConfig) -> (Vec<ModelRef>, Vec<String>) {
-    let mut by_key: Vec<_> = config.ids_by_key.iter().collect();
+    let (all, listed): (Vec<&String>, Vec<_>) = config.allowed.iter().partition(|id| *id == "*");
+    // What is not listed may be fetched only where all may.
+    let mut by_key: Vec<_> = config.ids_by_key.iter().filter(|_| !all.is_empty()).collect();
     by_key.sort_unstable();
-    let listed = config.allowed.iter().filter(|id| *id != "*");
     let (mut plan, mut unusable, mut seen) = (Vec::new(), Vec::new(), HashSet::new());
-    for id in listed.chain(by_key.into_iter().map(|(_, id)| id)) {
+    for id in listed.into_iter().chain(by_key.into_iter().map(|(_, id)| id)) {
         match ModelRef::parse(id) {
-            Ok(model) if config.allows(&model) && seen.insert(model.clone()) => plan.push(model),
+            Ok(model) if seen.insert(model.clone()) => plan.push(model),
             Ok(_) => {}
             Err(problem) => unusable.push(format!("model `{}`: {problem}", redact(id))),
         }
