@@ -1,6 +1,9 @@
 //! An answer, read within bounds.
 
-use std::{fmt, time::Duration};
+use std::{
+    fmt,
+    time::{Duration, SystemTime},
+};
 
 use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, StatusCode, header};
@@ -114,10 +117,11 @@ impl HttpResponse {
         serde_json::from_slice(&body).map_err(|source| NetError::Json { source })
     }
 
-    /// How long the server asks to be left alone; `None`: it does not say.
+    /// How long the server asks to be left alone, in seconds or until a date; `None`: it does not say. A date is taken
+    /// by the clock of the server, if it tells its time. Zero: it has passed.
     pub fn retry_after(&self) -> Option<Duration> {
-        let seconds = self.header(&header::RETRY_AFTER)?.trim().parse().ok()?;
-        Some(Duration::from_secs(seconds))
+        let told = self.header(&header::DATE).and_then(|date| httpdate::parse_http_date(date).ok());
+        wait(self.header(&header::RETRY_AFTER)?.trim(), told.unwrap_or_else(SystemTime::now))
     }
 
     /// The JSON object that a service answers with, whatever the status; what is none comes from something in between.
@@ -141,5 +145,37 @@ impl HttpResponse {
 impl fmt::Debug for HttpResponse {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "HttpResponse({})", self.status())
+    }
+}
+
+/// How long a `Retry-After` asks to wait.
+fn wait(text: &str, now: SystemTime) -> Option<Duration> {
+    if let Ok(seconds) = text.parse() {
+        return Some(Duration::from_secs(seconds));
+    }
+    let date = httpdate::parse_http_date(text).ok()?;
+    Some(date.duration_since(now).unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wait_is_told_in_seconds_or_until_a_date() {
+        let now = httpdate::parse_http_date("Sun, 06 Nov 1994 08:49:37 GMT").unwrap();
+        for (text, seconds) in [
+            ("0", Some(0)),
+            ("120", Some(120)),
+            ("Sun, 06 Nov 1994 08:50:07 GMT", Some(30)),
+            ("Sunday, 06-Nov-94 08:49:38 GMT", Some(1)),
+            ("Sun Nov  6 08:49:38 1994", Some(1)),
+            ("Sun, 06 Nov 1994 08:49:36 GMT", Some(0)),
+            ("-1", None),
+            ("soon", None),
+            ("", None),
+        ] {
+            assert_eq!(wait(text, now), seconds.map(Duration::from_secs), "{text}");
+        }
     }
 }

@@ -156,6 +156,24 @@ async fn a_busy_server_is_asked_again_and_a_refusal_is_not() {
 }
 
 #[tokio::test]
+async fn a_server_says_until_when_it_is_busy_by_its_own_clock() {
+    // That clock is decades behind ours.
+    let busy = [
+        (header::DATE, "Sun, 06 Nov 1994 08:49:37 GMT"),
+        (header::RETRY_AFTER, "Sun, 06 Nov 1994 08:50:07 GMT"),
+    ];
+    let router = Router::new().fallback(move || async move { (StatusCode::TOO_MANY_REQUESTS, busy) });
+    let server = Server::start(router).await;
+    let answer = client(&[]).request(Method::GET, server.url("/"), Trust::Operator).send().await.unwrap();
+    let error = answer.into_success().unwrap_err();
+    let seconds = |error: &NetError| match error {
+        NetError::Status { retry_after, .. } => retry_after.map(|wait| wait.as_secs()),
+        _ => None,
+    };
+    assert_eq!(seconds(&error), Some(30), "{error:?}");
+}
+
+#[tokio::test]
 async fn a_file_is_sent_anew_with_its_length_in_each_try() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("body");
