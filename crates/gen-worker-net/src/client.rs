@@ -40,6 +40,8 @@ pub struct HttpClient(Arc<Inner>);
 
 struct Inner {
     config: NetConfig,
+    /// Asked for the addresses of hosts that the guard judges.
+    names: Arc<dyn Resolve>,
     /// For what the operator named: made at once, so that TLS that cannot be set up is found out at the start.
     open: reqwest::Client,
     /// The others, made when they are first needed: each keeps the root certificates of its own.
@@ -70,9 +72,13 @@ impl HttpClient {
     /// # Errors
     /// TLS cannot be set up, for want of root certificates, say.
     pub fn new(config: NetConfig) -> Result<Self, NetError> {
-        let open = build(&config, Reach::Anything, Reuse::Open)?;
+        Self::with_names(config, Arc::new(SystemNames))
+    }
+
+    fn with_names(config: NetConfig, names: Arc<dyn Resolve>) -> Result<Self, NetError> {
+        let open = builder(&config, Reuse::Open).build().map_err(|source| NetError::Setup { source })?;
         let (judged, open_anew, judged_anew) = Default::default();
-        Ok(Self(Arc::new(Inner { config, open, judged, open_anew, judged_anew })))
+        Ok(Self(Arc::new(Inner { config, names, open, judged, open_anew, judged_anew })))
     }
 
     /// A request to this address.
@@ -125,8 +131,20 @@ impl HttpClient {
         if let Some(made) = pool.get() {
             return Ok(made);
         }
-        let made = build(self.config(), reach, reuse)?;
+        let made = self.build(reach, reuse)?;
         Ok(pool.get_or_init(|| made))
+    }
+
+    fn build(&self, reach: Reach, reuse: Reuse) -> Result<reqwest::Client, NetError> {
+        let builder = builder(self.config(), reuse);
+        let builder = match reach {
+            Reach::Anything => builder,
+            Reach::Judged => builder.dns_resolver(JudgingResolver {
+                names: Arc::clone(&self.0.names),
+                allow: Arc::new(self.config().url_allow.clone()),
+            }),
+        };
+        builder.build().map_err(|source| NetError::Setup { source })
     }
 }
 
@@ -134,17 +152,6 @@ impl fmt::Debug for HttpClient {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("HttpClient").field(&self.0.config).finish()
     }
-}
-
-fn build(config: &NetConfig, reach: Reach, reuse: Reuse) -> Result<reqwest::Client, NetError> {
-    let builder = match reach {
-        Reach::Anything => builder(config, reuse),
-        Reach::Judged => {
-            let allow = Arc::new(config.url_allow.clone());
-            builder(config, reuse).dns_resolver(JudgingResolver { allow })
-        }
-    };
-    builder.build().map_err(|source| NetError::Setup { source })
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the place that the ban leads to")]
@@ -178,23 +185,31 @@ fn admitted(allow: &AllowList, ip: IpAddr) -> bool {
 
 /// Hands out admitted addresses only. The connector dials what it is handed, so nothing can change in between.
 struct JudgingResolver {
+    names: Arc<dyn Resolve>,
     allow: Arc<AllowList>,
 }
 
 impl Resolve for JudgingResolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let allow = Arc::clone(&self.allow);
+        let (found, allow) = (self.names.resolve(name), Arc::clone(&self.allow));
         Box::pin(async move {
-            let found = tokio::net::lookup_host((name.as_str(), 0)).await?;
-            let mut addresses = found
-                .filter(|address| admitted(&allow, address.ip()))
-                .collect::<Vec<_>>()
-                .into_iter()
-                .peekable();
+            let mut addresses = found.await?.filter(move |address| admitted(&allow, address.ip())).peekable();
             if addresses.peek().is_none() {
                 return Err(Forbidden.into());
             }
             Ok(Box::new(addresses) as Addrs)
+        })
+    }
+}
+
+/// The names that this machine knows.
+struct SystemNames;
+
+impl Resolve for SystemNames {
+    fn resolve(&self, name: Name) -> Resolving {
+        Box::pin(async move {
+            let found = tokio::net::lookup_host((name.as_str(), 0)).await?.collect::<Vec<_>>();
+            Ok(Box::new(found.into_iter()) as Addrs)
         })
     }
 }

@@ -2,6 +2,7 @@
 
 use std::{
     convert::Infallible,
+    net::SocketAddr,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -88,6 +89,54 @@ async fn a_redirect_to_a_private_address_is_blocked() {
     assert!(matches!(error, NetError::Blocked { .. }), "{error:?}");
     let response = client.request(Method::GET, outer.url("/"), Trust::Operator).send().await;
     assert_eq!(response.unwrap().bytes(10).await.unwrap(), "secret");
+}
+
+/// Names that lead to these addresses, in turn; the last one stays.
+struct Names(Mutex<Vec<Vec<IpAddr>>>);
+
+impl Names {
+    fn client(answers: &[&[&str]], allow: &[&str]) -> (Arc<Self>, HttpClient) {
+        let answer = |ips: &&[&str]| ips.iter().map(|ip| ip.parse().unwrap()).collect();
+        let names = Arc::new(Self(Mutex::new(answers.iter().rev().map(answer).collect())));
+        let config = client(allow).config().clone();
+        (Arc::clone(&names), HttpClient::with_names(config, names).unwrap())
+    }
+}
+
+impl Resolve for Names {
+    fn resolve(&self, _: Name) -> Resolving {
+        let mut answers = self.0.lock().unwrap();
+        let found = if answers.len() > 1 { answers.pop() } else { answers.first().cloned() };
+        let found = found.unwrap_or_default().into_iter().map(|ip| SocketAddr::new(ip, 0));
+        Box::pin(async move { Ok(Box::new(found) as Addrs) })
+    }
+}
+
+/// One port of two addresses: to the guard the first is public, since the list admits it, and the second is not.
+#[tokio::test]
+async fn a_name_that_turns_to_a_private_address_is_not_followed_there() {
+    let public = Server::start(Router::new().fallback(|| async { "public" })).await;
+    let seen = Seen::default();
+    let private = Server::start_at(&format!("127.0.0.2:{}", public.address.port()), recorder(&seen)).await;
+    let url: Url = format!("http://rebinds.example:{}/", private.address.port()).parse().unwrap();
+    let get = async |client: &HttpClient| {
+        let request = client.request(Method::GET, url.clone(), Trust::Payload).fresh_connection();
+        request.send().await?.bytes(100).await
+    };
+
+    let (names, client) = Names::client(&[&["127.0.0.1"], &["127.0.0.2"]], &["127.0.0.1/32"]);
+    assert_eq!(get(&client).await.unwrap(), "public");
+    assert_eq!(names.0.lock().unwrap().len(), 1, "what was judged is what was dialled: it is asked for once");
+    assert!(matches!(get(&client).await, Err(NetError::Blocked { .. })));
+
+    // Of several addresses none is dialled that is not admitted, whichever comes first.
+    let (_, client) = Names::client(&[&["127.0.0.2", "127.0.0.1"]], &["127.0.0.1/32"]);
+    assert_eq!(get(&client).await.unwrap(), "public");
+    assert!(seen.lock().unwrap().is_empty(), "the private server was asked");
+
+    // It would have answered.
+    let (_, client) = Names::client(&[&["127.0.0.2"]], &["127.0.0.0/8"]);
+    assert_eq!(get(&client).await.unwrap(), "ok");
 }
 
 #[tokio::test]
