@@ -71,9 +71,12 @@ impl PartPlace {
         self.usable(promise).map_or(0, |_| allocated(&self.part))
     }
 
-    /// Throws away what there is. Blocks.
+    /// Throws away what there is. Its room is free at once, also if it is still being hashed. Blocks.
     pub(crate) fn forget(&self) -> io::Result<()> {
         remove(&self.state)?;
+        if let Ok(part) = File::options().write(true).open(&self.part) {
+            part.set_len(0)?;
+        }
         remove(&self.part)
     }
 

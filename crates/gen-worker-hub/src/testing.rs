@@ -42,6 +42,8 @@ pub(crate) enum Answer {
     Short,
     /// The range, of a file as large as no disk.
     Huge,
+    /// The whole file without a word of its size.
+    Unsized,
     /// This status, in the service's words.
     Said(u16),
     /// Not found, says something in between.
@@ -181,6 +183,11 @@ fn reply(content: &Bytes, answer: Answer, range: Option<Range<usize>>) -> Respon
         }
         (Answer::Page, _) => (StatusCode::NOT_FOUND, "<html>no such page</html>").into_response(),
         (Answer::Whole, _) | (Answer::Good, None) => content.clone().into_response(),
+        (Answer::Unsized, _) => {
+            let chunks = content.chunks(64 << 10).map(|chunk| content.slice_ref(chunk));
+            let chunks: Vec<io::Result<Bytes>> = chunks.map(Ok).collect();
+            Body::from_stream(futures_util::stream::iter(chunks)).into_response()
+        }
         (Answer::CutWhole(length), _) => {
             let length_header = [(header::CONTENT_LENGTH, total.to_string())];
             (length_header, cut(content.slice(..length))).into_response()

@@ -4,6 +4,7 @@ use std::fs;
 
 use gen_worker_core::{Algorithm, ByteLimit, ByteSize, Digest, FailureKind, testing::RecordedEvents};
 
+mod disk;
 mod sources;
 mod transfer;
 
