@@ -96,7 +96,7 @@ const CONNECTIONS: Var = Var::new(
     "WORKER_DOWNLOAD_CONNECTIONS",
     "connections",
     "8",
-    "How many connections bring one model; 0 and 1: one.",
+    "Most connections that bring one model; a file has one, and more of them while they pay. 0 and 1: one.",
 );
 const RANGE_BYTES: Var = Var::new(
     "WORKER_DOWNLOAD_RANGE_BYTES",
@@ -146,7 +146,7 @@ pub struct HubConfig {
     pub allow_pickle: bool,
     /// Most bytes that models take on disk.
     pub cache_limit: ByteLimit,
-    /// How many connections bring one model; 0 is taken as 1.
+    /// Most connections that bring one model; 0 is taken as 1.
     pub connections: usize,
     /// In pieces of how many bytes a file is fetched; 0: in one.
     pub range_bytes: u64,

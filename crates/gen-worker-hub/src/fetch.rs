@@ -1,7 +1,6 @@
 //! Carries a file's transfer out: pieces side by side, each resumed where it broke off, checked before it counts.
 
 use std::{
-    collections::VecDeque,
     ops::Range,
     path::PathBuf,
     sync::{
@@ -12,16 +11,13 @@ use std::{
 
 use gen_worker_core::{Digest, ModelRef};
 use gen_worker_net::{HttpClient, HttpResponse, NetError};
-use tokio::{
-    sync::{OwnedSemaphorePermit, Semaphore},
-    task::JoinSet,
-};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::warn;
 
 use crate::{
     blocking::blocking,
     error::HubError,
-    fetch::{answer::Answer, ask::Address, batch::Batch},
+    fetch::{answer::Answer, ask::Address, batch::Batch, crew::Start},
     part::{Part, PartPlace},
     progress::FileMeter,
     snapshot::RemoteFile,
@@ -30,6 +26,8 @@ use crate::{
 mod answer;
 mod ask;
 mod batch;
+mod climb;
+mod crew;
 
 pub(crate) use answer::{SHA256_HEADER, sha256};
 
@@ -52,13 +50,6 @@ pub(crate) struct Fetch {
     pub(crate) meter: FileMeter,
     /// Where redirects led.
     pub(crate) address: Address,
-}
-
-/// A piece that is coming.
-struct Start {
-    piece: Range<u64>,
-    response: HttpResponse,
-    lane: OwnedSemaphorePermit,
 }
 
 /// A file that is complete, checked and durable, still under its working name.
@@ -120,47 +111,6 @@ impl Fetch {
         let saved = Arc::clone(part);
         blocking(move || Ok(saved.save()?)).await?;
         fetched
-    }
-
-    /// Brings all pieces, the first of which is coming.
-    async fn pieces(self: &Arc<Self>, part: &Arc<Part>, start: Start) -> Result<(), HubError> {
-        let mut rest: VecDeque<_> = part.missing(self.lanes.range_bytes, usize::MAX).into();
-        rest.pop_front();
-        let workers = self.lanes.count.min(rest.len() + 1);
-        let queue = Arc::new(Mutex::new(rest));
-        let mut tasks = JoinSet::new();
-        let mut start = Some(start);
-        for _ in 0..workers {
-            let (fetch, part, queue) = (Arc::clone(self), Arc::clone(part), Arc::clone(&queue));
-            let start = start.take();
-            tasks.spawn(async move { fetch.work(&part, &queue, start).await });
-        }
-        while let Some(done) = tasks.join_next().await {
-            if let Err(error) = done.map_err(std::io::Error::other)? {
-                tasks.shutdown().await;
-                return Err(error);
-            }
-        }
-        Ok(())
-    }
-
-    /// One of several workers: a piece after another, until none is left.
-    async fn work(
-        &self,
-        part: &Arc<Part>,
-        queue: &Mutex<VecDeque<Range<u64>>>,
-        start: Option<Start>,
-    ) -> Result<(), HubError> {
-        if let Some(Start { piece, response, lane }) = start {
-            self.piece(part, piece, Some(response)).await?;
-            drop(lane);
-        }
-        let next = || queue.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
-        while let Some(piece) = next() {
-            let _lane = self.lane().await;
-            self.piece(part, piece, None).await?;
-        }
-        Ok(())
     }
 
     /// Brings one piece; each try goes on where the one before broke off.
