@@ -18,7 +18,7 @@ use crate::{
     blocking::blocking,
     error::HubError,
     fetch::{answer::Answer, ask::Address, batch::Batch, crew::Start},
-    part::{Part, PartPlace},
+    part::{Part, PartPlace, Writing},
     progress::FileMeter,
     snapshot::RemoteFile,
 };
@@ -162,7 +162,7 @@ impl Fetch {
         poured
     }
 
-    /// Writes an answer's body from `at` on, which moves with it.
+    /// Writes an answer's body from `at` on, which moves with it. One batch is written while the next one comes.
     async fn pour(
         &self,
         part: &Arc<Part>,
@@ -171,6 +171,7 @@ impl Fetch {
         end: Option<u64>,
     ) -> Result<(), HubError> {
         let mut batch = Batch::new(at.load(Ordering::Relaxed), end);
+        let mut writing = None;
         loop {
             let chunk = response.chunk().await;
             let goes_on = match &chunk {
@@ -178,17 +179,25 @@ impl Fetch {
                 Ok(None) | Err(_) => false,
             };
             if !goes_on || batch.is_full() {
+                self.written(writing.take(), at).await?;
                 let (start, bytes) = batch.empty();
-                let length = bytes.iter().map(|bytes| bytes.len() as u64).sum::<u64>();
-                part.write(start, bytes).await?;
-                at.store(start + length, Ordering::Relaxed);
-                self.meter.add(length);
+                writing = Some(part.write(start, bytes));
             }
-            self.or_fail(chunk)?;
             if !goes_on {
+                self.written(writing.take(), at).await?;
+                self.or_fail(chunk)?;
                 return self.or_fail(batch.complete());
             }
         }
+    }
+
+    /// Waits for a write and moves `at` to its end.
+    async fn written(&self, writing: Option<Writing>, at: &AtomicU64) -> Result<(), HubError> {
+        if let Some(writing) = writing {
+            let end = writing.await.map_err(std::io::Error::other)??;
+            self.meter.add(end - at.swap(end, Ordering::Relaxed));
+        }
+        Ok(())
     }
 
     async fn begin(&self, part: &Arc<Part>, response: Option<&HttpResponse>) -> Result<(), HubError> {

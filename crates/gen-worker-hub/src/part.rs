@@ -13,14 +13,17 @@ use bytes::Bytes;
 use gen_worker_core::{Algorithm, Digest};
 use gen_worker_net::{HeaderValue, NetError};
 use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
 
 use crate::{
-    blocking::blocking,
     error::HubError,
     follow::Follower,
     plan::Spans,
     room::{self, allocated},
 };
+
+/// How much is written before the disk is made to take it, while more arrives: little is left to wait for at the end.
+const SYNC_BYTES: u64 = 64 << 20;
 
 /// Where a file in the making and its state are.
 #[derive(Debug, Clone)]
@@ -48,12 +51,17 @@ struct Saved {
     spans: Vec<(u64, u64)>,
 }
 
+/// A write under way, and where it ends.
+pub(crate) type Writing = JoinHandle<io::Result<u64>>;
+
 #[derive(Debug)]
 pub(crate) struct Part {
     place: PartPlace,
     inner: Mutex<Inner>,
     /// Held by the one who writes the state file.
     saving: Mutex<()>,
+    /// Held by the one who syncs; how that failed. The system tells of a failure once only.
+    syncing: Mutex<io::Result<()>>,
 }
 
 #[derive(Debug)]
@@ -63,6 +71,8 @@ struct Inner {
     promise: Promise,
     etag: Option<String>,
     follower: Option<Follower>,
+    /// How many bytes the disk was not made to take yet.
+    unsynced: u64,
 }
 
 impl PartPlace {
@@ -114,8 +124,9 @@ impl Part {
             digest: promise.digest.or_else(|| saved.digest.as_ref()?.parse().ok()),
         };
         let file = Arc::new(open(&place)?);
-        let inner = Inner { file, spans: saved.spans(), promise, etag: saved.etag, follower: None };
-        Ok(Self { place, inner: Mutex::new(inner), saving: Mutex::default() })
+        let inner =
+            Inner { file, spans: saved.spans(), promise, etag: saved.etag, follower: None, unsynced: 0 };
+        Ok(Self { place, inner: Mutex::new(inner), saving: Mutex::default(), syncing: Mutex::new(Ok(())) })
     }
 
     /// Starts over in a new file. Blocks.
@@ -124,7 +135,7 @@ impl Part {
         let file = Arc::new(open(&self.place)?);
         let mut inner = self.inner();
         let promise = inner.promise;
-        *inner = Inner { file, spans: Spans::default(), promise, etag: None, follower: None };
+        *inner = Inner { file, spans: Spans::default(), promise, etag: None, follower: None, unsynced: 0 };
         Ok(())
     }
 
@@ -161,24 +172,25 @@ impl Part {
         let algorithm = promise.digest.map_or(Algorithm::Sha256, |digest| digest.algorithm());
         let follower = Follower::start(self.file(), algorithm)?;
         let mut inner = self.inner();
-        follower.advance(inner.spans.prefix());
+        follower.advance(inner.spans.prefix(), None);
         (inner.promise, inner.etag, inner.follower) = (promise, etag, Some(follower));
         Ok(())
     }
 
-    /// Puts bytes in their place.
-    pub(crate) async fn write(self: &Arc<Self>, at: u64, batch: Vec<Bytes>) -> Result<(), HubError> {
+    /// Begins to put bytes in their place; they are put there also if nobody waits for it.
+    pub(crate) fn write(self: &Arc<Self>, at: u64, batch: Vec<Bytes>) -> Writing {
         let (part, file) = (Arc::clone(self), self.file());
-        blocking(move || {
+        tokio::task::spawn_blocking(move || {
             let mut end = at;
             for bytes in &batch {
                 file.write_all_at(bytes, end)?;
                 end += bytes.len() as u64;
             }
-            part.wrote(at..end);
-            Ok(())
+            if part.wrote(at..end, batch) {
+                tokio::task::spawn_blocking(move || part.sync());
+            }
+            Ok(end)
         })
-        .await
     }
 
     /// Writes down what is there. What no digest will vouch for is on the disk before the state says so. Blocks.
@@ -202,11 +214,14 @@ impl Part {
     }
 
     /// Makes the file durable and says how large it is and what digest it has.
-    pub(crate) async fn finish(&self) -> io::Result<(u64, Digest)> {
+    pub(crate) async fn finish(self: &Arc<Self>) -> io::Result<(u64, Digest)> {
         let follower = self.inner().follower.take();
         let follower = follower.ok_or_else(|| io::Error::other("the file was finished before"))?;
-        let file = self.file();
+        let part = Arc::clone(self);
         let synced = tokio::task::spawn_blocking(move || {
+            let mut failed = part.syncing.lock().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *failed, Ok(()))?;
+            let file = part.file();
             file.sync_all()?;
             file.metadata().map(|found| found.len())
         });
@@ -214,11 +229,28 @@ impl Part {
         Ok((synced.await.map_err(io::Error::other)??, digest))
     }
 
-    fn wrote(&self, bytes: Range<u64>) {
+    /// Takes note of what is there, and says whether the disk should take it by now.
+    fn wrote(&self, bytes: Range<u64>, batch: Vec<Bytes>) -> bool {
         let mut inner = self.inner();
-        inner.spans.add(bytes);
+        let follows = inner.spans.prefix() == bytes.start;
+        inner.spans.add(bytes.clone());
         if let Some(follower) = &inner.follower {
-            follower.advance(inner.spans.prefix());
+            follower.advance(inner.spans.prefix(), follows.then_some((bytes.start, batch)));
+        }
+        inner.unsynced += bytes.end - bytes.start;
+        let due = inner.unsynced >= SYNC_BYTES;
+        if due {
+            inner.unsynced = 0;
+        }
+        due
+    }
+
+    /// Makes the disk take what was written, unless it is about to. Blocks.
+    fn sync(&self) {
+        if let Ok(mut failed) = self.syncing.try_lock()
+            && let Err(error) = self.file().sync_data()
+        {
+            *failed = Err(error);
         }
     }
 
@@ -258,5 +290,39 @@ fn remove(path: &std::path::Path) -> io::Result<()> {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
         Ok(()) | Err(_) => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn part(directory: &tempfile::TempDir, content: &[u8]) -> Arc<Part> {
+        let at = |name| directory.path().join(name);
+        let place = PartPlace { part: at("part"), state: at("json"), lock: at("lock") };
+        let part = Arc::new(Part::open(place, Promise::default()).unwrap());
+        part.begin(Promise { size_bytes: Some(content.len() as u64), digest: None }, None).unwrap();
+        let (front, back) = content.split_at(content.len() / 2);
+        for (at, bytes) in [(front.len() as u64, back), (0, front)] {
+            let end = part.write(at, vec![Bytes::copy_from_slice(bytes)]).await.unwrap().unwrap();
+            assert_eq!(end, at + bytes.len() as u64);
+        }
+        part
+    }
+
+    #[tokio::test]
+    async fn what_comes_in_any_order_is_hashed_in_its_own() {
+        let directory = tempfile::tempdir().unwrap();
+        let content = b"first and then second";
+        let finished = part(&directory, content).await.finish().await.unwrap();
+        assert_eq!(finished, (21, Digest::of(Algorithm::Sha256, content)));
+    }
+
+    #[tokio::test]
+    async fn a_disk_that_failed_to_take_what_came_before_is_told_of() {
+        let directory = tempfile::tempdir().unwrap();
+        let part = part(&directory, b"abcd").await;
+        *part.syncing.lock().unwrap() = Err(io::ErrorKind::StorageFull.into());
+        assert_eq!(part.finish().await.unwrap_err().kind(), io::ErrorKind::StorageFull);
     }
 }
