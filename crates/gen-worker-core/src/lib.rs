@@ -36,7 +36,7 @@ mod redact;
 mod schema;
 mod scope;
 mod secret;
-#[cfg(feature = "testing")]
+#[cfg(any(test, feature = "testing"))]
 pub mod testing;
 mod units;
 

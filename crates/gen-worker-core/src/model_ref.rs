@@ -320,6 +320,21 @@ pub struct LocalModel {
     pub pin: Option<Arc<dyn Any + Send + Sync>>,
 }
 
+/// Whether a text is a reference; if it is, its one spelling means itself and leads nowhere above its place.
+///
+/// # Panics
+/// It is one, and that does not hold.
+#[cfg(any(test, feature = "testing"))]
+pub fn check(text: &str) -> bool {
+    let Ok(model) = ModelRef::parse(text) else { return false };
+    let again = ModelRef::parse(model.canonical()).expect("the one spelling is a reference");
+    assert_eq!(again.canonical(), model.canonical(), "{text}");
+    let path = model.hub_path().or_else(|| model.hugging_face().map(|repo| repo.repo.to_owned()));
+    let stays = |path: &str| !path.split('/').any(|part| matches!(part, "" | "." | ".."));
+    assert!(path.is_none_or(|path| stays(&path)), "{text}");
+    true
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -367,8 +382,7 @@ mod tests {
         }
     }
 
-    /// Texts made of the grammar's pieces: each is refused, or is a reference whose one spelling means itself and leads
-    /// nowhere above its place.
+    /// Texts made of the grammar's pieces.
     #[test]
     fn the_one_spelling_of_any_reference_means_itself() {
         const PIECES: [&str; 22] = [
@@ -400,17 +414,19 @@ mod tests {
         for _ in 0..50_000 {
             let text: String =
                 (0..random.usize(1..9)).map(|_| PIECES[random.usize(..PIECES.len())]).collect();
-            let Ok(model) = ModelRef::parse(&text) else { continue };
-            parsed += 1;
-            let again = ModelRef::parse(model.canonical()).unwrap();
-            assert_eq!(again.canonical(), model.canonical(), "{text}");
-            let path = model.hub_path().or_else(|| model.hugging_face().map(|repo| repo.repo.to_owned()));
-            assert!(
-                path.is_none_or(|path| !path.split('/').any(|part| matches!(part, "" | "." | ".."))),
-                "{text}"
-            );
+            parsed += usize::from(check(&text));
         }
         assert!(parsed > 1000, "{parsed}");
+    }
+
+    /// What the fuzzer found or was given to begin with.
+    #[test]
+    fn the_corpus_of_the_fuzzer_holds() {
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/model_ref");
+        let texts =
+            std::fs::read_dir(corpus).unwrap().map(|entry| std::fs::read(entry.unwrap().path()).unwrap());
+        let parsed = texts.filter(|text| check(&String::from_utf8_lossy(text))).count();
+        assert!(parsed > 10, "{parsed}");
     }
 
     #[test]

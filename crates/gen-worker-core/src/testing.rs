@@ -12,6 +12,8 @@ use crate::{
     scope::RunScope,
 };
 
+pub use crate::model_ref::check as check_model_ref;
+
 /// Keeps every event.
 #[derive(Debug, Default)]
 pub struct RecordedEvents(Mutex<Vec<Event>>);

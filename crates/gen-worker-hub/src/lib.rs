@@ -48,6 +48,9 @@ mod store;
 mod testing;
 mod token;
 
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub use crate::source::manifest::check as check_manifest;
 pub use crate::{
     cache::{Cache, CachedModel, Freed, Mended},
     config::{HubApi, HubConfig},

@@ -68,6 +68,22 @@ fn digest(entry: &Map<String, Value>) -> Result<Option<Digest>, ()> {
     Ok(None)
 }
 
+/// How many files these bytes list, if they are a manifest; all of them stay in their place.
+///
+/// # Panics
+/// One does not.
+#[cfg(any(test, feature = "fuzzing"))]
+pub fn check(bytes: &[u8]) -> usize {
+    let Ok(manifest) = serde_json::from_slice(bytes) else { return 0 };
+    let listed = [None, Some("unet")].map(|prefix| files(&manifest, prefix).unwrap_or_default());
+    for file in listed.iter().flatten() {
+        let away = file.path.as_str().split('/').any(|part| matches!(part, "" | "." | ".."));
+        assert!(!away, "{manifest:?}");
+    }
+    assert!(listed[1].iter().all(|file| file.path.as_str().starts_with("unet/")), "{manifest:?}");
+    listed[0].len()
+}
+
 #[cfg(test)]
 mod tests {
     use serde_json::json;
@@ -133,15 +149,19 @@ mod tests {
                 entry.insert(keys[pick(keys.len())].to_owned(), values[pick(values.len())].clone());
             }
             let manifest = json!({"files": [entry]});
-            for file in read(&manifest, [None, Some("unet")][pick(2)]).into_iter().flatten() {
-                accepted += 1;
-                assert!(
-                    !file.path.as_str().split('/').any(|part| matches!(part, "" | "." | "..")),
-                    "{manifest}"
-                );
-            }
+            accepted += check(manifest.to_string().as_bytes());
         }
         assert!(accepted > 100, "{accepted}");
+    }
+
+    /// What the fuzzer found or was given to begin with.
+    #[test]
+    fn the_corpus_of_the_fuzzer_holds() {
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/manifest");
+        let manifests = std::fs::read_dir(corpus).unwrap();
+        let listed =
+            manifests.map(|entry| check(&std::fs::read(entry.unwrap().path()).unwrap())).sum::<usize>();
+        assert!(listed > 5, "{listed}");
     }
 
     #[test]
