@@ -280,6 +280,14 @@ mod tests {
     }
 
     #[test]
+    fn a_file_comes_over_eight_connections_in_16_mib_unless_said_otherwise() {
+        let lanes = |pairs: &[_]| (config(pairs).connections, config(pairs).range_bytes);
+        assert_eq!(lanes(&[]), (8, 16 << 20));
+        let said = [("WORKER_DOWNLOAD_CONNECTIONS", "3"), ("WORKER_DOWNLOAD_RANGE_BYTES", "1000")];
+        assert_eq!(lanes(&said), (3, 1000));
+    }
+
+    #[test]
     fn an_input_file_of_any_size_is_asked_for_with_zero() {
         assert_eq!(config(&[]).max_input_file.max(), Some(209_715_200));
         assert_eq!(config(&[("WORKER_MAX_INPUT_FILE_BYTES", "0")]).max_input_file, ByteLimit::Unlimited);

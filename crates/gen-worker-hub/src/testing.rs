@@ -17,6 +17,7 @@ use axum::{
     http::{HeaderMap, StatusCode, header},
     response::{IntoResponse, Response},
 };
+use futures_util::StreamExt;
 use gen_worker_core::{Algorithm, ByteLimit, ByteSize, Digest};
 use gen_worker_net::{AllowList, HttpClient, NetConfig};
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
@@ -30,6 +31,8 @@ pub(crate) enum Answer {
     Good,
     /// Breaks off after this many bytes.
     Cut(usize),
+    /// Falls silent after this many bytes.
+    Stall(usize),
     /// The first byte is wrong.
     Corrupt,
     /// The whole file, whatever was asked for.
@@ -208,6 +211,12 @@ fn reply(content: &Bytes, answer: Answer, range: Option<Range<usize>>) -> Respon
             let body = cut(content.slice(from..from + length));
             (StatusCode::PARTIAL_CONTENT, length_header, partial(&range, total), body).into_response()
         }
+        (Answer::Stall(length), range) => {
+            let range = range.unwrap_or(0..total);
+            let start = futures_util::stream::iter([io::Result::Ok(content.slice(from..from + length))]);
+            let body = Body::from_stream(start.chain(futures_util::stream::pending()));
+            (StatusCode::PARTIAL_CONTENT, partial(&range, total), body).into_response()
+        }
         (Answer::Long, Some(range)) => {
             let more = content.slice(range.start..(range.end + 7).min(total));
             (StatusCode::PARTIAL_CONTENT, partial(&range, total), more).into_response()
@@ -248,9 +257,14 @@ fn partial(range: &Range<usize>, total: usize) -> [(header::HeaderName, String);
 }
 
 pub(crate) fn client(allow: &[&str]) -> HttpClient {
+    client_that_waits(allow, Duration::from_secs(5))
+}
+
+/// A client that takes silence of this length.
+pub(crate) fn client_that_waits(allow: &[&str], idle_timeout: Duration) -> HttpClient {
     HttpClient::new(NetConfig {
         connect_timeout: Duration::from_secs(5),
-        idle_timeout: Duration::from_secs(5),
+        idle_timeout,
         min_rate: 0,
         attempts: 3,
         url_allow: AllowList::parse(allow).unwrap(),

@@ -7,7 +7,7 @@ use std::{
 };
 
 use super::*;
-use crate::testing::Answer::{Good, Unsized};
+use crate::testing::Answer::{Good, Status, Unsized};
 
 /// How the process on the small disk is told where that is.
 const CHILD: &str = "GEN_WORKER_HUB_TEST_SMALL_DISK";
@@ -111,4 +111,20 @@ async fn a_disk_that_others_fill_fails_the_model_once_and_keeps_what_came() {
     assert_eq!(read(&bench.ensure("org/m").await.unwrap(), "m"), content());
     // What was written down before is not fetched again.
     assert_eq!(bench.server.seen("range")[2], "bytes=500000-999999");
+}
+
+/// An earlier attempt has its room. With that the disk has enough, and without it not.
+#[tokio::test]
+async fn only_what_is_missing_needs_room() {
+    let Some(directory) = small_disk("only_what_is_missing_needs_room") else { return };
+    let headers = [("etag", "\"v1\"")];
+    let server = FileServer::with_headers(&content(), &[Good, Status(404)], &headers, 100).await;
+    let bench = Bench::at(directory, server, 500_000);
+    bench.ensure("org/m").await.unwrap_err();
+    fs::write(bench.cache.path().join("ballast"), vec![1; DISK_BYTES - (8 << 20)]).unwrap();
+    let asked = bench.server.paths().len();
+    let failure = bench.ensure("org/other").await.unwrap_err();
+    check(&bench, &failure);
+    assert_eq!(read(&bench.ensure("org/m").await.unwrap(), "m"), content());
+    assert_eq!(bench.server.seen("range")[asked + 1], "bytes=500000-999999");
 }

@@ -1,10 +1,15 @@
 //! Files in pieces, side by side.
 
-use std::process::{Command, Stdio};
+use std::{
+    process::{Child, Command, Stdio},
+    time::Duration,
+};
 
 use super::*;
-use crate::testing::Answer::{Corrupt, Cut, CutWhole, Good, Huge, Long, Short, Status, Whole, WrongRange};
-use crate::testing::config_at;
+use crate::testing::Answer::{
+    Corrupt, Cut, CutWhole, Good, Huge, Long, Short, Stall, Status, Whole, WrongRange,
+};
+use crate::testing::{client_that_waits, config_at};
 
 const PIECE: u64 = 500_000;
 
@@ -68,6 +73,17 @@ async fn what_misbehaves_is_fetched_again_and_the_file_is_right() {
         let local = fetch(&in_pieces(cache.path(), &server)).await.unwrap();
         assert!(read(&local, "m") == content(), "{answers:?}");
     }
+}
+
+#[tokio::test]
+async fn a_server_that_falls_silent_is_asked_for_the_rest() {
+    let server = FileServer::start(&content(), &[Stall(1000), Stall(2000)]).await;
+    let cache = tempfile::tempdir().unwrap();
+    let config = HubConfig { connections: 1, ..config(cache.path(), &server) };
+    let hub = Hub::new(config, client_that_waits(&[], Duration::from_millis(300)));
+    assert_eq!(read(&fetch(&hub).await.unwrap(), "m"), content());
+    let rests = ["bytes=0-16777215", "bytes=1000-2999999", "bytes=3000-2999999"];
+    assert_eq!(server.seen("range"), rests);
 }
 
 #[tokio::test]
@@ -205,19 +221,46 @@ async fn a_process_that_is_killed() {
     fetch(&Hub::new(config, client(&[]))).await.unwrap();
 }
 
+/// A process that fetches the model.
+fn fetching(server: &FileServer, cache: &Path) -> Child {
+    Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "hub::tests::transfer::a_process_that_is_killed"])
+        .env(CHILD, format!("{} {}", server.url("/"), cache.display()))
+        .stdout(Stdio::null())
+        .spawn()
+        .unwrap()
+}
+
+/// The kill comes while pieces are under way, wherever the process is by then.
+#[tokio::test]
+async fn a_process_killed_anywhere_leaves_a_model_that_is_absent_or_whole() {
+    let mut random = fastrand::Rng::new();
+    for _ in 0..8 {
+        let server = FileServer::start(&content(), &[]).await;
+        let cache = tempfile::tempdir().unwrap();
+        for _ in 0..3 {
+            let mut child = fetching(&server, cache.path());
+            let enough = server.paths().len() + random.usize(0..3);
+            until(|| server.paths().len() >= enough || child.try_wait().unwrap().is_some()).await;
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        let hub = in_pieces(cache.path(), &server);
+        let (there, asked) = (!hub.on_disk().is_empty(), server.paths().len());
+        assert_eq!(read(&fetch(&hub).await.unwrap(), "m"), content());
+        assert!(!there || server.paths().len() == asked, "what is there is not fetched");
+        // Each life has one piece under way at a time, and that one at most is fetched again.
+        assert!(server.paths().len() <= 6 + 3, "{:?}", server.seen("range"));
+    }
+}
+
 #[tokio::test]
 async fn after_a_kill_no_piece_that_was_finished_is_fetched_again() {
     for finished in 0..6 {
         let headers = [("etag", "\"v1\"")];
         let server = FileServer::with_headers(&content(), &[], &headers, finished).await;
         let cache = tempfile::tempdir().unwrap();
-        let this = std::env::current_exe().unwrap();
-        let mut child = Command::new(this)
-            .args(["--exact", "hub::tests::transfer::a_process_that_is_killed"])
-            .env(CHILD, format!("{} {}", server.url("/"), cache.path().display()))
-            .stdout(Stdio::null())
-            .spawn()
-            .unwrap();
+        let mut child = fetching(&server, cache.path());
         // It asks for a piece only after the one before is written down.
         until(|| server.paths().len() == finished + 1).await;
         child.kill().unwrap();
