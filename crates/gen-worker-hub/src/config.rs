@@ -280,6 +280,26 @@ mod tests {
     }
 
     #[test]
+    fn how_the_hub_is_asked_is_one_of_three() {
+        let asked = |text| config(&[("COZY_HUB_API", text)]).hub_api;
+        assert_eq!(config(&[]).hub_api, HubApi::Auto);
+        assert_eq!([asked("Auto"), asked("direct")], [HubApi::Auto, HubApi::Direct]);
+        assert_eq!(asked("snapshots"), HubApi::Snapshots);
+        let mut errors = ConfigErrors::default();
+        HubConfig::from_env(&Env::from_iter([("COZY_HUB_API", "files")]), &mut errors);
+        let said = errors.to_string();
+        assert!(said.contains("COZY_HUB_API is `files`: expected auto, snapshots or direct"), "{said}");
+    }
+
+    #[test]
+    fn the_first_token_for_hugging_face_that_is_set_is_taken() {
+        let tokens = [("HF_TOKEN", "a"), ("HUGGINGFACE_TOKEN", "b"), ("HUGGINGFACEHUB_API_TOKEN", "c")];
+        let taken = |pairs: &[_]| config(pairs).hf_token.map(|token| token.expose().clone());
+        let all = [0, 1, 2, 3].map(|first| taken(&tokens[first..]));
+        assert_eq!(all.each_ref().map(Option::as_deref), [Some("a"), Some("b"), Some("c"), None]);
+    }
+
+    #[test]
     fn a_file_comes_over_eight_connections_in_16_mib_unless_said_otherwise() {
         let lanes = |pairs: &[_]| (config(pairs).connections, config(pairs).range_bytes);
         assert_eq!(lanes(&[]), (8, 16 << 20));
