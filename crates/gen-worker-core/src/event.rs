@@ -2,7 +2,7 @@
 
 use std::{
     borrow::Cow,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use bytes::Bytes;
@@ -67,6 +67,38 @@ impl DownloadState {
             Self::Completed => "completed",
             Self::Failed => "failed",
             Self::AlreadyPresent => "already_present",
+        }
+    }
+}
+
+/// Where a model is on its way into memory and out of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ModelState {
+    /// It is being loaded.
+    Loading,
+    /// It is in memory and can be run.
+    Resident,
+    /// It is being taken out of memory.
+    Evicting,
+    /// It is out of memory, and what makes it come back cheaply is still there.
+    Warm,
+    /// Nothing of it is in memory.
+    OnDisk,
+    /// It could not be loaded.
+    Failed,
+}
+
+impl ModelState {
+    /// The word in events.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Loading => "loading",
+            Self::Resident => "resident",
+            Self::Evicting => "evicting",
+            Self::Warm => "warm",
+            Self::OnDisk => "on_disk",
+            Self::Failed => "failed",
         }
     }
 }
@@ -147,6 +179,20 @@ impl Event {
             payload.insert("source".to_owned(), download.source.into());
         }
         Self::custom("model.download", payload)
+    }
+
+    /// `model.state`: where a model is on its way into memory or out of it, the bytes that it takes there (0: none, or not
+    /// known yet), and how long it took to get there.
+    pub fn model_state(model_id: &str, state: ModelState, bytes: u64, took: Duration) -> Self {
+        Self::custom(
+            "model.state",
+            Map::from_iter([
+                ("model_id".to_owned(), model_id.into()),
+                ("state".to_owned(), state.as_str().into()),
+                ("bytes".to_owned(), bytes.into()),
+                ("ms".to_owned(), (took.as_millis() as u64).into()),
+            ]),
+        )
     }
 
     /// `output.upload`: bytes sent and in all of one output on its way out. `name` is a saved file's reference; `None`: it

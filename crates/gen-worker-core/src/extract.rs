@@ -15,7 +15,7 @@ use crate::{context::ActionContext, failure::WorkerError, model_ref::LocalModel,
 pub struct InjectedModel {
     /// Its files.
     pub local: LocalModel,
-    /// What the model provider leased; it stays in memory while this is alive. `None` when only files were needed.
+    /// What the model manager leased; it stays in memory while this is alive. `None` when only files were needed.
     pub lease: Option<Arc<dyn Any + Send + Sync>>,
 }
 

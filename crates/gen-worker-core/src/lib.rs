@@ -46,7 +46,7 @@ pub use crate::{
     cancel::{CancelReason, Cancellation},
     context::{ActionContext, RunFacts},
     digest::{Algorithm, Digest, DigestError, Hasher},
-    event::{Download, DownloadState, Event, EventClass, LogLevel},
+    event::{Download, DownloadState, Event, EventClass, LogLevel, ModelState},
     extract::{Call, Extensions, Extract, InjectedModel, ModelArtifacts, State},
     failure::{Classify, FailureKind, JobFailure, WorkerError},
     function::{FunctionSpec, InjectionSpec, ModelBinding, OutputMode, ResourceRequirements},

@@ -7,6 +7,6 @@ pub enum ModelNeed {
     None,
     /// The model's files on disk.
     Files,
-    /// The model in memory, leased from the model provider.
+    /// The model in memory, leased from the model manager.
     Resident,
 }

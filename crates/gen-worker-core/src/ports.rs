@@ -10,6 +10,7 @@ use crate::{
     cancel::Cancellation,
     event::Event,
     failure::{JobFailure, WorkerError},
+    id::RunId,
     model_ref::{LocalModel, ModelRef},
     output::{OutputBody, RawOutput},
     scope::RunScope,
@@ -112,17 +113,89 @@ pub trait ModelSource: Send + Sync {
 /// Keeps a model in memory while it is alive.
 pub type ModelLease = Arc<dyn Any + Send + Sync>;
 
-/// Brings models into memory and keeps them there.
-#[async_trait]
-pub trait ModelProvider: Send + Sync {
-    /// A lease of the model, loaded first if need be. Callers that ask for the same model share one load.
-    async fn lease(&self, local: &LocalModel) -> Result<ModelLease, JobFailure>;
+/// For whom a model is leased. Clones are the same.
+#[derive(Debug, Clone, Default)]
+pub struct LeaseHolder {
+    /// The run, which an unload that is refused names; `None`: no run.
+    pub run_id: Option<RunId>,
+    /// Told when the run has to stop: what it computes with the model is ended then.
+    pub cancellation: Cancellation,
+}
 
-    /// Drops a model from memory. Succeeds if it was not there.
+/// What models run on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum ModelDevice {
+    /// The machine's processors.
+    Processor,
+    /// A GPU.
+    Gpu,
+}
+
+/// What a model manager holds and has done since its start. Bytes are those of the memory that models run in.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct ModelStats {
+    /// Models in memory.
+    pub resident: u64,
+    /// Leases that were granted and have not ended.
+    pub leased: u64,
+    /// Loads that were begun.
+    pub loads: u64,
+    /// Leases of models that were in memory when they were asked for.
+    pub hits: u64,
+    /// Models that were taken out of memory.
+    pub evictions: u64,
+    /// Bytes that models take.
+    pub used_bytes: u64,
+    /// Bytes that they may take; 0: the manager has no budget.
+    pub budget_bytes: u64,
+}
+
+/// Brings models into memory and keeps them there. `gen_worker_core::testing::check_model_manager` says what is asked of one.
+#[async_trait]
+pub trait ModelManager: Send + Sync {
+    /// Where to say what becomes of models ([`Event::model_state`]). Called once, before the first model is asked for.
+    fn report_to(&self, _events: Arc<dyn EventSink>) {}
+
+    /// Brings a model into memory, where it stays while there is room. Idempotent.
+    ///
+    /// # Errors
+    /// Those of [`lease`](Self::lease).
+    ///
+    /// # Cancel safety
+    /// When the future is dropped the model may come into memory nevertheless, unleased.
+    async fn load(&self, local: &LocalModel) -> Result<(), JobFailure>;
+
+    /// A lease of the model, loaded first if need be. Callers that ask for the same model share one load. While the lease
+    /// or a clone of it is alive, the model stays in memory.
+    ///
+    /// # Errors
+    /// `validation`: the files hold no model that can be run. `resource`: it does not fit on this machine. `retryable`: it
+    /// did not fit beside what was leased in all the time that it may wait.
+    ///
+    /// # Cancel safety
+    /// As of `load`.
+    async fn lease(&self, local: &LocalModel, holder: &LeaseHolder) -> Result<ModelLease, JobFailure>;
+
+    /// Drops a model from memory, and returns when it is gone. Succeeds if it was not there.
+    ///
+    /// # Errors
+    /// `retryable`: it is leased; the message names the runs.
     async fn unload(&self, model: &ModelRef) -> Result<(), JobFailure>;
 
-    /// The models in memory, as they were written when they were asked for.
+    /// The models in memory, as they were written when they were asked for. Waits for nothing.
     fn resident(&self) -> Vec<String>;
+
+    /// Models on disk of which the model source does not know, written like those of `resident`. Waits for nothing.
+    fn on_disk(&self) -> Vec<String> {
+        Vec::new()
+    }
+
+    /// What it holds. Waits for nothing.
+    fn stats(&self) -> ModelStats;
+
+    /// What models really run on.
+    fn device(&self) -> ModelDevice;
 
     /// The version of the engine that runs them; `None`: it has none.
     fn engine_version(&self) -> Option<String>;

@@ -1,8 +1,11 @@
 //! The settings: where the library is, how many threads a model gets, on what it runs.
 
-use std::{fmt, path::PathBuf, str::FromStr};
+use std::{fmt, num::NonZeroUsize, path::PathBuf, str::FromStr, time::Duration};
 
-use gen_worker_core::config::{ConfigErrors, Env, Reader, Var};
+use gen_worker_core::{
+    ByteSize,
+    config::{ConfigErrors, Env, Reader, Var},
+};
 
 const DYLIB: Var = Var::new(
     "ORT_DYLIB_PATH",
@@ -24,8 +27,48 @@ const PROVIDERS: Var = Var::new(
     "What models run on: the first of these that works. The worker does not start when none does.",
 );
 
+const SESSIONS: Var = Var::new(
+    "WORKER_ORT_SESSIONS",
+    "sessions",
+    "1",
+    "Calls of one model at the same time; its threads are shared out among them. Each takes memory of its own.",
+);
+const MAX_VRAM: Var = Var::new(
+    "WORKER_MAX_VRAM_GB",
+    "GiB",
+    "",
+    "Device memory that models may take. Unset: all that the device has, less WORKER_VRAM_SAFETY_MARGIN_GB.",
+);
+const VRAM_MARGIN: Var = Var::new(
+    "WORKER_VRAM_SAFETY_MARGIN_GB",
+    "GiB",
+    "3.5",
+    "Device memory left for what calls take beside their models.",
+);
+const MAX_RAM: Var = Var::new(
+    "WORKER_MAX_RAM_GB",
+    "GiB",
+    "",
+    "Main memory that models may take. Unset: the container's limit (cgroup v2, else v1), else the machine's memory, less \
+     WORKER_RAM_SAFETY_MARGIN_GB; unlimited where the system does not say.",
+);
+const RAM_MARGIN: Var = Var::new(
+    "WORKER_RAM_SAFETY_MARGIN_GB",
+    "GiB",
+    "1",
+    "Main memory left for what calls and the worker take beside models.",
+);
+const WAIT: Var = Var::new(
+    "WORKER_MODEL_WAIT_SECONDS",
+    "seconds",
+    "300",
+    "Longest wait of a run for a model that comes into memory, or for others' leases to end so that it can; then it is \
+     `retryable`. A run's own deadline may come first.",
+);
+
 /// The variables that [`OrtConfig::from_env`] reads.
-pub const VARS: &[Var] = &[DYLIB, THREADS, PROVIDERS];
+pub const VARS: &[Var] =
+    &[DYLIB, THREADS, PROVIDERS, SESSIONS, MAX_VRAM, VRAM_MARGIN, MAX_RAM, RAM_MARGIN, WAIT];
 
 /// How models are run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -36,6 +79,18 @@ pub struct OrtConfig {
     pub intra_threads: usize,
     /// What models run on: the first of these that works; empty: the processor.
     pub providers: Vec<Provider>,
+    /// Calls of one model at the same time.
+    pub sessions: NonZeroUsize,
+    /// Device memory that models may take; `None`: all that there is, less the margin.
+    pub max_vram: Option<ByteSize>,
+    /// Device memory left for what calls take.
+    pub vram_margin: ByteSize,
+    /// Main memory that models may take; `None`: all that this process may have, less the margin.
+    pub max_ram: Option<ByteSize>,
+    /// Main memory left for everything else.
+    pub ram_margin: ByteSize,
+    /// Longest wait for a model to come into memory.
+    pub wait: Duration,
 }
 
 /// Something that models run on.
@@ -55,19 +110,31 @@ impl OrtConfig {
         let dylib = reader.path(&DYLIB);
         let intra_threads = reader.number(&THREADS);
         let names = reader.list(&PROVIDERS);
-        let providers = names
-            .iter()
-            .filter_map(|name| name.parse().map_err(|mistake| errors.push(mistake)).ok())
-            .collect();
-        Self { dylib, intra_threads, providers }
+        let sessions = reader.number(&SESSIONS);
+        let mut config = Self {
+            dylib,
+            intra_threads,
+            providers: Vec::new(),
+            sessions: NonZeroUsize::new(sessions).unwrap_or(NonZeroUsize::MIN),
+            max_vram: reader.gigabytes(&MAX_VRAM),
+            vram_margin: reader.gigabytes(&VRAM_MARGIN).unwrap_or_default(),
+            max_ram: reader.gigabytes(&MAX_RAM),
+            ram_margin: reader.gigabytes(&RAM_MARGIN).unwrap_or_default(),
+            wait: reader.seconds(&WAIT),
+        };
+        let parsed =
+            names.iter().filter_map(|name| name.parse().map_err(|mistake| errors.push(mistake)).ok());
+        config.providers = parsed.collect();
+        config
     }
 
-    /// The number of threads for a model, never 0.
+    /// The number of threads for one session of a model, never 0.
     pub(crate) fn threads(&self) -> usize {
-        match self.intra_threads {
+        let all = match self.intra_threads {
             0 => std::thread::available_parallelism().map_or(1, usize::from),
             threads => threads,
-        }
+        };
+        (all / self.sessions).max(1)
     }
 }
 
@@ -103,6 +170,16 @@ mod tests {
         assert_eq!(errors, ConfigErrors::default());
         assert_eq!(config.providers, [Provider::Cpu]);
         assert_eq!(config.threads(), std::thread::available_parallelism().unwrap().get());
+        assert_eq!((config.max_ram, config.vram_margin), (None, ByteSize(7 << 29)));
+    }
+
+    #[test]
+    fn sessions_share_the_threads_and_none_has_none() {
+        let threads = |sessions, threads| {
+            let env = Env::from_iter([("WORKER_ORT_SESSIONS", sessions), ("WORKER_ORT_THREADS", threads)]);
+            OrtConfig::from_env(&env, &mut ConfigErrors::default()).threads()
+        };
+        assert_eq!((threads("2", "8"), threads("3", "2"), threads("0", "5")), (4, 1, 5));
     }
 
     #[test]

@@ -1,16 +1,19 @@
 //! Why a model cannot be loaded or run, and what is said of it.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use gen_worker_core::{Classify, FailureKind, ModelRef};
 
 use crate::config::Provider;
 
+/// The files that a model is made of.
+const NEEDED: &str = "one .onnx file, or one named model.onnx, or one such in a folder for each session";
+
 /// Why a model cannot be loaded or run.
 ///
 /// A payload can choose the model, so a file that is no model and inputs that do not fit it are `validation`. What is
 /// wrong with the machine's set-up is `internal`; the worker finds that at its start and refuses to run.
-#[derive(Debug, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 #[non_exhaustive]
 pub enum ModelError {
     /// There is no library where it is looked for.
@@ -24,13 +27,13 @@ pub enum ModelError {
         /// The file.
         path: PathBuf,
         /// What is wrong with it.
-        source: ort::LoadDynamicError,
+        source: Arc<ort::LoadDynamicError>,
     },
     /// The library does not start.
     #[error("ONNX Runtime cannot start")]
     Environment {
         /// What it says.
-        source: ort::Error,
+        source: Arc<ort::Error>,
     },
     /// None of the providers that were asked for works here.
     #[error("ONNX Runtime cannot use {provider} on this machine")]
@@ -38,10 +41,10 @@ pub enum ModelError {
         /// The last that was tried.
         provider: Provider,
         /// What the library says.
-        source: ort::Error,
+        source: Arc<ort::Error>,
     },
     /// It is not clear which of the model's files to load.
-    #[error("model {model} needs one .onnx file, or one named model.onnx; it has {files}")]
+    #[error("model {model} needs {NEEDED}; it has {files}")]
     Files {
         /// The model's reference.
         model: String,
@@ -54,13 +57,61 @@ pub enum ModelError {
         /// The model's reference.
         model: String,
         /// What the library says.
-        source: ort::Error,
+        source: Arc<ort::Error>,
     },
     /// Memory ran out while a model was loaded or run.
     #[error("out of memory")]
     OutOfMemory {
         /// What the library says.
-        source: ort::Error,
+        source: Arc<ort::Error>,
+    },
+    /// It takes more memory than models may take here.
+    #[error("model {model} takes {needed}; this worker has {budget} for models")]
+    TooLarge {
+        /// The model's reference.
+        model: String,
+        /// What it takes, as far as is known before it is loaded.
+        needed: String,
+        /// What all models together may take.
+        budget: String,
+    },
+    /// It takes more memory than is left beside the models that the same run has leased.
+    #[error(
+        "model {model} takes {needed} beside the {held} of the run's other models; this worker has {budget} for models"
+    )]
+    BesideOwn {
+        /// The model's reference.
+        model: String,
+        /// What it takes, as far as is known before it is loaded.
+        needed: String,
+        /// What the run has leased.
+        held: String,
+        /// What all models together may take.
+        budget: String,
+    },
+    /// It did not come into memory, or out of it, in all the time that is waited for that.
+    #[error("model {model} was waited for in vain for {waited:?}")]
+    Waited {
+        /// The model's reference.
+        model: String,
+        /// How long.
+        waited: Duration,
+    },
+    /// It is to be unloaded, and runs hold it or wait for it.
+    #[error("model {model} is in use by {users}")]
+    InUse {
+        /// The model's reference.
+        model: String,
+        /// The runs' ids, joined with commas.
+        users: String,
+    },
+    /// The model has no session of this name, or several and none is named.
+    #[error("the model has the sessions {has}; the call names {asked}")]
+    Session {
+        /// What was asked for.
+        asked: String,
+        /// The names that it has, joined with commas.
+        has: String,
     },
     /// The inputs of a call are not those of the model.
     #[error("the model takes {expected}; the call gives {given}")]
@@ -82,44 +133,49 @@ pub enum ModelError {
     #[error("the model cannot be run")]
     Run {
         /// What the library says.
-        source: ort::Error,
+        source: Arc<ort::Error>,
     },
     /// The model's thread cannot be started.
     #[error("a thread for the model cannot be started")]
     Thread {
         /// What the system says.
-        source: std::io::Error,
+        source: Arc<std::io::Error>,
     },
-    /// The model's thread has ended with a panic; the next lease loads the model again.
-    #[error("the model's thread has ended")]
-    ThreadEnded,
+    /// A load or a call ended with a panic.
+    #[error("a panic while a model was loaded or run")]
+    Panicked,
 }
 
 impl ModelError {
     /// The error of a load.
     pub(crate) fn load(model: &ModelRef, source: ort::Error) -> Self {
         if is_out_of_memory(source.message()) {
-            return Self::OutOfMemory { source };
+            return Self::OutOfMemory { source: source.into() };
         }
-        Self::Load { model: model.to_string(), source }
+        Self::Load { model: model.to_string(), source: source.into() }
     }
 
     /// The error of a call.
     pub(crate) fn run(source: ort::Error) -> Self {
         if is_out_of_memory(source.message()) {
-            return Self::OutOfMemory { source };
+            return Self::OutOfMemory { source: source.into() };
         }
-        Self::Run { source }
+        Self::Run { source: source.into() }
     }
 }
 
 impl Classify for ModelError {
     fn kind(&self) -> FailureKind {
         match self {
-            Self::Files { .. } | Self::Load { .. } | Self::Inputs { .. } | Self::Outputs { .. } => {
-                FailureKind::Validation
+            Self::Files { .. }
+            | Self::Load { .. }
+            | Self::Session { .. }
+            | Self::Inputs { .. }
+            | Self::Outputs { .. } => FailureKind::Validation,
+            Self::OutOfMemory { .. } | Self::TooLarge { .. } | Self::BesideOwn { .. } => {
+                FailureKind::Resource
             }
-            Self::OutOfMemory { .. } => FailureKind::Resource,
+            Self::Waited { .. } | Self::InUse { .. } => FailureKind::Retryable,
             Self::Run { source } if source.code() == ort::ErrorCode::InvalidArgument => {
                 FailureKind::Validation
             }
@@ -129,7 +185,7 @@ impl Classify for ModelError {
             | Self::ProviderMissing { .. }
             | Self::Run { .. }
             | Self::Thread { .. }
-            | Self::ThreadEnded => FailureKind::Internal,
+            | Self::Panicked => FailureKind::Internal,
         }
     }
 
@@ -137,19 +193,27 @@ impl Classify for ModelError {
         match self {
             Self::OutOfMemory { .. } => "out of memory".into(),
             Self::Files { files, .. } => {
-                format!("the model needs one .onnx file, or one named model.onnx; it has {files}")
+                format!("the model needs {NEEDED}; it has {files}")
             }
             Self::Load { .. } => {
                 "the model's file is damaged or no ONNX model that this worker can run".into()
             }
-            Self::Inputs { .. } | Self::Outputs { .. } => self.to_string(),
+            Self::TooLarge { needed, budget, .. } => {
+                format!("the model takes {needed}; this worker has {budget} for models")
+            }
+            Self::BesideOwn { needed, held, budget, .. } => format!(
+                "the model takes {needed} beside the {held} of the run's other models; this worker has {budget} for models"
+            ),
+            Self::Waited { .. } => "no room for the model: others are in use".into(),
+            Self::InUse { users, .. } => format!("the model is in use by {users}"),
+            Self::Session { .. } | Self::Inputs { .. } | Self::Outputs { .. } => self.to_string(),
             Self::Run { .. } => "the model cannot be run with these inputs".into(),
             Self::LibraryMissing
             | Self::LibraryUnusable { .. }
             | Self::Environment { .. }
             | Self::ProviderMissing { .. }
             | Self::Thread { .. }
-            | Self::ThreadEnded => "models cannot be run on this worker".into(),
+            | Self::Panicked => "models cannot be run on this worker".into(),
         }
     }
 }

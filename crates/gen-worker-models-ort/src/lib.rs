@@ -13,15 +13,21 @@
 //! }
 //! ```
 
+mod block;
+mod budget;
 mod config;
+mod device;
 mod error;
+mod files;
 mod graph;
 mod library;
 mod manager;
 mod model;
+mod outputs;
+mod pool;
+mod residency;
 mod session;
 mod tensor;
-mod thread;
 mod version;
 
 pub use ndarray;
@@ -31,6 +37,7 @@ pub use crate::{
     error::ModelError,
     graph::TensorSpec,
     manager::OrtModels,
-    model::{OrtModel, Outputs},
+    model::{OrtModel, OrtSession},
+    outputs::Outputs,
     tensor::{Element, ElementType, Tensor},
 };

@@ -35,12 +35,12 @@ pub(crate) fn load(path: Option<&Path>) -> Result<Engine, ModelError> {
 
 fn load_from(path: &Path) -> Result<Engine, ModelError> {
     let builder = ort::init_from(path)
-        .map_err(|source| ModelError::LibraryUnusable { path: path.to_owned(), source })?;
+        .map_err(|source| ModelError::LibraryUnusable { path: path.to_owned(), source: source.into() })?;
     let environment = builder
         .with_name("gen-worker")
         .with_telemetry(false)
         .build()
-        .map_err(|source| ModelError::Environment { source })?;
+        .map_err(|source| ModelError::Environment { source: source.into() })?;
     // Below this the library formats a line for every node that it plans.
     environment.set_log_level(LogLevel::Warning);
     Ok(Engine { environment, version: version_of(path) })

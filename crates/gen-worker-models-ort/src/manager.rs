@@ -1,42 +1,64 @@
-//! The models in memory: each loaded once, shared by all who ask for it.
+//! Carries out what residency decides: loads, evictions, leases, and who hears of them.
+
+mod desk;
+mod work;
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Instant,
+    fmt,
+    sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError},
+    time::Duration,
 };
 
 use async_trait::async_trait;
 use gen_worker_core::{
     JobFailure, LocalModel, ModelRef,
-    ports::{ModelLease, ModelProvider},
+    ports::{EventSink, LeaseHolder, ModelDevice, ModelLease, ModelManager, ModelStats},
 };
-use tokio::sync::OnceCell;
+use tokio::{sync::Notify, time::timeout};
 use tracing::info;
 
-use crate::{config::OrtConfig, error::ModelError, library, model::OrtModel, session::Recipe};
+use self::desk::{Answer, Desk, Key};
+use crate::{
+    config::{OrtConfig, Provider},
+    device::{Gauge, Machine},
+    error::ModelError,
+    library,
+    model::{Lease, OrtModel},
+    residency::{LeaseId, Step},
+    session::Recipe,
+};
 
-/// The models in memory. A model stays until it is unloaded.
+/// The models in memory, within a budget. A model stays until others need its place, and always while it is leased.
 ///
 /// ```no_run
 /// # async fn doc(local: &gen_worker_core::LocalModel) -> Result<(), gen_worker_models_ort::ModelError> {
-/// use gen_worker_core::config::{ConfigErrors, Env};
+/// use gen_worker_core::{config::{ConfigErrors, Env}, ports::LeaseHolder};
 /// use gen_worker_models_ort::{OrtConfig, OrtModels};
 ///
 /// let config = OrtConfig::from_env(&Env::default(), &mut ConfigErrors::default());
 /// let models = OrtModels::new(config)?;
-/// println!("{:?}", models.load(local).await?.inputs());
+/// println!("{:?}", models.model(local, &LeaseHolder::default()).await?.inputs());
 /// # Ok(())
 /// # }
 /// ```
-pub struct OrtModels {
+pub struct OrtModels(Arc<Office>);
+
+struct Office {
     recipe: Recipe,
     version: Option<String>,
-    slots: Mutex<Slots>,
+    wait: Duration,
+    gauge: Box<dyn Gauge>,
+    desk: Mutex<Desk>,
+    /// A model has come into memory, or left it.
+    moved: Notify,
+    events: OnceLock<Arc<dyn EventSink>>,
 }
 
-/// A slot is empty while its model is being loaded.
-type Slots = HashMap<ModelRef, Arc<OnceCell<OrtModel>>>;
+/// What keeps a model in memory, or the place of somebody who waits for it.
+pub(crate) struct Pin {
+    office: Arc<Office>,
+    id: LeaseId,
+}
 
 impl OrtModels {
     /// Loads the library, unless this process has loaded one, and looks for a provider that works.
@@ -45,76 +67,173 @@ impl OrtModels {
     /// The library is missing or cannot be used, or none of the providers works here.
     pub fn new(config: OrtConfig) -> Result<Self, ModelError> {
         let engine = library::load(config.dylib.as_deref())?;
-        let threads = config.threads();
-        let recipe = Recipe::new(engine.environment, &config.providers, threads)?;
-        let version = engine.version;
-        info!(version, provider = %recipe.provider(), threads, "ONNX Runtime ready");
-        Ok(Self { recipe, version, slots: Mutex::default() })
+        let recipe = Recipe::new(engine.environment, &config)?;
+        let machine = Machine::of(recipe.provider());
+        let (version, budget) = (engine.version, machine.budget(&config));
+        info!(version, provider = %recipe.provider(), threads = config.threads(), %budget, "ONNX Runtime ready");
+        Ok(Self(Arc::new(Office {
+            recipe,
+            version,
+            wait: config.wait,
+            gauge: Box::new(machine),
+            desk: Mutex::new(Desk::new(budget)),
+            moved: Notify::new(),
+            events: OnceLock::new(),
+        })))
     }
 
     /// The model, loaded first if need be. Callers that ask for the same model share one load; a load that failed is
     /// tried again by the next caller.
     ///
     /// # Errors
-    /// The files hold no model that can be run, or memory ran out.
+    /// The files hold no model that can be run, or it does not fit.
     ///
     /// # Cancel safety
-    /// When the caller that loads goes away, the next that waits loads in its place.
-    pub async fn load(&self, local: &LocalModel) -> Result<OrtModel, ModelError> {
-        let slot = self.slot(local);
-        let model = slot.get_or_try_init(|| self.open(local)).await?;
-        Ok(model.clone())
-    }
-
-    async fn open(&self, local: &LocalModel) -> Result<OrtModel, ModelError> {
-        let started = Instant::now();
-        let model = OrtModel::open(&self.recipe, local).await?;
-        let elapsed_ms = started.elapsed().as_millis();
-        info!(model = %local.model, bytes = local.size_bytes, elapsed_ms, "model resident");
-        Ok(model)
-    }
-
-    /// The slot of a model. A model that was loaded from other files makes place: its tag has moved.
-    fn slot(&self, local: &LocalModel) -> Arc<OnceCell<OrtModel>> {
-        let mut slots = self.slots();
-        // What is empty and held by nobody else is a load that failed or was given up.
-        slots.retain(|_, slot| match slot.get() {
-            Some(model) => model.is_alive(),
-            None => Arc::strong_count(slot) > 1,
-        });
-        let moved =
-            |slot: &Arc<OnceCell<OrtModel>>| slot.get().is_some_and(|model| model.local().root != local.root);
-        if slots.get(&local.model).is_some_and(moved) {
-            slots.remove(&local.model);
-        }
-        slots.entry(local.model.clone()).or_default().clone()
-    }
-
-    fn slots(&self) -> MutexGuard<'_, Slots> {
-        self.slots.lock().unwrap_or_else(PoisonError::into_inner)
+    /// A load that has begun goes on when the future is dropped.
+    pub async fn model(&self, local: &LocalModel, holder: &LeaseHolder) -> Result<OrtModel, ModelError> {
+        let (pin, answer) = self.0.ask(local, holder);
+        let loaded = match answer {
+            Answer::Now(loaded) => loaded,
+            Answer::Later(answer) => match timeout(self.0.wait, answer).await {
+                Ok(answer) => answer.map_err(|_| ModelError::Panicked)??,
+                Err(_) => return Err(self.0.waited(&local.model)),
+            },
+        };
+        Ok(OrtModel::new(Lease { loaded, cancellation: holder.cancellation.clone(), pin }))
     }
 }
 
 #[async_trait]
-impl ModelProvider for OrtModels {
-    async fn lease(&self, local: &LocalModel) -> Result<ModelLease, JobFailure> {
-        Ok(Arc::new(self.load(local).await?))
+impl ModelManager for OrtModels {
+    fn report_to(&self, events: Arc<dyn EventSink>) {
+        self.0.events.get_or_init(|| events);
+    }
+
+    async fn load(&self, local: &LocalModel) -> Result<(), JobFailure> {
+        Ok(self.model(local, &LeaseHolder::default()).await.map(drop)?)
+    }
+
+    async fn lease(&self, local: &LocalModel, holder: &LeaseHolder) -> Result<ModelLease, JobFailure> {
+        Ok(Arc::new(self.model(local, holder).await?))
     }
 
     async fn unload(&self, model: &ModelRef) -> Result<(), JobFailure> {
-        if self.slots().remove(model).is_some() {
-            info!(%model, "model unloaded");
-        }
-        Ok(())
+        let gone = timeout(self.0.wait, self.0.take_out(model)).await;
+        Ok(gone.unwrap_or_else(|_| Err(self.0.waited(model)))?)
     }
 
     fn resident(&self) -> Vec<String> {
-        let slots = self.slots();
-        let models = slots.values().filter_map(|slot| slot.get());
-        models.map(|model| model.model_id().to_owned()).collect()
+        self.0.desk().resident()
+    }
+
+    fn stats(&self) -> ModelStats {
+        let provider = self.0.recipe.provider();
+        self.0.desk().stats(provider)
+    }
+
+    fn device(&self) -> ModelDevice {
+        match self.0.recipe.provider() {
+            Provider::Cpu => ModelDevice::Processor,
+            Provider::Cuda => ModelDevice::Gpu,
+        }
     }
 
     fn engine_version(&self) -> Option<String> {
-        self.version.clone()
+        self.0.version.clone()
+    }
+}
+
+impl Office {
+    fn ask(self: &Arc<Self>, local: &LocalModel, holder: &LeaseHolder) -> (Pin, Answer) {
+        let holder = holder.run_id.as_ref().map(ToString::to_string).unwrap_or_default();
+        let provider = self.recipe.provider();
+        let mut asked = None;
+        self.turn(|desk| {
+            let (id, answer, steps) = desk.ask(local, holder, provider);
+            asked = Some((id, answer));
+            steps
+        });
+        let (id, answer) = asked.expect("it was asked");
+        (Pin { office: self.clone(), id }, answer)
+    }
+
+    /// One decision and what follows from it. The work is begun when the desk is free again. Says whether there was any.
+    fn turn(self: &Arc<Self>, decide: impl FnOnce(&mut Desk) -> Vec<Step<Key>>) -> bool {
+        self.turn_after(None, decide)
+    }
+
+    /// The same after a load that failed.
+    fn turn_after(
+        self: &Arc<Self>,
+        failed: Option<&ModelError>,
+        decide: impl FnOnce(&mut Desk) -> Vec<Step<Key>>,
+    ) -> bool {
+        let mut desk = self.desk();
+        let steps = decide(&mut desk);
+        if steps.is_empty() {
+            return false;
+        }
+        let work = desk.carry_out(steps, failed);
+        drop(desk);
+        work.into_iter().for_each(|work| work.begin(self));
+        true
+    }
+
+    async fn take_out(self: &Arc<Self>, model: &ModelRef) -> Result<(), ModelError> {
+        loop {
+            let moved = self.moved.notified();
+            let mut users = Vec::new();
+            self.turn(|desk| {
+                let steps;
+                (steps, users) = desk.unload(model);
+                steps
+            });
+            if !users.is_empty() {
+                users.retain(|user| !user.is_empty());
+                let users = if users.is_empty() { "a load".to_owned() } else { users.join(", ") };
+                return Err(ModelError::InUse { model: model.to_string(), users });
+            }
+            if !self.desk().is_in_memory(model) {
+                return Ok(());
+            }
+            moved.await;
+        }
+    }
+
+    fn waited(&self, model: &ModelRef) -> ModelError {
+        ModelError::Waited { model: model.to_string(), waited: self.wait }
+    }
+
+    fn desk(&self) -> MutexGuard<'_, Desk> {
+        self.desk.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Pin {
+    /// Takes out of memory what nobody leases, and says whether there was anything. Waits until it is gone.
+    pub(crate) async fn make_room(&self) -> bool {
+        let is_any = self.office.turn(Desk::evict_idle);
+        let gone = async {
+            loop {
+                let moved = self.office.moved.notified();
+                if !self.office.desk().is_evicting() {
+                    return;
+                }
+                moved.await;
+            }
+        };
+        is_any && timeout(self.office.wait, gone).await.is_ok()
+    }
+}
+
+impl Drop for Pin {
+    fn drop(&mut self) {
+        self.office.turn(|desk| desk.release(self.id));
+    }
+}
+
+impl fmt::Debug for OrtModels {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("OrtModels").field(&self.0.desk().resident()).finish()
     }
 }

@@ -2,55 +2,135 @@
 
 use std::{fmt, sync::Arc};
 
-use gen_worker_core::{Extensions, Extract, InjectedModel, JobFailure, LocalModel, ModelNeed, WorkerError};
-use ndarray::ArrayD;
-
-use crate::{
-    error::ModelError,
-    graph::{Graph, Inputs, TensorSpec, list},
-    session::Recipe,
-    tensor::{Element, Tensor},
-    thread::SessionThread,
+use gen_worker_core::{
+    Cancellation, Extensions, Extract, InjectedModel, JobFailure, LocalModel, ModelNeed, WorkerError,
 };
 
-/// A model in memory. It stays there at least until the last clone is dropped.
-///
-/// Calls of one model run one after the other, in the order in which they were made.
-#[derive(Clone)]
-pub struct OrtModel(Arc<Inner>);
+use crate::{
+    block::block_on,
+    error::ModelError,
+    files::{self, Graphs},
+    graph::{Graph, Inputs, TensorSpec, list},
+    manager::Pin,
+    outputs::Outputs,
+    pool::SessionPool,
+    session::{self, Recipe},
+    tensor::Tensor,
+};
 
-struct Inner {
+/// A model in memory, leased: it stays there at least until the last clone, and the last clone of each of its sessions, is
+/// dropped.
+///
+/// [`run`](Self::run) and its siblings mean the model's main session: its only one, else the one of `model.onnx`.
+#[derive(Clone)]
+pub struct OrtModel(Arc<Lease>);
+
+/// One graph of a model: `unet` of a model with the file `unet/model.onnx`. Clones are the same.
+///
+/// Of the calls that are made at the same time `WORKER_ORT_SESSIONS` run; the others wait, in the order in which they were
+/// made.
+#[derive(Clone)]
+pub struct OrtSession {
+    lease: Arc<Lease>,
+    index: usize,
+}
+
+/// A model in memory, for one holder. The model goes before the lease: it may be evicted once that has ended.
+pub(crate) struct Lease {
+    pub(crate) loaded: Arc<Loaded>,
+    pub(crate) cancellation: Cancellation,
+    pub(crate) pin: Pin,
+}
+
+/// The graphs of a model in memory.
+#[derive(Debug)]
+pub(crate) struct Loaded {
     local: LocalModel,
+    sessions: Vec<LoadedGraph>,
+    main: Option<usize>,
+}
+
+#[derive(Debug)]
+struct LoadedGraph {
+    name: String,
     graph: Graph,
-    thread: SessionThread,
+    pool: SessionPool,
+}
+
+impl Loaded {
+    /// Loads every graph of a model. Blocks.
+    pub(crate) fn open(recipe: &Recipe, local: &LocalModel) -> Result<Self, ModelError> {
+        let Graphs { named, main } = files::graphs(local)?;
+        let sessions = named
+            .into_iter()
+            .map(|(name, file)| {
+                let (sessions, graph) = recipe.open(&local.model, &file)?;
+                Ok(LoadedGraph { name, graph, pool: SessionPool::start(sessions)? })
+            })
+            .collect::<Result<_, ModelError>>()?;
+        Ok(Self { local: local.clone(), sessions, main })
+    }
+
+    /// The sum of the sizes of its files.
+    pub(crate) fn size_bytes(&self) -> u64 {
+        self.local.size_bytes
+    }
+
+    /// Ends its threads and returns when they have ended. Blocks.
+    pub(crate) fn close(self) {
+        self.sessions.into_iter().for_each(|session| session.pool.close());
+    }
+
+    /// The session of this name; without one, the main session.
+    fn find(&self, name: Option<&str>) -> Result<usize, ModelError> {
+        let found = match name {
+            Some(name) => self.sessions.iter().position(|session| session.name == name),
+            None => self.main,
+        };
+        found.ok_or_else(|| ModelError::Session {
+            asked: name.unwrap_or("none").to_owned(),
+            has: list(self.sessions.iter().map(|session| session.name.clone())),
+        })
+    }
 }
 
 impl OrtModel {
-    pub(crate) async fn open(recipe: &Recipe, local: &LocalModel) -> Result<Self, ModelError> {
-        let (recipe, opened) = (recipe.clone(), local.clone());
-        let (thread, graph) = SessionThread::start(move || recipe.open(&opened)).await?;
-        Ok(Self(Arc::new(Inner { local: local.clone(), graph, thread })))
+    pub(crate) fn new(lease: Lease) -> Self {
+        Self(Arc::new(lease))
     }
 
     /// The reference it came from.
     pub fn model_id(&self) -> &str {
-        self.0.local.model.known_as()
+        self.0.loaded.local.model.known_as()
     }
 
-    /// What it takes, in the graph's order.
-    pub fn inputs(&self) -> &[TensorSpec] {
-        &self.0.graph.inputs
+    /// The names of its sessions, in alphabetical order.
+    pub fn sessions(&self) -> impl Iterator<Item = &str> {
+        self.0.loaded.sessions.iter().map(|session| session.name.as_str())
     }
 
-    /// What it gives, in the graph's order.
-    pub fn outputs(&self) -> &[TensorSpec] {
-        &self.0.graph.outputs
-    }
-
-    /// Runs the model on a thread of its own: `model.run([("x", array)]).await?`.
+    /// The session of this name: the folder of its `model.onnx`, else the name of its file without `.onnx`.
     ///
     /// # Errors
-    /// `validation`: the inputs are not those of the model. `resource`: memory ran out. `internal`: the model failed.
+    /// `validation`: the model has no such session; the error lists those it has.
+    pub fn session(&self, name: &str) -> Result<OrtSession, WorkerError> {
+        self.find(Some(name))
+    }
+
+    /// What the main session takes, in the graph's order; nothing when there is none.
+    pub fn inputs(&self) -> &[TensorSpec] {
+        self.main_graph().map_or(&[], |graph| &graph.inputs)
+    }
+
+    /// What the main session gives, in the graph's order; nothing when there is none.
+    pub fn outputs(&self) -> &[TensorSpec] {
+        self.main_graph().map_or(&[], |graph| &graph.outputs)
+    }
+
+    /// Runs the main session: `model.run([("x", array)]).await?`.
+    ///
+    /// # Errors
+    /// As of [`OrtSession::run`]; and `validation`: the model has several sessions and no `model.onnx` of its own.
     ///
     /// # Cancel safety
     /// Dropping the future ends the inference, before it begins or between two of its steps.
@@ -58,42 +138,92 @@ impl OrtModel {
         &self,
         inputs: impl IntoIterator<Item = (N, T)>,
     ) -> Result<Outputs, WorkerError> {
-        let inputs = self.checked(inputs).map_err(reported)?;
-        self.0.thread.run(inputs).await.map_err(reported)
+        self.find(None)?.run(inputs).await
     }
 
-    /// Like [`run`](Self::run), for blocking functions. It returns when the inference is done, canceled or not.
+    /// Like [`run`](Self::run), for blocking functions: it blocks the thread.
     ///
     /// # Errors
-    /// As `run`.
-    ///
-    /// # Panics
-    /// It was called from async code, which should call `run`.
+    /// As of `run`.
     pub fn run_blocking<N: Into<String>, T: Into<Tensor>>(
         &self,
         inputs: impl IntoIterator<Item = (N, T)>,
     ) -> Result<Outputs, WorkerError> {
-        let inputs = self.checked(inputs).map_err(reported)?;
-        self.0.thread.run_blocking(inputs).map_err(reported)
+        self.find(None)?.run_blocking(inputs)
     }
 
-    /// Whether it can still be called.
-    pub(crate) fn is_alive(&self) -> bool {
-        self.0.thread.is_alive()
+    fn find(&self, name: Option<&str>) -> Result<OrtSession, WorkerError> {
+        let index = self.0.loaded.find(name).map_err(reported)?;
+        Ok(OrtSession { lease: self.0.clone(), index })
     }
 
-    /// The files it was loaded from.
-    pub(crate) fn local(&self) -> &LocalModel {
-        &self.0.local
+    fn main_graph(&self) -> Option<&Graph> {
+        Some(&self.0.loaded.sessions[self.0.loaded.main?].graph)
+    }
+}
+
+impl OrtSession {
+    /// Its name.
+    pub fn name(&self) -> &str {
+        &self.own().name
     }
 
-    fn checked<N: Into<String>, T: Into<Tensor>>(
+    /// What it takes, in the graph's order.
+    pub fn inputs(&self) -> &[TensorSpec] {
+        &self.own().graph.inputs
+    }
+
+    /// What it gives, in the graph's order.
+    pub fn outputs(&self) -> &[TensorSpec] {
+        &self.own().graph.outputs
+    }
+
+    /// Runs the graph on a thread of its own: `session.run([("x", array)]).await?`. When the run is told to stop, the
+    /// inference ends before its next step. When memory runs out, what nobody leases is evicted and the call made once more.
+    ///
+    /// # Errors
+    /// `validation`: the inputs are not those of the graph. `resource`: memory ran out. `canceled`: the run was told to stop.
+    /// `internal`: the graph failed.
+    ///
+    /// # Cancel safety
+    /// Dropping the future ends the inference, before it begins or between two of its steps.
+    pub async fn run<N: Into<String>, T: Into<Tensor>>(
         &self,
         inputs: impl IntoIterator<Item = (N, T)>,
-    ) -> Result<Inputs, ModelError> {
-        let inputs = inputs.into_iter().map(|(name, tensor)| (name.into(), tensor.into())).collect();
-        self.0.graph.check(&inputs)?;
-        Ok(inputs)
+    ) -> Result<Outputs, WorkerError> {
+        let inputs: Inputs = inputs.into_iter().map(|(name, tensor)| (name.into(), tensor.into())).collect();
+        self.own().graph.check(&inputs).map_err(reported)?;
+        tokio::select! {
+            biased;
+            reason = self.lease.cancellation.canceled() => Err(WorkerError::canceled(reason.as_str())),
+            outputs = self.call(inputs) => outputs.map_err(reported),
+        }
+    }
+
+    /// Like [`run`](Self::run), for blocking functions: it blocks the thread.
+    ///
+    /// # Errors
+    /// As of `run`.
+    pub fn run_blocking<N: Into<String>, T: Into<Tensor>>(
+        &self,
+        inputs: impl IntoIterator<Item = (N, T)>,
+    ) -> Result<Outputs, WorkerError> {
+        block_on(self.run(inputs))
+    }
+
+    async fn call(&self, inputs: Inputs) -> Result<Outputs, ModelError> {
+        let pool = &self.own().pool;
+        let first = pool.call(session::values(inputs)?).await?;
+        match first.outputs {
+            Err(ModelError::OutOfMemory { .. }) if self.lease.pin.make_room().await => {
+                pool.call(first.values).await?.outputs
+            }
+            outputs => outputs,
+        }
+    }
+
+    fn own(&self) -> &LoadedGraph {
+        &self.lease.loaded.sessions[self.index]
     }
 }
 
@@ -108,64 +238,17 @@ impl Extract for OrtModel {
 
 impl fmt::Debug for OrtModel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "OrtModel({})", self.0.local.model)
+        write!(f, "OrtModel({})", self.0.loaded.local.model)
     }
 }
 
-/// What a call gave, by name.
-#[derive(Debug)]
-pub struct Outputs(Vec<(String, Tensor)>);
-
-impl Outputs {
-    pub(crate) fn new(tensors: Vec<(String, Tensor)>) -> Self {
-        Self(tensors)
-    }
-
-    /// Takes an output out, as an array of `T`.
-    ///
-    /// # Errors
-    /// `validation`: the model gave no such output, or one of another type.
-    pub fn take<T: Element>(&mut self, name: &str) -> Result<ArrayD<T>, WorkerError> {
-        let position = self.0.iter().position(|(given, _)| given == name);
-        self.take_at(position, name)
-    }
-
-    /// Takes the first output out, as an array of `T`: for models whose outputs have any name.
-    ///
-    /// # Errors
-    /// `validation`: the model gave no output, or one of another type.
-    pub fn take_first<T: Element>(&mut self) -> Result<ArrayD<T>, WorkerError> {
-        let position = (!self.0.is_empty()).then_some(0);
-        self.take_at(position, "an output")
-    }
-
-    fn take_at<T: Element>(
-        &mut self,
-        position: Option<usize>,
-        asked: &str,
-    ) -> Result<ArrayD<T>, WorkerError> {
-        let taken = position.map(|position| self.0.remove(position));
-        let given = match taken {
-            Some((name, tensor)) => match T::take(tensor) {
-                Ok(array) => return Ok(array),
-                Err(tensor) => format!("{name} {tensor}"),
-            },
-            None => list(self.0.iter().map(|(name, tensor)| format!("{name} {tensor}"))),
-        };
-        Err(reported(ModelError::Outputs { expected: format!("{asked} {}", T::TYPE), given }))
-    }
-}
-
-impl IntoIterator for Outputs {
-    type Item = (String, Tensor);
-    type IntoIter = std::vec::IntoIter<Self::Item>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
+impl fmt::Debug for OrtSession {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "OrtSession({}, {})", self.lease.loaded.local.model, self.name())
     }
 }
 
 /// The error as functions pass it on with `?`: its kind and what the caller may read are settled here.
-fn reported(error: ModelError) -> WorkerError {
+pub(crate) fn reported(error: ModelError) -> WorkerError {
     JobFailure::from(error).into()
 }

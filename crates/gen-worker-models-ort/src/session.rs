@@ -1,19 +1,21 @@
-//! A local model's file to a session, and one call of it. The only place that uses ONNX Runtime's builder.
+//! A graph's file to sessions, and one call of one. The only place that uses ONNX Runtime's builder.
 
-use std::path::Path;
+use std::{num::NonZeroUsize, path::Path};
 
-use gen_worker_core::LocalModel;
+use gen_worker_core::ModelRef;
 use ort::{
     environment::Environment,
+    memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType},
     session::{RunOptions, Session, SessionInputValue, builder::SessionBuilder},
+    value::DynValue,
 };
 use tracing::warn;
 
 use crate::{
-    config::Provider,
+    config::{OrtConfig, Provider},
     error::ModelError,
-    graph::{Graph, Inputs, TensorSpec, list},
-    model::Outputs,
+    graph::{Graph, Inputs, TensorSpec},
+    outputs::Outputs,
     tensor::Tensor,
 };
 
@@ -23,17 +25,14 @@ pub(crate) struct Recipe {
     environment: Environment,
     provider: Provider,
     threads: usize,
+    sessions: NonZeroUsize,
 }
 
 impl Recipe {
     /// Takes the first provider that works; of none, the processor.
-    pub(crate) fn new(
-        environment: Environment,
-        providers: &[Provider],
-        threads: usize,
-    ) -> Result<Self, ModelError> {
-        let provider = first_that_works(&environment, providers)?;
-        Ok(Self { environment, provider, threads })
+    pub(crate) fn new(environment: Environment, config: &OrtConfig) -> Result<Self, ModelError> {
+        let provider = first_that_works(&environment, &config.providers)?;
+        Ok(Self { environment, provider, threads: config.threads(), sessions: config.sessions })
     }
 
     /// What sessions run on.
@@ -41,19 +40,43 @@ impl Recipe {
         self.provider
     }
 
-    /// Loads a model. Blocks for as long as that takes.
-    pub(crate) fn open(&self, local: &LocalModel) -> Result<(Session, Graph), ModelError> {
-        let file = model_file(local)?;
-        let session = self.session(file).map_err(|source| ModelError::load(&local.model, source))?;
+    /// Loads a graph once for each call that is to run at the same time. Blocks for as long as that takes.
+    pub(crate) fn open(&self, model: &ModelRef, file: &Path) -> Result<(Vec<Session>, Graph), ModelError> {
+        let sessions = (0..self.sessions.get()).map(|_| self.session(model, file));
+        let sessions = sessions.collect::<Result<Vec<_>, _>>()?;
+        let first = sessions.first().expect("there is at least one");
         let graph = Graph {
-            inputs: session.inputs().iter().map(TensorSpec::from_ort).collect(),
-            outputs: session.outputs().iter().map(TensorSpec::from_ort).collect(),
+            inputs: first.inputs().iter().map(TensorSpec::from_ort).collect(),
+            outputs: first.outputs().iter().map(TensorSpec::from_ort).collect(),
         };
-        Ok((session, graph))
+        Ok((sessions, graph))
     }
 
-    fn session(&self, file: &Path) -> ort::Result<Session> {
-        builder(&self.environment, self.provider)?.with_intra_threads(self.threads)?.commit_from_file(file)
+    fn session(&self, model: &ModelRef, file: &Path) -> Result<Session, ModelError> {
+        let committed = || {
+            builder(&self.environment, self.provider)?
+                .with_intra_threads(self.threads)?
+                .commit_from_file(file)
+        };
+        let session = committed().map_err(|source| ModelError::load(model, source))?;
+        runs_on(&session, self.provider).map_err(|source| ModelError::ProviderMissing {
+            provider: self.provider,
+            source: source.into(),
+        })?;
+        Ok(session)
+    }
+}
+
+/// Whether the session has the provider. The library says that it took one, and silently takes the processor, when what it
+/// was told to load is not there (pykeio/ort#567); a session without a provider has no memory of its kind either.
+fn runs_on(session: &Session, provider: Provider) -> ort::Result<()> {
+    match provider {
+        Provider::Cpu => Ok(()),
+        Provider::Cuda => {
+            let memory =
+                MemoryInfo::new(AllocationDevice::CUDA, 0, AllocatorType::Device, MemoryType::Default)?;
+            Allocator::new(session, memory).map(drop)
+        }
     }
 }
 
@@ -64,7 +87,7 @@ fn first_that_works(environment: &Environment, providers: &[Provider]) -> Result
             Ok(_) => return Ok(provider),
             Err(source) => {
                 warn!(%provider, error = %source, "provider does not work here");
-                result = Err(ModelError::ProviderMissing { provider, source });
+                result = Err(ModelError::ProviderMissing { provider, source: source.into() });
             }
         }
     }
@@ -91,64 +114,25 @@ fn with_cuda(_: SessionBuilder) -> ort::Result<SessionBuilder> {
     Err(ort::Error::new("built without the feature `cuda`"))
 }
 
-/// The file to load: the only one that ends with `.onnx`, else `model.onnx`.
-fn model_file(local: &LocalModel) -> Result<&Path, ModelError> {
-    let is_onnx = |name: &&String| name.to_ascii_lowercase().ends_with(".onnx");
-    let mut graphs = local.files.keys().filter(is_onnx);
-    let name = match (graphs.next(), graphs.next()) {
-        (Some(only), None) => only.as_str(),
-        _ => "model.onnx",
-    };
-    let file = local.files.get(name).ok_or_else(|| ModelError::Files {
-        model: local.model.to_string(),
-        files: list(local.files.keys().cloned()),
-    })?;
-    Ok(file)
+/// The inputs of a call as the library takes them.
+pub(crate) type Values = Vec<(String, DynValue)>;
+
+pub(crate) fn values(inputs: Inputs) -> Result<Values, ModelError> {
+    inputs.into_iter().map(|(name, tensor)| Ok((name, tensor.into_ort()?))).collect()
 }
 
 /// One call. Blocks until it is done, or until `options` are told to terminate.
 pub(crate) fn run(
     session: &mut Session,
-    inputs: Inputs,
+    values: &Values,
     options: &RunOptions,
 ) -> Result<Outputs, ModelError> {
-    let inputs = inputs
-        .into_iter()
-        .map(|(name, tensor)| Ok((name, tensor.into_ort()?)))
-        .collect::<Result<Vec<(String, SessionInputValue<'_>)>, ModelError>>()?;
+    let inputs: Vec<(&str, SessionInputValue<'_>)> =
+        values.iter().map(|(name, value)| (name.as_str(), value.into())).collect();
     let outputs = session.run_with_options(inputs, options).map_err(ModelError::run)?;
     let outputs = outputs
         .iter()
         .map(|(name, value)| Ok((name.to_owned(), Tensor::from_ort(name, &value)?)))
         .collect::<Result<_, ModelError>>()?;
     Ok(Outputs::new(outputs))
-}
-
-#[cfg(test)]
-mod tests {
-    use gen_worker_core::ModelRef;
-
-    use super::*;
-
-    fn chosen(files: &[&str]) -> Result<String, String> {
-        let local = LocalModel {
-            model: ModelRef::parse("org/repo").unwrap(),
-            root: "/m".into(),
-            files: files.iter().map(|name| (name.to_string(), Path::new("/m").join(name))).collect(),
-            size_bytes: 0,
-            pin: None,
-        };
-        model_file(&local).map(|path| path.display().to_string()).map_err(|error| error.to_string())
-    }
-
-    #[test]
-    fn takes_the_only_graph_or_the_one_named_model() {
-        assert_eq!(chosen(&["LICENSE", "deep/Net.ONNX"]).unwrap(), "/m/deep/Net.ONNX");
-        assert_eq!(chosen(&["a.onnx", "model.onnx", "model.onnx.data"]).unwrap(), "/m/model.onnx");
-        assert_eq!(
-            chosen(&["a.onnx", "b.onnx"]).unwrap_err(),
-            "model cozy:org/repo:latest needs one .onnx file, or one named model.onnx; it has a.onnx, b.onnx"
-        );
-        assert!(chosen(&[]).unwrap_err().ends_with("it has nothing"));
-    }
 }

@@ -3,10 +3,7 @@
 use std::fmt;
 
 use ndarray::{Array, ArrayD, Dimension};
-use ort::{
-    session::SessionInputValue,
-    value::{DynValue, TensorElementType, Value},
-};
+use ort::value::{DynValue, TensorElementType, Value};
 
 use crate::error::ModelError;
 
@@ -52,9 +49,9 @@ macro_rules! elements {
                 match self { $(Self::$variant(array) => array.shape(),)* }
             }
 
-            pub(crate) fn into_ort(self) -> Result<SessionInputValue<'static>, ModelError> {
+            pub(crate) fn into_ort(self) -> Result<DynValue, ModelError> {
                 match self {
-                    $(Self::$variant(array) => Value::from_array(array).map(Into::into),)*
+                    $(Self::$variant(array) => Value::from_array(array).map(Value::into_dyn),)*
                 }
                 .map_err(ModelError::run)
             }

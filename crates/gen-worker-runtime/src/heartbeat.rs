@@ -99,9 +99,17 @@ impl Reporter {
         Capacity { ready, loading, max_concurrency, function_concurrency }
     }
 
+    /// What the source has on disk, and what only the manager knows of.
+    fn disk_models(&self) -> Vec<String> {
+        let mut models = self.ports.model_source.as_ref().map(|source| source.on_disk()).unwrap_or_default();
+        let more = self.ports.model_manager.as_ref().map(|manager| manager.on_disk()).unwrap_or_default();
+        models.extend(more);
+        models
+    }
+
     fn resources(&self) -> v1::WorkerResources {
         let (config, host) = (&self.config, self.host.facts());
-        let (gpu, models) = (&host.gpu, self.ports.model_provider.as_ref());
+        let (gpu, models) = (&host.gpu, self.ports.model_manager.as_ref());
         let capacity = self.capacity();
         v1::WorkerResources {
             worker_id: config.worker_id.to_string(),
@@ -127,7 +135,7 @@ impl Reporter {
             gpu_sm: gpu.compute_capability.clone(),
             tensorrt_version: String::new(),
             onnxruntime_version: models.and_then(|models| models.engine_version()).unwrap_or_default(),
-            disk_models: self.ports.model_source.as_ref().map(|source| source.on_disk()).unwrap_or_default(),
+            disk_models: self.disk_models(),
             features: FEATURES.map(str::to_owned).to_vec(),
             loading_functions: capacity.loading,
         }

@@ -42,21 +42,21 @@ impl ModelControl {
     }
 
     async fn bring_in(&self, model_id: &str) -> Result<(), String> {
-        let (Some(source), Some(provider)) = (&self.ports.model_source, &self.ports.model_provider) else {
+        let (Some(source), Some(manager)) = (&self.ports.model_source, &self.ports.model_manager) else {
             return Err("No model manager configured on worker.".to_owned());
         };
         let model = ModelRef::parse(model_id).map_err(|e| e.to_string())?;
         let local = source.ensure(&model, self.outbox.clone()).await.map_err(told)?;
         self.prefetch.settle(&model);
-        provider.lease(&local).await.map(drop).map_err(told)
+        manager.load(&local).await.map_err(told)
     }
 
     async fn take_out(&self, model_id: &str) -> Result<(), String> {
-        let Some(provider) = &self.ports.model_provider else {
+        let Some(manager) = &self.ports.model_manager else {
             return Err("No model manager configured on worker.".to_owned());
         };
         let model = ModelRef::parse(model_id).map_err(|e| e.to_string())?;
-        provider.unload(&model).await.map_err(told)
+        manager.unload(&model).await.map_err(told)
     }
 
     fn answer_later(&self, answer: impl Future<Output = Message> + Send + 'static) {

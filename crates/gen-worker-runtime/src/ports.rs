@@ -6,7 +6,7 @@ use async_trait::async_trait;
 use gen_worker_core::{
     Asset, AssetRef, Classify, FailureKind, JobFailure, LocalFile, RunScope, Secret,
     ports::{
-        CredentialSource, FileStore, InputSource, ModelProvider, ModelSource, OutputStore, OutputTarget,
+        CredentialSource, FileStore, InputSource, ModelManager, ModelSource, OutputStore, OutputTarget,
         SaveRequest, Watch,
     },
 };
@@ -23,7 +23,7 @@ pub struct Ports {
     /// Makes models present on disk; `None`: functions that need a model fail with `validation`.
     pub model_source: Option<Arc<dyn ModelSource>>,
     /// Brings models into memory; `None`: models are files on disk.
-    pub model_provider: Option<Arc<dyn ModelProvider>>,
+    pub model_manager: Option<Arc<dyn ModelManager>>,
     /// The bearer token for the scheduler.
     pub credential: Arc<dyn CredentialSource>,
 }
@@ -37,7 +37,7 @@ impl Default for Ports {
             inputs: nothing.clone(),
             outputs: nothing.clone(),
             model_source: None,
-            model_provider: None,
+            model_manager: None,
             credential: nothing,
         }
     }

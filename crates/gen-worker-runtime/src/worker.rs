@@ -243,6 +243,9 @@ impl Parts {
         users: Handle,
         outbox: Arc<Outbox>,
     ) -> Self {
+        if let Some(manager) = &ports.model_manager {
+            manager.report_to(outbox.clone());
+        }
         let (observing, tracker) = (CancellationToken::new(), TaskTracker::new());
         let host = Host::observe(config.fake_gpu.as_ref(), observing.clone());
         let limits = Limits { max_input: config.max_input, max_concurrency: config.max_concurrency };

@@ -3,7 +3,7 @@
 use std::{io::IsTerminal, sync::Arc};
 
 use gen_worker_auth::AuthError;
-use gen_worker_core::ports::ModelProvider;
+use gen_worker_core::ports::ModelManager;
 use gen_worker_hub::Hub;
 #[cfg(feature = "ort")]
 use gen_worker_models_ort::{ModelError, OrtModels};
@@ -50,7 +50,7 @@ pub fn assemble(config: &WorkerConfig, functions: &[Function]) -> Result<Ports, 
         inputs: hub.clone(),
         outputs: Arc::new(OutputTargets::new(&config.upload, transfers)),
         model_source: Some(hub),
-        model_provider: model_provider(config, functions)?,
+        model_manager: model_manager(config, functions)?,
         credential: Arc::new(credential),
     })
 }
@@ -65,10 +65,10 @@ fn verified(config: &WorkerConfig) -> Result<gen_worker_auth::Credential, Assemb
 /// ONNX Runtime is loaded at start, and only if a function needs it: a worker that cannot run its models must say so before
 /// it takes the first run.
 #[cfg(feature = "ort")]
-fn model_provider(
+fn model_manager(
     config: &WorkerConfig,
     functions: &[Function],
-) -> Result<Option<Arc<dyn ModelProvider>>, AssembleError> {
+) -> Result<Option<Arc<dyn ModelManager>>, AssembleError> {
     use gen_worker_core::ModelNeed;
 
     let wanted = functions.iter().flat_map(|f| &f.spec().injections).any(|i| i.need == ModelNeed::Resident);
@@ -76,9 +76,9 @@ fn model_provider(
 }
 
 #[cfg(not(feature = "ort"))]
-fn model_provider(
+fn model_manager(
     _config: &WorkerConfig,
     _functions: &[Function],
-) -> Result<Option<Arc<dyn ModelProvider>>, AssembleError> {
+) -> Result<Option<Arc<dyn ModelManager>>, AssembleError> {
     Ok(None)
 }

@@ -3,7 +3,11 @@
 
 use std::{collections::BTreeMap, fs, path::PathBuf};
 
-use gen_worker_core::{LocalModel, ModelRef, WorkerError};
+use gen_worker_core::{
+    LocalModel, ModelRef, WorkerError,
+    config::{ConfigErrors, Env},
+    ports::LeaseHolder,
+};
 use gen_worker_models_ort::{OrtConfig, OrtModel, OrtModels};
 use ndarray::{Array4, Ix4};
 use upscale::Picture;
@@ -18,7 +22,7 @@ fn picture(path: &str) -> Picture {
 
 /// Fails with the remedy when ONNX Runtime is missing.
 fn network(name: &str) -> OrtModel {
-    let config = OrtConfig { dylib: None, intra_threads: 0, providers: Vec::new() };
+    let config = OrtConfig::from_env(&Env::default(), &mut ConfigErrors::default());
     let models = OrtModels::new(config).unwrap_or_else(|error| panic!("{error}"));
     let file = here(&format!("models/waifu2x/upconv_7/{name}.onnx"));
     let local = LocalModel {
@@ -28,8 +32,8 @@ fn network(name: &str) -> OrtModel {
         files: BTreeMap::from([(format!("{name}.onnx"), file)]),
         pin: None,
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
-    runtime.block_on(models.load(&local)).unwrap()
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    runtime.block_on(models.model(&local, &LeaseHolder::default())).unwrap()
 }
 
 fn run(model: &OrtModel) -> impl FnMut(Array4<f32>) -> Result<Array4<f32>, WorkerError> {

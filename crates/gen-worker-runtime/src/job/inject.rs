@@ -8,7 +8,8 @@ use std::{
 
 use gen_worker_core::{
     FunctionSpec, InjectedModel, InjectionSpec, JobFailure, ModelBinding, ModelNeed, ModelRef, Payload,
-    ports::OutputTarget, redact,
+    ports::{LeaseHolder, OutputTarget},
+    redact,
 };
 
 use super::{
@@ -118,10 +119,16 @@ async fn provide(
     };
     let local = job.stage(Stage::Model, source.ensure(model, job.run.clone())).await?;
     job.shop().prefetch.settle(model);
-    let lease = match (injection.need, &ports.model_provider) {
-        (ModelNeed::Resident, Some(provider)) => Some(job.stage(Stage::Load, provider.lease(&local)).await?),
+    let lease = match (injection.need, &ports.model_manager) {
+        (ModelNeed::Resident, Some(manager)) => {
+            let holder = LeaseHolder {
+                run_id: Some(job.facts().run_id.clone()),
+                cancellation: job.run.cancellation.clone(),
+            };
+            Some(job.stage(Stage::Load, manager.lease(&local, &holder)).await?)
+        }
         (ModelNeed::Resident, None) => {
-            return Err(refusal("this worker was built without a model provider".to_owned()));
+            return Err(refusal("this worker was built without a model manager".to_owned()));
         }
         (ModelNeed::Files | ModelNeed::None, _) => None,
     };

@@ -1,0 +1,127 @@
+//! Loads and evictions, each on a thread of its own for as long as it takes.
+
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use gen_worker_core::{Event, LocalModel, ModelState};
+use tracing::{info, warn};
+
+use super::{
+    Office,
+    desk::{Key, on},
+};
+use crate::{
+    budget::{Bytes, Footprint},
+    config::Provider,
+    error::ModelError,
+    model::Loaded,
+    residency::Tier,
+};
+
+/// What is to be done outside the manager's lock.
+pub(super) enum Work {
+    Load(Key, LocalModel),
+    Evict { key: Key, loaded: Option<Arc<Loaded>>, tier: Tier, bytes: Bytes },
+}
+
+impl Work {
+    pub(super) fn begin(self, office: &Arc<Office>) {
+        match self {
+            Self::Load(key, local) => {
+                office.report(&key, ModelState::Loading, 0, Duration::ZERO);
+                let (own, loading) = (office.clone(), key.clone());
+                if let Err(source) = spawn("ort-load", move || own.load(&loading, &local)) {
+                    office.load_failed(&key, &ModelError::Thread { source: source.into() });
+                }
+            }
+            Self::Evict { key, loaded, tier, bytes } => {
+                office.report(&key, ModelState::Evicting, office.of(bytes), Duration::ZERO);
+                let (own, leaving) = (office.clone(), key.clone());
+                // Without a thread the sessions end by themselves, a moment later.
+                if spawn("ort-evict", move || own.evict(&leaving, loaded, tier)).is_err() {
+                    office.gone(&key, Tier::Disk, Duration::ZERO);
+                }
+            }
+        }
+    }
+}
+
+fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()> {
+    thread::Builder::new().name(name.to_owned()).spawn(work).map(drop)
+}
+
+impl Office {
+    fn load(self: &Arc<Self>, key: &Key, local: &LocalModel) {
+        let (started, before) = (Instant::now(), self.gauge.used());
+        let open = AssertUnwindSafe(|| Loaded::open(&self.recipe, local));
+        let opened = catch_unwind(open).unwrap_or(Err(ModelError::Panicked));
+        let (took, gained) = (started.elapsed(), self.gauge.used().minus(before));
+        match opened {
+            Ok(loaded) => self.load_done(key, loaded, took, gained),
+            Err(error) => {
+                warn!(model = %key.model, %error, "model not loaded");
+                self.load_failed(key, &error);
+            }
+        }
+    }
+
+    /// Charges what was measured, or the size of the files if that is more: memory that earlier models gave back to the
+    /// process, and not to the system, is not seen growing.
+    fn load_done(self: &Arc<Self>, key: &Key, loaded: Loaded, took: Duration, gained: Bytes) {
+        let least = on(self.recipe.provider(), loaded.size_bytes());
+        let gained = match self.recipe.provider() {
+            Provider::Cpu => Bytes { device: 0, ..gained },
+            Provider::Cuda => gained,
+        };
+        let resident = gained.at_least(least);
+        let (bytes, elapsed_ms) = (self.of(resident), took.as_millis());
+        info!(model = %key.model, bytes, elapsed_ms, "model resident");
+        self.report(key, ModelState::Resident, bytes, took);
+        self.turn(|desk| desk.loaded(key, loaded, Footprint { resident, warm: 0 }));
+        self.moved.notify_waiters();
+    }
+
+    fn load_failed(self: &Arc<Self>, key: &Key, error: &ModelError) {
+        self.report(key, ModelState::Failed, 0, Duration::ZERO);
+        self.turn_after(Some(error), |desk| desk.failed(key, error));
+        self.moved.notify_waiters();
+    }
+
+    fn evict(self: &Arc<Self>, key: &Key, loaded: Option<Arc<Loaded>>, tier: Tier) {
+        let started = Instant::now();
+        // Whoever leased it has let go of it before the lease ended.
+        if let Some(loaded) = loaded.and_then(Arc::into_inner) {
+            loaded.close();
+        }
+        self.gone(key, tier, started.elapsed());
+    }
+
+    fn gone(self: &Arc<Self>, key: &Key, tier: Tier, took: Duration) {
+        let state = match tier {
+            Tier::Warm => ModelState::Warm,
+            Tier::Disk => ModelState::OnDisk,
+        };
+        info!(model = %key.model, state = state.as_str(), elapsed_ms = took.as_millis(), "model evicted");
+        self.report(key, state, 0, took);
+        self.turn(|desk| desk.evicted(key));
+        self.moved.notify_waiters();
+    }
+
+    fn report(&self, key: &Key, state: ModelState, bytes: u64, took: Duration) {
+        if let Some(events) = self.events.get() {
+            events.emit(Event::model_state(key.model.known_as(), state, bytes, took));
+        }
+    }
+
+    /// Of both kinds of memory, the one that models run in.
+    fn of(&self, bytes: Bytes) -> u64 {
+        match self.recipe.provider() {
+            Provider::Cpu => bytes.host,
+            Provider::Cuda => bytes.device,
+        }
+    }
+}
