@@ -1,4 +1,6 @@
-//! Fakes of the ports, for tests of other crates and of tenants.
+//! Fakes and conformance suites of the ports, for tests of other crates and of tenants.
+
+mod models;
 
 use std::sync::{Mutex, PoisonError};
 
@@ -13,6 +15,7 @@ use crate::{
 };
 
 pub use crate::model_ref::check as check_model_ref;
+pub use self::models::{FakeLease, FakeModels, check_model_manager};
 
 /// Keeps every event.
 #[derive(Debug, Default)]

@@ -8,7 +8,7 @@ use gen_worker_core::{
     LocalModel, ModelRef, RunId, WorkerError,
     config::{ConfigErrors, Env},
     ports::{LeaseHolder, ModelLease, ModelManager},
-    testing::RecordedEvents,
+    testing::{RecordedEvents, check_model_manager},
 };
 use gen_worker_models_ort::{
     ModelError, OrtConfig, OrtModel, OrtModels, Provider, Tensor,
@@ -210,6 +210,14 @@ fn with_budget(gib: u64) -> OrtModels {
 fn names(models: &OrtModels) -> Vec<String> {
     let stem = |id: &String| Path::new(id).file_stem().unwrap().to_string_lossy().into_owned();
     models.resident().iter().map(stem).collect()
+}
+
+#[tokio::test]
+async fn is_what_is_asked_of_every_manager() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("net.onnx");
+    fs::write(&path, "no model").unwrap();
+    check_model_manager(&models(), &fixture("double_plus_one"), &local(&path)).await;
 }
 
 #[tokio::test]

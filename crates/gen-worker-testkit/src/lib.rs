@@ -2,7 +2,8 @@
 //!
 //! A tenant's test needs a [`TestContext`]. Tests of a whole worker put it between peers on loopback: a [`FakeScheduler`]
 //! hands the test each stream that a worker opens, a [`FakeHub`] serves models, a [`FakeFileApi`] keeps files, and a
-//! [`FaultProxy`] is the network that fails between them; [`SeaweedFs`] is a real S3-compatible store. Each owns its tasks and ends them when it is dropped. A peer
+//! [`FaultProxy`] is the network that fails between them; [`SeaweedFs`] is a real S3-compatible store. A tenant's own model manager is
+//! held to [`check_model_manager`]. Each owns its tasks and ends them when it is dropped. A peer
 //! that waits in vain for the worker fails the test by panicking.
 //!
 //! ```
@@ -29,6 +30,8 @@ mod hub;
 mod proxy;
 mod scheduler;
 mod seaweed;
+
+pub use gen_worker_core::testing::{FakeLease, FakeModels, check_model_manager};
 
 pub use crate::{
     context::TestContext,
