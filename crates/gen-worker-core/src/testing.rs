@@ -14,8 +14,8 @@ use crate::{
     scope::RunScope,
 };
 
-pub use crate::model_ref::check as check_model_ref;
 pub use self::models::{FakeLease, FakeModels, check_model_manager};
+pub use crate::model_ref::check as check_model_ref;
 
 /// Keeps every event.
 #[derive(Debug, Default)]

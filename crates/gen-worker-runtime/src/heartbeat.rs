@@ -13,6 +13,7 @@ use tokio::sync::watch;
 use crate::{
     admission::Admission,
     config::RuntimeConfig,
+    fitness::Unfit,
     host::Host,
     ports::Ports,
     prefetch::Prefetch,
@@ -45,6 +46,7 @@ impl Reporter {
         host: Host,
         ports: Ports,
         prefetch: Prefetch,
+        unfit: &Unfit,
     ) -> Self {
         let limited = registry.iter().filter_map(|function| {
             let limit = function.spec().resources.max_concurrency?;
@@ -56,7 +58,11 @@ impl Reporter {
             host,
             ports,
             prefetch,
-            functions: registry.names().map(str::to_owned).collect(),
+            functions: registry
+                .names()
+                .filter(|function| !unfit.contains(function))
+                .map(str::to_owned)
+                .collect(),
             function_concurrency: limited.collect(),
             schemas: registry.runnable().map(|function| outbound::schema(function.spec())).collect(),
             gpu_runs: Arc::default(),
@@ -91,7 +97,9 @@ impl Reporter {
             }
         }
         let is_open = self.admission.is_open() && max_concurrency != Some(0);
-        let loading = self.prefetch.loading();
+        let mut loading = self.prefetch.loading();
+        // What this machine cannot run does not get ready.
+        loading.retain(|name| self.functions.contains(name));
         let has_place = |name: &&String| is_open && function_concurrency.get(*name) != Some(&0);
         let is_ready = |name: &&String| !loading.contains(name);
         let ready = self.functions.iter().filter(is_ready).filter(has_place).cloned().collect();

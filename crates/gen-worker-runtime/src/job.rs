@@ -36,6 +36,7 @@ use crate::{
     admission::{Admission, Applicant, Permit, Refusal},
     command::RunRequest,
     config::RuntimeConfig,
+    fitness::Unfit,
     outbox::Outbox,
     ports::Ports,
     prefetch::Prefetch,
@@ -46,6 +47,7 @@ use crate::{
 pub(crate) struct Workshop {
     pub config: Arc<RuntimeConfig>,
     pub registry: Registry,
+    pub unfit: Unfit,
     pub admission: Admission,
     pub outbox: Arc<Outbox>,
     pub ports: Ports,
@@ -110,6 +112,7 @@ impl Jobs {
         audience: Audience,
     ) -> Result<(Arc<Run>, Arc<Permit>), Refusal> {
         let spec = function.spec();
+        self.0.unfit.check(&spec.name).map_err(Refusal::Failed)?;
         let facts = RunFacts {
             run_id: request.run_id,
             function: request.function,

@@ -24,6 +24,7 @@ mod config;
 mod connection;
 mod credential;
 mod dispatch;
+mod fitness;
 mod heartbeat;
 mod host;
 mod job;

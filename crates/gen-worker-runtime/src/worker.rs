@@ -18,6 +18,7 @@ use crate::{
     connection::{Connection, ConnectionError, Link},
     credential::Keeper,
     dispatch::Dispatcher,
+    fitness::Unfit,
     heartbeat::Reporter,
     host::Host,
     job::{Jobs, ModelTable, Workshop},
@@ -259,6 +260,10 @@ impl Parts {
             tracker.clone(),
             shutdown.clone(),
         );
+        let models_run_on = ports.model_manager.as_ref().map(|manager| manager.device());
+        let specs = registry.iter().map(|function| &**function.spec());
+        let unfit = Unfit::find(specs, host.facts().gpu.memory_bytes, models_run_on);
+        unfit.tell(&*outbox);
         let reporter = Reporter::new(
             config.clone(),
             &registry,
@@ -266,6 +271,7 @@ impl Parts {
             host,
             ports.clone(),
             prefetch.clone(),
+            &unfit,
         );
         let models = ModelControl {
             ports: ports.clone(),
@@ -279,6 +285,7 @@ impl Parts {
         let jobs = Jobs::new(Workshop {
             config: config.clone(),
             registry,
+            unfit,
             admission: admission.clone(),
             outbox: outbox.clone(),
             ports,
