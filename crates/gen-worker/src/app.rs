@@ -30,7 +30,7 @@ impl AppError {
     /// The table in `docs/operations.md`.
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) => 2,
+            Self::Config(_) | Self::Assemble(AssembleError::UnknownManager { .. }) => 2,
             Self::Worker(WorkerFailure::Connection(ConnectionError::Protocol { .. })) => 3,
             Self::Worker(WorkerFailure::Connection(ConnectionError::Exhausted { .. })) => 4,
             Self::Assemble(AssembleError::Auth(_)) => 5,

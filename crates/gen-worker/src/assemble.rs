@@ -11,7 +11,10 @@ use gen_worker_net::{HttpClient, NetError};
 use gen_worker_runtime::Ports;
 use gen_worker_upload::{FileApi, OutputTargets, Transfers};
 
-use crate::{__private::Function, config::WorkerConfig};
+use crate::{
+    __private::{Function, ManagerRegistration},
+    config::WorkerConfig,
+};
 
 /// Why a worker cannot be put together.
 #[derive(Debug, thiserror::Error)]
@@ -27,6 +30,14 @@ pub enum AssembleError {
     #[cfg(feature = "ort")]
     #[error(transparent)]
     Models(#[from] ModelError),
+    /// `MODEL_MANAGER_CLASS` names none of the model managers that are linked in.
+    #[error("MODEL_MANAGER_CLASS is `{asked}`: expected {known}")]
+    UnknownManager {
+        /// What it names.
+        asked: String,
+        /// The Rust paths of those that there are, or how to register one.
+        known: String,
+    },
     /// The operating system gave no threads.
     #[error("cannot start a thread")]
     Threads(#[from] std::io::Error),
@@ -35,7 +46,7 @@ pub enum AssembleError {
 /// Joins the crates into the ports of a worker that serves `functions`. Blocks while the token is verified.
 ///
 /// # Errors
-/// The token is refused; or a function needs ONNX Runtime and it cannot be loaded.
+/// The token is refused; or `MODEL_MANAGER_CLASS` names no manager; or a function needs ONNX Runtime and it cannot be loaded.
 ///
 /// # Panics
 /// It was called from async code.
@@ -50,7 +61,10 @@ pub fn assemble(config: &WorkerConfig, functions: &[Function]) -> Result<Ports, 
         inputs: hub.clone(),
         outputs: Arc::new(OutputTargets::new(&config.upload, transfers)),
         model_source: Some(hub),
-        model_manager: model_manager(config, functions)?,
+        model_manager: match &config.model_manager {
+            Some(path) => Some(registered_manager(path)?),
+            None => model_manager(config, functions)?,
+        },
         credential: Arc::new(credential),
     })
 }
@@ -60,6 +74,20 @@ fn verified(config: &WorkerConfig) -> Result<gen_worker_auth::Credential, Assemb
     let client = HttpClient::new(config.net.clone())?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     Ok(runtime.block_on(gen_worker_auth::check(config.auth.clone(), &client))?)
+}
+
+fn registered_manager(asked: &str) -> Result<Arc<dyn ModelManager>, AssembleError> {
+    let all = || inventory::iter::<ManagerRegistration>.into_iter();
+    if let Some(found) = all().find(|manager| (manager.path)() == asked) {
+        return Ok((found.make)());
+    }
+    let mut known: Vec<_> = all().map(|manager| format!("`{}`", (manager.path)())).collect();
+    known.sort();
+    let known = match known.is_empty() {
+        true => "a type that is registered with `register_model_manager!`, and none is".to_owned(),
+        false => known.join(" or "),
+    };
+    Err(AssembleError::UnknownManager { asked: asked.to_owned(), known })
 }
 
 /// ONNX Runtime is loaded at start, and only if a function needs it: a worker that cannot run its models must say so before

@@ -5,7 +5,7 @@ use std::path::Path;
 use gen_worker_auth::AuthConfig;
 use gen_worker_core::{
     ModelRef,
-    config::{ConfigErrors, Env, Var},
+    config::{ConfigErrors, Env, Reader, Var},
 };
 use gen_worker_hub::HubConfig;
 #[cfg(feature = "ort")]
@@ -13,6 +13,14 @@ use gen_worker_models_ort::OrtConfig;
 use gen_worker_net::NetConfig;
 use gen_worker_runtime::RuntimeConfig;
 use gen_worker_upload::UploadConfig;
+
+const MODEL_MANAGER: Var = Var::new(
+    "MODEL_MANAGER_CLASS",
+    "Rust path",
+    "",
+    "The model manager, of those that were registered with `register_model_manager!`. Unset: ONNX Runtime's, if a function \
+     has a model in memory.",
+);
 
 /// Every setting of a worker, one field for each crate's.
 #[derive(Debug, Clone)]
@@ -27,6 +35,8 @@ pub struct WorkerConfig {
     pub hub: HubConfig,
     /// Outputs.
     pub upload: UploadConfig,
+    /// The Rust path of the model manager; `None`: ONNX Runtime's.
+    pub model_manager: Option<String>,
     /// ONNX Runtime.
     #[cfg(feature = "ort")]
     pub ort: OrtConfig,
@@ -45,6 +55,7 @@ impl WorkerConfig {
             auth: AuthConfig::from_env(env, &mut errors),
             hub: HubConfig::from_env(env, &mut errors),
             upload: UploadConfig::from_env(env, &mut errors),
+            model_manager: Reader::new(env, &mut errors).text(&MODEL_MANAGER),
             #[cfg(feature = "ort")]
             ort: OrtConfig::from_env(env, &mut errors),
         };
@@ -61,6 +72,7 @@ impl WorkerConfig {
             ("HTTP", NetConfig::VARS),
             #[cfg(feature = "dev")]
             ("The orchestrator of `dev`", gen_worker_orchestrator::OrchestratorConfig::VARS),
+            ("Models in memory", &[MODEL_MANAGER]),
             #[cfg(feature = "ort")]
             ("ONNX Runtime", gen_worker_models_ort::VARS),
         ]

@@ -39,10 +39,13 @@ mod dev;
 mod doctests;
 mod logging;
 
+/// What stands behind a worker: for those who bring a part of it of their own, such as a model manager.
+pub use gen_worker_core::ports;
 pub use gen_worker_core::{
-    ActionContext, Asset, AssetRef, ByteStream, Call, CancelReason, DeltaStream, Extract, Frame, Function,
-    FunctionBuilder, FunctionSpec, Input, IntoOutput, LogLevel, ModelArtifacts, ModelBinding, ModelRef,
-    Outgoing, OutputBody, RawOutput, RealtimePeer, RealtimeSocket, ResourceRequirements, State, WorkerError,
+    ActionContext, Asset, AssetRef, ByteStream, Call, CancelReason, DeltaStream, Extensions, Extract,
+    FailureKind, Frame, Function, FunctionBuilder, FunctionSpec, InjectedModel, Input, IntoOutput,
+    JobFailure, LocalModel, LogLevel, ModelArtifacts, ModelBinding, ModelNeed, ModelRef, Outgoing,
+    OutputBody, RawOutput, RealtimePeer, RealtimeSocket, ResourceRequirements, State, WorkerError,
     config::{ConfigErrors, Env},
 };
 pub use gen_worker_hub::{Cache, CachedModel, Freed, Mended};
@@ -57,6 +60,35 @@ pub use crate::{
     assemble::{AssembleError, assemble},
     config::{WorkerConfig, environment},
 };
+
+/// Registers a model manager of one's own, a type that is `ModelManager + Default`. The setting `MODEL_MANAGER_CLASS`, with the
+/// type's Rust path, puts it in the place of ONNX Runtime's.
+///
+/// ```
+/// mod managers {
+///     # use gen_worker::{LocalModel, ModelRef, ports::*, JobFailure};
+///     #[derive(Default)]
+///     pub struct Mine;
+///     # #[async_trait::async_trait]
+///     # impl ModelManager for Mine {
+///     #     async fn load(&self, _: &LocalModel) -> Result<(), JobFailure> { Ok(()) }
+///     #     async fn lease(&self, _: &LocalModel, _: &LeaseHolder) -> Result<ModelLease, JobFailure> { unreachable!() }
+///     #     async fn unload(&self, _: &ModelRef) -> Result<(), JobFailure> { Ok(()) }
+///     #     fn resident(&self) -> Vec<String> { vec![] }
+///     #     fn stats(&self) -> ModelStats { ModelStats::default() }
+///     #     fn device(&self) -> ModelDevice { ModelDevice::Gpu }
+///     #     fn engine_version(&self) -> Option<String> { None }
+///     # }
+/// }
+///
+/// gen_worker::register_model_manager!(managers::Mine); // MODEL_MANAGER_CLASS=my_worker::managers::Mine
+/// ```
+#[macro_export]
+macro_rules! register_model_manager {
+    ($manager:ty) => {
+        $crate::__private::submit! { $crate::__private::ManagerRegistration::of::<$manager>() }
+    };
+}
 
 /// Writes `fn main` of a worker binary: it serves every function that is marked with [`worker_function`] and linked in.
 #[macro_export]

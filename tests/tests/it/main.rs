@@ -17,6 +17,7 @@ mod prefetch;
 mod realtime;
 mod reconnect;
 mod registration;
+mod residency;
 mod s3;
 mod secrets;
 mod seed;
