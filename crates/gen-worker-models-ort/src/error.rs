@@ -195,9 +195,7 @@ impl Classify for ModelError {
             Self::Files { files, .. } => {
                 format!("the model needs {NEEDED}; it has {files}")
             }
-            Self::Load { .. } => {
-                "the model's file is damaged or no ONNX model that this worker can run".into()
-            }
+            Self::Load { source, .. } => format!("the model cannot be loaded: {}", cause_of(source)),
             Self::TooLarge { needed, budget, .. } => {
                 format!("the model takes {needed}; this worker has {budget} for models")
             }
@@ -223,4 +221,17 @@ fn is_out_of_memory(message: &str) -> bool {
     ["Failed to allocate memory", "bad_alloc", "out of memory", "ALLOC_FAILED"]
         .iter()
         .any(|sign| message.contains(sign))
+}
+
+/// Why a file cannot be loaded, without the paths that the library's own words have in them.
+fn cause_of(source: &ort::Error) -> &'static str {
+    let says = |words: &str| source.message().contains(words);
+    let is_unknown = says("not a registered function/op") || says("No Op registered");
+    if is_unknown || source.code() == ort::ErrorCode::NotImplemented {
+        "it has an operator that this worker does not know"
+    } else if says("opset") || says("IR version") {
+        "it was made for another version of ONNX than this worker runs"
+    } else {
+        "its file is damaged or no ONNX model"
+    }
 }

@@ -30,6 +30,7 @@ mod session;
 mod tensor;
 mod version;
 
+pub use half;
 pub use ndarray;
 
 pub use crate::{

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use half::{bf16, f16};
 use ndarray::{Array, ArrayD, Dimension};
 use ort::value::{DynValue, TensorElementType, Value};
 
@@ -51,7 +52,7 @@ macro_rules! elements {
 
             pub(crate) fn into_ort(self) -> Result<DynValue, ModelError> {
                 match self {
-                    $(Self::$variant(array) => Value::from_array(array).map(Value::into_dyn),)*
+                    $(Self::$variant(array) => array.into_value(),)*
                 }
                 .map_err(ModelError::run)
             }
@@ -59,9 +60,9 @@ macro_rules! elements {
             pub(crate) fn from_ort(name: &str, value: &DynValue) -> Result<Self, ModelError> {
                 let element = value.dtype().tensor_type().and_then(ElementType::from_ort);
                 match element {
-                    $(Some(ElementType::$variant) => value.try_extract_array::<$type>().map(|array| array.to_owned().into()),)*
+                    $(Some(ElementType::$variant) => ArrayD::<$type>::of_value(value).map(Into::into),)*
                     None => return Err(ModelError::Outputs {
-                        expected: "tensors of numbers or bools".into(),
+                        expected: "tensors of numbers, bools or texts".into(),
                         given: format!("{name} as {}", value.dtype()),
                     }),
                 }
@@ -91,12 +92,51 @@ macro_rules! elements {
 }
 
 elements! {
+    F16 = f16, Float16, "16-bit floating-point numbers.";
+    Bf16 = bf16, Bfloat16, "16-bit floating-point numbers with the range of 32-bit ones.";
     F32 = f32, Float32, "32-bit floating-point numbers.";
     F64 = f64, Float64, "64-bit floating-point numbers.";
     I64 = i64, Int64, "64-bit integers.";
     I32 = i32, Int32, "32-bit integers.";
     U8 = u8, Uint8, "Bytes.";
     Bool = bool, Bool, "Truth values.";
+    String = String, String, "Texts.";
+}
+
+/// An array as a value of the library and back.
+trait Stored: Sized {
+    /// Without a copy where the library can use the array's memory.
+    fn into_value(self) -> ort::Result<DynValue>;
+
+    fn of_value(value: &DynValue) -> ort::Result<Self>;
+}
+
+macro_rules! stored {
+    ($($type:ident)*) => {
+        $(
+            impl Stored for ArrayD<$type> {
+                fn into_value(self) -> ort::Result<DynValue> {
+                    Value::from_array(self).map(Value::into_dyn)
+                }
+
+                fn of_value(value: &DynValue) -> ort::Result<Self> {
+                    value.try_extract_array::<$type>().map(|array| array.to_owned())
+                }
+            }
+        )*
+    };
+}
+
+stored! { f16 bf16 f32 f64 i64 i32 u8 bool }
+
+impl Stored for ArrayD<String> {
+    fn into_value(self) -> ort::Result<DynValue> {
+        Value::from_string_array(&self).map(Value::into_dyn)
+    }
+
+    fn of_value(value: &DynValue) -> ort::Result<Self> {
+        value.try_extract_string_array()
+    }
 }
 
 /// A Rust type that the elements of a tensor can have.
