@@ -58,6 +58,14 @@ const RAM_MARGIN: Var = Var::new(
     "1",
     "Main memory left for what calls and the worker take beside models.",
 );
+const HOST_TIER: Var = Var::new(
+    "WORKER_ORT_HOST_TIER",
+    "flag",
+    "false",
+    "Whether models are kept so that they come back quickly after an eviction: the optimised graph in `.ort` beside the \
+     model's file, and the weights in main memory while there is room. Sessions share the weights as they are, so calls may be \
+     slower than with weights that were repacked for the processor.",
+);
 const WAIT: Var = Var::new(
     "WORKER_MODEL_WAIT_SECONDS",
     "seconds",
@@ -68,7 +76,7 @@ const WAIT: Var = Var::new(
 
 /// The variables that [`OrtConfig::from_env`] reads.
 pub const VARS: &[Var] =
-    &[DYLIB, THREADS, PROVIDERS, SESSIONS, MAX_VRAM, VRAM_MARGIN, MAX_RAM, RAM_MARGIN, WAIT];
+    &[DYLIB, THREADS, PROVIDERS, SESSIONS, MAX_VRAM, VRAM_MARGIN, MAX_RAM, RAM_MARGIN, HOST_TIER, WAIT];
 
 /// How models are run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -89,6 +97,8 @@ pub struct OrtConfig {
     pub max_ram: Option<ByteSize>,
     /// Main memory left for everything else.
     pub ram_margin: ByteSize,
+    /// Whether the weights of models that are evicted stay in main memory while there is room.
+    pub host_tier: bool,
     /// Longest wait for a model to come into memory.
     pub wait: Duration,
 }
@@ -120,6 +130,7 @@ impl OrtConfig {
             vram_margin: reader.gigabytes(&VRAM_MARGIN).unwrap_or_default(),
             max_ram: reader.gigabytes(&MAX_RAM),
             ram_margin: reader.gigabytes(&RAM_MARGIN).unwrap_or_default(),
+            host_tier: reader.flag(&HOST_TIER),
             wait: reader.seconds(&WAIT),
         };
         let parsed =

@@ -20,6 +20,7 @@ mod device;
 mod error;
 mod files;
 mod graph;
+mod kept;
 mod library;
 mod manager;
 mod model;

@@ -67,7 +67,7 @@ impl OrtModels {
     /// The library is missing or cannot be used, or none of the providers works here.
     pub fn new(config: OrtConfig) -> Result<Self, ModelError> {
         let engine = library::load(config.dylib.as_deref())?;
-        let recipe = Recipe::new(engine.environment, &config)?;
+        let recipe = Recipe::new(&engine, &config)?;
         let machine = Machine::of(recipe.provider());
         let (version, budget) = (engine.version, machine.budget(&config));
         info!(version, provider = %recipe.provider(), threads = config.threads(), %budget, "ONNX Runtime ready");

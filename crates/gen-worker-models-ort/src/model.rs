@@ -1,6 +1,6 @@
 //! A model in memory, as functions see it.
 
-use std::{fmt, sync::Arc};
+use std::{collections::HashMap, fmt, sync::Arc};
 
 use gen_worker_core::{
     Cancellation, Extensions, Extract, InjectedModel, JobFailure, LocalModel, ModelNeed, WorkerError,
@@ -11,10 +11,11 @@ use crate::{
     error::ModelError,
     files::{self, Graphs},
     graph::{Graph, Inputs, TensorSpec, list},
+    kept::Kept,
     manager::Pin,
     outputs::Outputs,
     pool::SessionPool,
-    session::{self, Recipe},
+    session::{self, Opened, Recipe},
     tensor::Tensor,
 };
 
@@ -55,17 +56,26 @@ struct LoadedGraph {
     name: String,
     graph: Graph,
     pool: SessionPool,
+    kept: Option<Arc<Kept>>,
 }
+
+/// What the sessions of a model that was evicted come back from, by their names.
+pub(crate) type KeptGraphs = HashMap<String, Arc<Kept>>;
 
 impl Loaded {
     /// Loads every graph of a model. Blocks.
-    pub(crate) fn open(recipe: &Recipe, local: &LocalModel) -> Result<Self, ModelError> {
+    pub(crate) fn open(
+        recipe: &Recipe,
+        local: &LocalModel,
+        mut kept: KeptGraphs,
+    ) -> Result<Self, ModelError> {
         let Graphs { named, main } = files::graphs(local)?;
         let sessions = named
             .into_iter()
             .map(|(name, file)| {
-                let (sessions, graph) = recipe.open(&local.model, &file)?;
-                Ok(LoadedGraph { name, graph, pool: SessionPool::start(sessions)? })
+                let Opened { sessions, graph, kept } =
+                    recipe.open(&local.model, &file, kept.remove(&name))?;
+                Ok(LoadedGraph { name, graph, pool: SessionPool::start(sessions)?, kept })
             })
             .collect::<Result<_, ModelError>>()?;
         Ok(Self { local: local.clone(), sessions, main })
@@ -74,6 +84,17 @@ impl Loaded {
     /// The sum of the sizes of its files.
     pub(crate) fn size_bytes(&self) -> u64 {
         self.local.size_bytes
+    }
+
+    /// Bytes of main memory that stay when it is evicted and kept warm.
+    pub(crate) fn kept_bytes(&self) -> u64 {
+        self.sessions.iter().flat_map(|session| &session.kept).map(|kept| kept.bytes).sum()
+    }
+
+    /// What it comes back from.
+    pub(crate) fn kept(&self) -> KeptGraphs {
+        let kept = |session: &LoadedGraph| Some((session.name.clone(), session.kept.clone()?));
+        self.sessions.iter().filter_map(kept).collect()
     }
 
     /// Ends its threads and returns when they have ended. Blocks.

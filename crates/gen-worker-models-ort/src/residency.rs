@@ -193,14 +193,14 @@ impl<K: Clone + Eq + Hash> Residency<K> {
         steps
     }
 
-    /// The model is out of memory.
-    pub(crate) fn evicted(&mut self, key: &K) -> Vec<Step<K>> {
-        let warm = self.model(key).footprint.warm;
-        match self.model(key).state {
-            State::Evicting(Tier::Warm) => {
-                self.set(key, State::Warm, Bytes { host: warm, device: 0 });
+    /// The model is out of memory, and this is where it was left: on disk, or where it was meant to be.
+    pub(crate) fn evicted(&mut self, key: &K, left: Tier) -> Vec<Step<K>> {
+        match left {
+            Tier::Warm => {
+                let host = self.model(key).footprint.warm;
+                self.set(key, State::Warm, Bytes { host, device: 0 });
             }
-            _ => self.set(key, State::Disk, Bytes::default()),
+            Tier::Disk => self.set(key, State::Disk, Bytes::default()),
         }
         self.advance()
     }

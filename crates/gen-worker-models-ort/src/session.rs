@@ -1,12 +1,15 @@
 //! A graph's file to sessions, and one call of one. The only place that uses ONNX Runtime's builder.
 
-use std::{num::NonZeroUsize, path::Path};
+use std::{num::NonZeroUsize, path::Path, sync::Arc};
 
 use gen_worker_core::ModelRef;
 use ort::{
     environment::Environment,
     memory::{AllocationDevice, Allocator, AllocatorType, MemoryInfo, MemoryType},
-    session::{RunOptions, Session, SessionInputValue, builder::SessionBuilder},
+    session::{
+        RunOptions, Session, SessionInputValue,
+        builder::{GraphOptimizationLevel, SessionBuilder},
+    },
     value::DynValue,
 };
 use tracing::warn;
@@ -15,6 +18,8 @@ use crate::{
     config::{OrtConfig, Provider},
     error::ModelError,
     graph::{Graph, Inputs, TensorSpec},
+    kept::{self, KeepError, Kept},
+    library::Engine,
     outputs::Outputs,
     tensor::Tensor,
 };
@@ -26,13 +31,24 @@ pub(crate) struct Recipe {
     provider: Provider,
     threads: usize,
     sessions: NonZeroUsize,
+    /// The library's version, if graphs are kept.
+    keeps: Option<String>,
+}
+
+/// A graph in memory.
+pub(crate) struct Opened {
+    pub(crate) sessions: Vec<Session>,
+    pub(crate) graph: Graph,
+    pub(crate) kept: Option<Arc<Kept>>,
 }
 
 impl Recipe {
     /// Takes the first provider that works; of none, the processor.
-    pub(crate) fn new(environment: Environment, config: &OrtConfig) -> Result<Self, ModelError> {
+    pub(crate) fn new(engine: &Engine, config: &OrtConfig) -> Result<Self, ModelError> {
+        let environment = engine.environment.clone();
         let provider = first_that_works(&environment, &config.providers)?;
-        Ok(Self { environment, provider, threads: config.threads(), sessions: config.sessions })
+        let keeps = engine.version.clone().filter(|_| config.host_tier);
+        Ok(Self { environment, provider, threads: config.threads(), sessions: config.sessions, keeps })
     }
 
     /// What sessions run on.
@@ -40,23 +56,71 @@ impl Recipe {
         self.provider
     }
 
-    /// Loads a graph once for each call that is to run at the same time. Blocks for as long as that takes.
-    pub(crate) fn open(&self, model: &ModelRef, file: &Path) -> Result<(Vec<Session>, Graph), ModelError> {
-        let sessions = (0..self.sessions.get()).map(|_| self.session(model, file));
-        let sessions = sessions.collect::<Result<Vec<_>, _>>()?;
+    /// Loads a graph once for each call that is to run at the same time; from what was kept, if it was. Blocks for as long
+    /// as that takes.
+    pub(crate) fn open(
+        &self,
+        model: &ModelRef,
+        file: &Path,
+        kept: Option<Arc<Kept>>,
+    ) -> Result<Opened, ModelError> {
+        let kept = kept.or_else(|| self.keep(model, file));
+        let (sessions, kept) = match self.sessions(model, file, kept.as_deref()) {
+            Err(error) if kept.is_some() => {
+                warn!(%model, %error, "the model's optimised form is of no use");
+                (self.sessions(model, file, None)?, None)
+            }
+            sessions => (sessions?, kept),
+        };
         let first = sessions.first().expect("there is at least one");
         let graph = Graph {
             inputs: first.inputs().iter().map(TensorSpec::from_ort).collect(),
             outputs: first.outputs().iter().map(TensorSpec::from_ort).collect(),
         };
-        Ok((sessions, graph))
+        Ok(Opened { sessions, graph, kept })
     }
 
-    fn session(&self, model: &ModelRef, file: &Path) -> Result<Session, ModelError> {
+    fn sessions(
+        &self,
+        model: &ModelRef,
+        file: &Path,
+        kept: Option<&Kept>,
+    ) -> Result<Vec<Session>, ModelError> {
+        (0..self.sessions.get()).map(|_| self.session(model, file, kept)).collect()
+    }
+
+    /// What the graph comes back from later. A graph that cannot be kept is run as it is.
+    fn keep(&self, model: &ModelRef, file: &Path) -> Option<Arc<Kept>> {
+        let version = self.keeps.as_deref()?;
+        let place = kept::place(file, version, &self.provider.to_string()).map_err(KeepError::from);
+        match place.and_then(|place| Kept::at(&place, |graph| self.export(file, graph))) {
+            Ok(kept) => Some(Arc::new(kept)),
+            Err(error) => {
+                warn!(%model, error = &error as &dyn std::error::Error, "the model's weights are not kept");
+                None
+            }
+        }
+    }
+
+    /// Writes the optimised graph, with its weights beside it. Optimisations that depend on the kind of processor are left
+    /// out: the disk may be another machine's tomorrow.
+    fn export(&self, file: &Path, graph: &Path) -> ort::Result<()> {
+        builder(&self.environment, self.provider)?
+            .with_optimization_level(GraphOptimizationLevel::Level2)?
+            .with_optimized_model_path(graph)?
+            .with_config_entry("session.optimized_model_external_initializers_file_name", kept::WEIGHTS)?
+            .with_config_entry("session.optimized_model_external_initializers_min_size_in_bytes", "1024")?
+            .commit_from_file(file)
+            .map(drop)
+    }
+
+    fn session(&self, model: &ModelRef, file: &Path, kept: Option<&Kept>) -> Result<Session, ModelError> {
         let committed = || {
-            builder(&self.environment, self.provider)?
-                .with_intra_threads(self.threads)?
-                .commit_from_file(file)
+            let builder = builder(&self.environment, self.provider)?.with_intra_threads(self.threads)?;
+            match kept {
+                Some(kept) => self.share(builder, kept)?.commit_from_file(&kept.graph),
+                None => { builder }.commit_from_file(file),
+            }
         };
         let session = committed().map_err(|source| ModelError::load(model, source))?;
         runs_on(&session, self.provider).map_err(|source| ModelError::ProviderMissing {
@@ -64,6 +128,19 @@ impl Recipe {
             source: source.into(),
         })?;
         Ok(session)
+    }
+
+    /// On the processor sessions use the very memory of the weights, which therefore are not repacked; on a device they copy
+    /// it.
+    fn share(&self, builder: SessionBuilder, kept: &Kept) -> ort::Result<SessionBuilder> {
+        let builder =
+            builder.with_optimization_level(GraphOptimizationLevel::Disable)?.with_prepacking(false)?;
+        kept.weights.iter().try_fold(builder, |builder, (name, value)| {
+            Ok(match self.provider {
+                Provider::Cpu => builder.with_initializer(name, value.clone())?,
+                Provider::Cuda => builder.with_external_initializer(name, value.clone())?,
+            })
+        })
     }
 }
 

@@ -14,8 +14,8 @@ use crate::{
     budget::{Bytes, Footprint},
     config::Provider,
     error::ModelError,
-    model::Loaded,
-    residency::{Holder, LeaseId, LoadFailure, Refusal, Residency, Step},
+    model::{KeptGraphs, Loaded},
+    residency::{Holder, LeaseId, LoadFailure, Refusal, Residency, Step, Tier},
 };
 
 /// A model, by its reference and the files that this led to: when a tag moves, the model is another one.
@@ -37,6 +37,8 @@ pub(super) struct Desk {
     /// The files of what is to be loaded.
     coming: HashMap<Key, LocalModel>,
     waiting: HashMap<LeaseId, oneshot::Sender<Result<Arc<Loaded>, ModelError>>>,
+    /// What is left of models that were evicted and are warm.
+    kept: HashMap<Key, KeptGraphs>,
     loads: u64,
     hits: u64,
     evictions: u64,
@@ -55,6 +57,7 @@ impl Desk {
             loaded: HashMap::new(),
             coming: HashMap::new(),
             waiting: HashMap::new(),
+            kept: HashMap::new(),
             loads: 0,
             hits: 0,
             evictions: 0,
@@ -107,8 +110,11 @@ impl Desk {
         self.residency.failed(key, failure)
     }
 
-    pub(super) fn evicted(&mut self, key: &Key) -> Vec<Step<Key>> {
-        self.residency.evicted(key)
+    /// `kept` is what is left of it; `None`: nothing.
+    pub(super) fn evicted(&mut self, key: &Key, kept: Option<KeptGraphs>) -> Vec<Step<Key>> {
+        let left = if kept.is_some() { Tier::Warm } else { Tier::Disk };
+        self.kept.extend(kept.map(|kept| (key.clone(), kept)));
+        self.residency.evicted(key, left)
     }
 
     pub(super) fn evict_idle(&mut self) -> Vec<Step<Key>> {
@@ -135,13 +141,14 @@ impl Desk {
             match step {
                 Step::Load(key) => {
                     self.loads += 1;
-                    let local = self.coming[&key].clone();
-                    work.push(Work::Load(key, local));
+                    let (local, kept) = (self.coming[&key].clone(), self.kept.remove(&key));
+                    work.push(Work::Load { key, local, kept: kept.unwrap_or_default() });
                 }
                 Step::Evict(key, tier) => {
                     self.evictions += 1;
                     let bytes = self.residency.charged(&key);
-                    work.push(Work::Evict { loaded: self.loaded.remove(&key), key, tier, bytes });
+                    let (loaded, kept) = (self.loaded.remove(&key), self.kept.remove(&key));
+                    work.push(Work::Evict { key, loaded, kept, tier, bytes });
                 }
                 Step::Grant(id) => self.grant(id),
                 Step::Refuse(id, key, refusal) => self.refuse(id, &key, refusal),

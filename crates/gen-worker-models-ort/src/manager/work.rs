@@ -18,32 +18,36 @@ use crate::{
     budget::{Bytes, Footprint},
     config::Provider,
     error::ModelError,
-    model::Loaded,
+    model::{KeptGraphs, Loaded},
     residency::Tier,
 };
 
 /// What is to be done outside the manager's lock.
 pub(super) enum Work {
-    Load(Key, LocalModel),
-    Evict { key: Key, loaded: Option<Arc<Loaded>>, tier: Tier, bytes: Bytes },
+    Load { key: Key, local: LocalModel, kept: KeptGraphs },
+    Evict { key: Key, loaded: Option<Arc<Loaded>>, kept: Option<KeptGraphs>, tier: Tier, bytes: Bytes },
 }
 
 impl Work {
     pub(super) fn begin(self, office: &Arc<Office>) {
         match self {
-            Self::Load(key, local) => {
+            Self::Load { key, local, kept } => {
                 office.report(&key, ModelState::Loading, 0, Duration::ZERO);
                 let (own, loading) = (office.clone(), key.clone());
-                if let Err(source) = spawn("ort-load", move || own.load(&loading, &local)) {
+                if let Err(source) = spawn("ort-load", move || own.load(&loading, &local, kept)) {
                     office.load_failed(&key, &ModelError::Thread { source: source.into() });
                 }
             }
-            Self::Evict { key, loaded, tier, bytes } => {
+            Self::Evict { key, loaded, kept, tier, bytes } => {
                 office.report(&key, ModelState::Evicting, office.of(bytes), Duration::ZERO);
                 let (own, leaving) = (office.clone(), key.clone());
                 // Without a thread the sessions end by themselves, a moment later.
-                if spawn("ort-evict", move || own.evict(&leaving, loaded, tier)).is_err() {
-                    office.gone(&key, Tier::Disk, Duration::ZERO);
+                let evict = move || {
+                    drop(kept);
+                    own.evict(&leaving, loaded, tier);
+                };
+                if spawn("ort-evict", evict).is_err() {
+                    office.gone(&key, None, Duration::ZERO);
                 }
             }
         }
@@ -55,13 +59,17 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()
 }
 
 impl Office {
-    fn load(self: &Arc<Self>, key: &Key, local: &LocalModel) {
+    fn load(self: &Arc<Self>, key: &Key, local: &LocalModel, kept: KeptGraphs) {
         let (started, before) = (Instant::now(), self.gauge.used());
-        let open = AssertUnwindSafe(|| Loaded::open(&self.recipe, local));
+        let warm = kept.values().map(|kept| kept.bytes).sum();
+        let open = AssertUnwindSafe(|| Loaded::open(&self.recipe, local, kept));
         let opened = catch_unwind(open).unwrap_or(Err(ModelError::Panicked));
         let (took, gained) = (started.elapsed(), self.gauge.used().minus(before));
         match opened {
-            Ok(loaded) => self.load_done(key, loaded, took, gained),
+            Ok(loaded) => {
+                let gained = gained.plus(Bytes { host: warm, device: 0 });
+                self.load_done(key, loaded, took, gained);
+            }
             Err(error) => {
                 warn!(model = %key.model, %error, "model not loaded");
                 self.load_failed(key, &error);
@@ -77,11 +85,12 @@ impl Office {
             Provider::Cpu => Bytes { device: 0, ..gained },
             Provider::Cuda => gained,
         };
-        let resident = gained.at_least(least);
+        let warm = loaded.kept_bytes();
+        let resident = gained.at_least(least).at_least(Bytes { host: warm, device: 0 });
         let (bytes, elapsed_ms) = (self.of(resident), took.as_millis());
         info!(model = %key.model, bytes, elapsed_ms, "model resident");
         self.report(key, ModelState::Resident, bytes, took);
-        self.turn(|desk| desk.loaded(key, loaded, Footprint { resident, warm: 0 }));
+        self.turn(|desk| desk.loaded(key, loaded, Footprint { resident, warm }));
         self.moved.notify_waiters();
     }
 
@@ -93,21 +102,22 @@ impl Office {
 
     fn evict(self: &Arc<Self>, key: &Key, loaded: Option<Arc<Loaded>>, tier: Tier) {
         let started = Instant::now();
+        let kept = match (&loaded, tier) {
+            (Some(loaded), Tier::Warm) => Some(loaded.kept()),
+            _ => None,
+        };
         // Whoever leased it has let go of it before the lease ended.
         if let Some(loaded) = loaded.and_then(Arc::into_inner) {
             loaded.close();
         }
-        self.gone(key, tier, started.elapsed());
+        self.gone(key, kept, started.elapsed());
     }
 
-    fn gone(self: &Arc<Self>, key: &Key, tier: Tier, took: Duration) {
-        let state = match tier {
-            Tier::Warm => ModelState::Warm,
-            Tier::Disk => ModelState::OnDisk,
-        };
+    fn gone(self: &Arc<Self>, key: &Key, kept: Option<KeptGraphs>, took: Duration) {
+        let state = if kept.is_some() { ModelState::Warm } else { ModelState::OnDisk };
         info!(model = %key.model, state = state.as_str(), elapsed_ms = took.as_millis(), "model evicted");
         self.report(key, state, 0, took);
-        self.turn(|desk| desk.evicted(key));
+        self.turn(|desk| desk.evicted(key, kept));
         self.moved.notify_waiters();
     }
 

@@ -71,7 +71,7 @@ impl Prompt {
                 }
                 Step::Evict(model, tier) => {
                     self.evictions.push((model, tier));
-                    self.residency.evicted(&model)
+                    self.residency.evicted(&model, tier)
                 }
                 Step::Grant(id) => {
                     self.granted.push(id);
@@ -205,7 +205,7 @@ fn out_of_memory_evicts_and_tries_once_more() {
     let (id, steps) = residency.ask(&2, plain(2), String::new());
     assert_eq!(steps, [Step::Load(2)]);
     assert_eq!(residency.failed(&2, LoadFailure::OutOfMemory), [Step::Evict(1, Tier::Disk)]);
-    assert_eq!(residency.evicted(&1), [Step::Load(2)]);
+    assert_eq!(residency.evicted(&1, Tier::Disk), [Step::Load(2)]);
     assert_eq!(residency.failed(&2, LoadFailure::OutOfMemory), [Step::Fail(id)]);
     let (id, _) = residency.ask(&2, plain(2), String::new());
     assert_eq!(residency.failed(&2, LoadFailure::OutOfMemory), [Step::Fail(id)], "nothing to evict");
@@ -276,7 +276,7 @@ struct Chance {
     residency: Residency<u32>,
     random: fastrand::Rng,
     loading: Option<u32>,
-    evicting: Vec<u32>,
+    evicting: Vec<(u32, Tier)>,
     waiting: Vec<LeaseId>,
     granted: BTreeMap<LeaseId, u32>,
     wanted: BTreeMap<LeaseId, u32>,
@@ -314,10 +314,10 @@ impl Chance {
                     assert_eq!(self.loading.replace(model), None, "one load at a time");
                     self.loads += 1;
                 }
-                Step::Evict(model, _) => {
+                Step::Evict(model, tier) => {
                     assert!(!self.granted.values().any(|leased| *leased == model), "a lease was evicted");
-                    assert!(!self.evicting.contains(&model));
-                    self.evicting.push(model);
+                    assert!(!self.evicting.iter().any(|(evicting, _)| *evicting == model));
+                    self.evicting.push((model, tier));
                 }
                 Step::Grant(id) => {
                     assert!(self.waiting.contains(&id) || !self.granted.contains_key(&id));
@@ -355,8 +355,9 @@ impl Chance {
         if self.evicting.is_empty() {
             return;
         }
-        let model = self.evicting.swap_remove(self.random.usize(..self.evicting.len()));
-        let steps = self.residency.evicted(&model);
+        let (model, tier) = self.evicting.swap_remove(self.random.usize(..self.evicting.len()));
+        let left = if self.random.u32(0..10) == 0 { Tier::Disk } else { tier };
+        let steps = self.residency.evicted(&model, left);
         self.take(steps);
     }
 

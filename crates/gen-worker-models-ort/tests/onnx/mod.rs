@@ -7,6 +7,7 @@ pub(crate) struct Onnx {
     nodes: Vec<Vec<u8>>,
     inputs: Vec<Vec<u8>>,
     outputs: Vec<Vec<u8>>,
+    initializers: Vec<Vec<u8>>,
 }
 
 /// `TensorProto.DataType`.
@@ -14,7 +15,7 @@ pub(crate) const F32: i64 = 1;
 
 impl Onnx {
     pub(crate) fn new() -> Self {
-        Self { opsets: vec![("", 13)], nodes: vec![], inputs: vec![], outputs: vec![] }
+        Self { opsets: vec![("", 13)], nodes: vec![], inputs: vec![], outputs: vec![], initializers: vec![] }
     }
 
     /// The domains and versions of the operators it uses, in the place of the standard ones, version 13.
@@ -43,10 +44,22 @@ impl Onnx {
         self
     }
 
+    pub(crate) fn weights(mut self, name: &str, shape: &[i64], numbers: &[f32]) -> Self {
+        let mut tensor = Vec::new();
+        shape.iter().for_each(|length| number(&mut tensor, 1, *length));
+        number(&mut tensor, 2, F32);
+        bytes(&mut tensor, 8, name.as_bytes());
+        bytes(&mut tensor, 9, &numbers.iter().flat_map(|number| number.to_le_bytes()).collect::<Vec<_>>());
+        self.initializers.push(tensor);
+        self
+    }
+
     /// The file.
     pub(crate) fn write(&self) -> Vec<u8> {
         let mut graph = Vec::new();
-        for (field, parts) in [(1, &self.nodes), (11, &self.inputs), (12, &self.outputs)] {
+        for (field, parts) in
+            [(1, &self.nodes), (5, &self.initializers), (11, &self.inputs), (12, &self.outputs)]
+        {
             parts.iter().for_each(|part| bytes(&mut graph, field, part));
         }
         bytes(&mut graph, 2, b"made");
