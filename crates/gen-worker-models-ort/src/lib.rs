@@ -30,6 +30,7 @@ mod residency;
 mod session;
 mod tensor;
 mod version;
+mod warmup;
 
 pub use half;
 pub use ndarray;

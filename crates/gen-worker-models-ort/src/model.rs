@@ -1,13 +1,15 @@
 //! A model in memory, as functions see it.
 
-use std::{collections::HashMap, fmt, sync::Arc};
+use std::{collections::HashMap, error::Error, fmt, sync::Arc};
 
 use gen_worker_core::{
-    Cancellation, Extensions, Extract, InjectedModel, JobFailure, LocalModel, ModelNeed, WorkerError,
+    Cancellation, Extensions, Extract, InjectedModel, JobFailure, LocalModel, ModelNeed, ModelRef,
+    WorkerError,
 };
+use tracing::{debug, warn};
 
 use crate::{
-    block::block_on,
+    block::{block_on, block_within},
     error::ModelError,
     files::{self, Graphs},
     graph::{Graph, Inputs, TensorSpec, list},
@@ -17,6 +19,7 @@ use crate::{
     pool::SessionPool,
     session::{self, Opened, Recipe},
     tensor::Tensor,
+    warmup::{self, ExampleError, WarmUpError},
 };
 
 /// A model in memory, leased: it stays there at least until the last clone, and the last clone of each of its sessions, is
@@ -75,7 +78,11 @@ impl Loaded {
             .map(|(name, file)| {
                 let Opened { sessions, graph, kept } =
                     recipe.open(&local.model, &file, kept.remove(&name))?;
-                Ok(LoadedGraph { name, graph, pool: SessionPool::start(sessions)?, kept })
+                let loaded = LoadedGraph { name, graph, pool: SessionPool::start(sessions)?, kept };
+                if let Some(example) = warmup::example(local, &file, &loaded.graph) {
+                    loaded.warm_up(&local.model, example);
+                }
+                Ok(loaded)
             })
             .collect::<Result<_, ModelError>>()?;
         Ok(Self { local: local.clone(), sessions, main })
@@ -112,6 +119,26 @@ impl Loaded {
             asked: name.unwrap_or("none").to_owned(),
             has: list(self.sessions.iter().map(|session| session.name.clone())),
         })
+    }
+}
+
+impl LoadedGraph {
+    /// A model that cannot be warmed up is taken as it is: its first call will say what is wrong.
+    fn warm_up(&self, model: &ModelRef, example: Result<Inputs, ExampleError>) {
+        match example.map_err(WarmUpError::from).and_then(|inputs| self.call_once(inputs)) {
+            Ok(()) => debug!(%model, session = self.name, "model warmed up"),
+            Err(error) => {
+                let cause = error.source().map(ToString::to_string);
+                warn!(%model, session = self.name, %error, cause, "model not warmed up");
+            }
+        }
+    }
+
+    fn call_once(&self, inputs: Inputs) -> Result<(), WarmUpError> {
+        self.graph.check(&inputs)?;
+        let answer = block_within(warmup::LIMIT, self.pool.call(session::values(inputs)?));
+        answer.ok_or(WarmUpError::TooLong)??.outputs?;
+        Ok(())
     }
 }
 

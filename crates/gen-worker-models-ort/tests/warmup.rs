@@ -1,0 +1,82 @@
+//! Models with an example beside them; in a process of its own, because what is looked at is the process's log.
+#![expect(clippy::unwrap_used, reason = "helpers of tests")]
+
+use std::{
+    fs,
+    io::Write,
+    sync::{Arc, Mutex},
+};
+
+use gen_worker_core::{
+    LocalModel, ModelRef,
+    config::{ConfigErrors, Env},
+    ports::{LeaseHolder, ModelManager},
+};
+use gen_worker_models_ort::{OrtConfig, OrtModels, ndarray::array};
+use tempfile::TempDir;
+
+const FIXTURE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/double_plus_one.onnx");
+
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn take(&self) -> String {
+        String::from_utf8(std::mem::take(&mut *self.0.lock().unwrap())).unwrap()
+    }
+}
+
+impl Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap().write(bytes)
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
+/// `y = 2x + 1` with this example beside it.
+fn with_example(directory: &TempDir, example: &str) -> LocalModel {
+    let paths = ["net.onnx", "warmup.json"].map(|name| directory.path().join(name));
+    fs::copy(FIXTURE, &paths[0]).unwrap();
+    fs::write(&paths[1], example).unwrap();
+    LocalModel {
+        model: ModelRef::parse("acme/net").unwrap(),
+        root: directory.path().to_owned(),
+        files: paths.map(|path| (path.file_name().unwrap().to_str().unwrap().to_owned(), path)).into(),
+        size_bytes: 0,
+        pin: None,
+    }
+}
+
+#[tokio::test]
+async fn a_model_is_called_once_with_its_example_or_taken_as_it_is() {
+    let (directory, log) = (tempfile::tempdir().unwrap(), Log::default());
+    let writer = log.clone();
+    tracing_subscriber::fmt()
+        .with_env_filter("gen_worker_models_ort=debug")
+        .with_ansi(false)
+        .with_writer(move || writer.clone())
+        .init();
+    let models = OrtModels::new(OrtConfig::from_env(&Env::default(), &mut ConfigErrors::default()))
+        .unwrap_or_else(|error| panic!("{error}"));
+    for (example, said) in [
+        (r#"{"x": {"shape": [1, 3], "data": [1, 2, 3]}}"#, "model warmed up"),
+        (r#"{"x": {"shape": [1, 3]}}"#, "model warmed up"),
+        ("nothing", "warmup.json is no JSON object"),
+        ("{}", "warmup.json has no `x`"),
+        (r#"{"x": {"shape": [1, 3], "data": [1]}}"#, "warmup.json has no `x`"),
+        (r#"{"x": {"shape": [3]}}"#, "the model takes x f32[1, N]; the call gives x f32[3]"),
+    ] {
+        let local = with_example(&directory, example);
+        log.take();
+        let model = models.model(&local, &LeaseHolder::default()).await.unwrap();
+        let log = log.take();
+        assert!(log.contains(said), "{example}: {log}");
+        let mut outputs = model.run([("x", array![[4.0_f32]])]).await.unwrap();
+        assert_eq!(outputs.take::<f32>("y").unwrap(), array![[9.0]].into_dyn());
+        drop(model);
+        models.unload(&local.model).await.unwrap();
+    }
+}
