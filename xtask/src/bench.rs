@@ -23,6 +23,8 @@ enum Subject {
     Runtime,
     /// Downloads: rates, memory, and what is fetched twice.
     Hub,
+    /// Models in memory: calls, leases, the way back after an eviction, hits.
+    Models,
     /// Outputs: large and small ones, by presigned PUT and to S3.
     Upload,
 }
@@ -32,13 +34,14 @@ impl Subject {
     fn packages(self) -> &'static [&'static str] {
         match self {
             Self::Runtime => &["gen-worker-bench", "conformance"],
-            Self::Hub | Self::Upload => &["gen-worker-bench"],
+            Self::Hub | Self::Models | Self::Upload => &["gen-worker-bench"],
         }
     }
 
     fn program(self) -> &'static str {
         match self {
             Self::Hub => "bench-hub",
+            Self::Models => "bench-models",
             Self::Runtime | Self::Upload => "bench-runtime",
         }
     }
@@ -66,6 +69,10 @@ pub(crate) fn measure(args: &Args) -> Done {
         Subject::Hub => {
             // Where it builds there is a disk; the temporary folder may be memory.
             bench.arg("hub").arg("--directory").arg(root().join("target"));
+        }
+        Subject::Models => {
+            bench.arg("models").arg("--directory").arg(root().join("target"));
+            bench.env("ORT_DYLIB_PATH", ort::library()?);
         }
         Subject::Upload => {
             bench.arg("upload").arg("--worker").arg(worker).arg("--seaweed").arg(seaweed::program()?);

@@ -1,0 +1,275 @@
+//! Measures models in memory: calls against the same session called directly, leases, the way back after an eviction, and
+//! hits against exact least-recently-used.
+//!
+//! A process has one ONNX Runtime environment, so that the manager and the session without it are processes of their own, in
+//! turn. Each number is the median of its rounds. Nothing here asserts a time.
+#![expect(clippy::print_stdout, reason = "it talks to the person at the terminal")]
+
+#[path = "../../../crates/gen-worker-models-ort/tests/onnx/mod.rs"]
+#[expect(dead_code, reason = "the tests use more of it")]
+mod onnx;
+#[path = "../report.rs"]
+mod report;
+
+use std::{
+    collections::BTreeMap,
+    fs,
+    hint::black_box,
+    path::{Path, PathBuf},
+    process::Command,
+    time::{Duration, Instant},
+};
+
+use clap::Parser;
+use gen_worker_core::{
+    ByteSize, LocalModel, ModelRef,
+    config::{ConfigErrors, Env},
+    ports::{LeaseHolder, ModelManager},
+};
+use gen_worker_models_ort::{OrtConfig, OrtModel, OrtModels, ndarray::Array2};
+use ort::{session::Session, value::Tensor};
+
+use crate::{onnx::Onnx, report::Report};
+
+/// Rounds of each measurement.
+const ROUNDS: usize = 3;
+/// How long calls are counted in a round.
+const ROUND: Duration = Duration::from_secs(1);
+/// Rows and columns of a large model's matrices, of 4 MiB each.
+const SIDE: i64 = 1024;
+
+#[derive(Parser)]
+enum Arguments {
+    /// Measures everything.
+    Models {
+        /// Where models are put.
+        #[arg(long)]
+        directory: PathBuf,
+        /// Prints JSON in place of a table.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Calls a model through the manager for a round, and prints the microseconds of a call.
+    Managed { model: PathBuf, threads: usize },
+    /// The same without the manager.
+    Direct { model: PathBuf, threads: usize, library: PathBuf },
+}
+
+#[tokio::main]
+async fn main() {
+    match Arguments::parse() {
+        Arguments::Managed { model, threads } => println!("{}", managed(&model, threads).await),
+        Arguments::Direct { model, threads, library } => println!("{}", direct(&model, threads, &library)),
+        Arguments::Models { directory, json } => {
+            let directory = tempfile::tempdir_in(directory).expect("a folder for models");
+            let report = all(directory.path()).await;
+            print!("{}", if json { report.json() + "\n" } else { report.table() });
+        }
+    }
+}
+
+async fn all(directory: &Path) -> Report {
+    let mut report = Report::default();
+    calls(&mut report, directory);
+    leases(&mut report, directory).await;
+    for matrices in [1, 16, 64] {
+        way_back(&mut report, directory, matrices).await;
+    }
+    mix(&mut report, directory).await;
+    report
+}
+
+/// A chain of matrices with as many inputs as they have rows.
+fn write(path: &Path, side: i64, matrices: i64) {
+    let mut onnx = Onnx::new().input("x", onnx::F32, &[1, side]).output("y", onnx::F32, &[1, side]);
+    let numbers: Vec<f32> = (0..side * side).map(|at| (at % 7) as f32 / 7.0 - 0.4).collect();
+    for at in 0..matrices {
+        let from = if at == 0 { "x".to_owned() } else { format!("t{at}") };
+        let to = if at + 1 == matrices { "y".to_owned() } else { format!("t{}", at + 1) };
+        let name = format!("w{at}");
+        onnx = onnx.weights(&name, &[side, side], &numbers).node("", "MatMul", &[&from, &name], &[&to]);
+    }
+    fs::write(path, onnx.write()).expect("there is room for a model");
+}
+
+fn local(path: &Path) -> LocalModel {
+    LocalModel {
+        model: ModelRef::parse(&format!("file:{}", path.display())).expect("an absolute path"),
+        root: path.parent().expect("it lies in a folder").to_owned(),
+        files: BTreeMap::from([("net.onnx".to_owned(), path.to_owned())]),
+        size_bytes: fs::metadata(path).expect("it was written").len(),
+        pin: None,
+    }
+}
+
+fn models(change: impl FnOnce(&mut OrtConfig)) -> OrtModels {
+    let mut config = OrtConfig::from_env(&Env::default(), &mut ConfigErrors::default());
+    change(&mut config);
+    OrtModels::new(config).expect("ORT_DYLIB_PATH or .ort/lib has ONNX Runtime")
+}
+
+async fn lease(models: &OrtModels, local: &LocalModel) -> OrtModel {
+    models.model(local, &LeaseHolder::default()).await.expect("it can be loaded")
+}
+
+async fn managed(path: &Path, threads: usize) -> f64 {
+    let models = models(|config| config.intra_threads = threads);
+    let model = lease(&models, &local(path)).await;
+    let side = model.inputs()[0].shape[1].expect("a fixed shape");
+    let input = || [("x", Array2::<f32>::ones((1, side)))];
+    model.run(input()).await.expect("it runs");
+    let (started, mut calls) = (Instant::now(), 0);
+    while started.elapsed() < ROUND {
+        let mut outputs = model.run(input()).await.expect("it runs");
+        black_box(outputs.take::<f32>("y").expect("it has an output"));
+        calls += 1;
+    }
+    started.elapsed().as_secs_f64() * 1e6 / f64::from(calls)
+}
+
+fn direct(path: &Path, threads: usize, library: &Path) -> f64 {
+    let environment = ort::init_from(library).expect("a library").build().expect("the first environment");
+    let threads =
+        if threads == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { threads };
+    let builder = Session::builder(&environment).expect("a builder");
+    let mut builder = builder.with_intra_threads(threads).expect("a number of threads");
+    let mut session = builder.commit_from_file(path).expect("it can be loaded");
+    let side = session.inputs()[0].dtype().tensor_shape().expect("a tensor")[1] as usize;
+    let mut call = || {
+        let input = Tensor::from_array(Array2::<f32>::ones((1, side))).expect("a tensor");
+        let outputs = session.run(ort::inputs!["x" => input]).expect("it runs");
+        black_box(outputs["y"].try_extract_array::<f32>().expect("an output").to_owned());
+    };
+    call();
+    let (started, mut calls) = (Instant::now(), 0);
+    while started.elapsed() < ROUND {
+        call();
+        calls += 1;
+    }
+    started.elapsed().as_secs_f64() * 1e6 / f64::from(calls)
+}
+
+/// The microseconds of a call that a process of its own measures.
+fn process(arguments: &[&str]) -> f64 {
+    let own = std::env::current_exe().expect("this program has a path");
+    let output = Command::new(own).args(arguments).output().expect("it starts");
+    let told = String::from_utf8_lossy(&output.stdout);
+    told.trim().parse().unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)))
+}
+
+fn calls(report: &mut Report, directory: &Path) {
+    #[expect(clippy::disallowed_methods, reason = "xtask says where ONNX Runtime is")]
+    let library = std::env::var("ORT_DYLIB_PATH").expect("ORT_DYLIB_PATH is set");
+    for (what, side, matrices) in [("4 MiB", SIDE, 1), ("64 MiB", SIDE, 16), ("16 numbers", 4, 1)] {
+        let path = directory.join("called.onnx");
+        write(&path, side, matrices);
+        let path = path.display().to_string();
+        for (threads, on) in [("1", "one thread"), ("0", "all cores")] {
+            let (mut ours, mut raw) = (Vec::new(), Vec::new());
+            for _ in 0..ROUNDS {
+                ours.push(process(&["managed", &path, threads]));
+                raw.push(process(&["direct", &path, threads, &library]));
+            }
+            let (ours, raw) = (median(ours), median(raw));
+            report
+                .add(format!("calls a second, {what}, {on}"), "1/s", 1e6 / ours)
+                .beside(1e6 / raw)
+                .goal(">= 0.97");
+            report.add(format!("added to a call, {what}, {on}"), "µs", ours - raw).goal("< 20 µs");
+        }
+    }
+}
+
+async fn leases(report: &mut Report, directory: &Path) {
+    const LEASES: u32 = 100_000;
+    let path = directory.join("leased.onnx");
+    write(&path, 4, 1);
+    let (models, local) = (models(|_| {}), local(&path));
+    drop(lease(&models, &local).await);
+    let mut rounds = Vec::new();
+    for _ in 0..ROUNDS {
+        let started = Instant::now();
+        for _ in 0..LEASES {
+            black_box(lease(&models, &local).await);
+        }
+        rounds.push(started.elapsed().as_secs_f64() * 1e6 / f64::from(LEASES));
+    }
+    report.add("lease of a resident model, and its end", "µs", median(rounds)).goal("< 2 µs");
+}
+
+/// An evicted model comes back from main memory, and from the disk, which the system has in memory too.
+async fn way_back(report: &mut Report, directory: &Path, matrices: i64) {
+    let paths = ["large.onnx", "other.onnx"].map(|name| directory.join(name));
+    write(&paths[0], SIDE, matrices);
+    write(&paths[1], 4, 1);
+    let large = local(&paths[0]);
+    // Said to be so large that both do not fit.
+    let other = LocalModel { size_bytes: 4 << 30, ..local(&paths[1]) };
+    let mut times = Vec::new();
+    for host_tier in [true, false] {
+        let models = models(|config| {
+            config.host_tier = host_tier;
+            config.max_ram = Some(ByteSize(other.size_bytes + large.size_bytes + large.size_bytes / 2));
+        });
+        let large = LocalModel { size_bytes: large.size_bytes * 7 / 4, ..large.clone() };
+        drop(lease(&models, &large).await);
+        let mut rounds = Vec::new();
+        for _ in 0..ROUNDS {
+            match host_tier {
+                true => drop(lease(&models, &other).await),
+                false => models.unload(&large.model).await.expect("nobody leases it"),
+            }
+            let started = Instant::now();
+            drop(lease(&models, &large).await);
+            rounds.push(started.elapsed().as_secs_f64() * 1e3);
+        }
+        times.push(median(rounds));
+    }
+    let what = format!("back from main memory, {} MiB", matrices * 4);
+    report.add(what, "ms", times[0]).beside(times[1]).goal("<= 0.33 of the disk");
+    fs::remove_dir_all(directory.join(".ort")).expect("graphs were kept there");
+}
+
+/// Fifty checkpoints, the first of them asked for most, and room for ten.
+async fn mix(report: &mut Report, directory: &Path) {
+    const ASKED: usize = 2000;
+    let checkpoints: Vec<LocalModel> = (0..50)
+        .map(|at| {
+            let path = directory.join(format!("checkpoint-{at}.onnx"));
+            write(&path, 4, 1);
+            LocalModel { size_bytes: 1 << 30, ..local(&path) }
+        })
+        .collect();
+    let models = models(|config| config.max_ram = Some(ByteSize((21 << 30) / 2)));
+    let all: f64 = (1..=50).map(|rank| 1.0 / f64::from(rank)).sum();
+    let mut random = fastrand::Rng::with_seed(6);
+    let (mut exact, mut hits) = (Vec::new(), 0);
+    for _ in 0..ASKED {
+        let mut left = random.f64() * all;
+        let rank = (0..50).find(|rank| {
+            left -= 1.0 / f64::from(rank + 1);
+            left <= 0.0
+        });
+        let asked = rank.unwrap_or(49) as usize;
+        match exact.iter().position(|held| *held == asked) {
+            Some(at) => {
+                hits += 1;
+                exact.remove(at);
+            }
+            None if exact.len() == 10 => drop(exact.remove(0)),
+            None => {}
+        }
+        exact.push(asked);
+        drop(lease(&models, &checkpoints[asked]).await);
+    }
+    let share = |hits: u64| hits as f64 * 100.0 / ASKED as f64;
+    report
+        .add("hits, 50 checkpoints, room for 10", "%", share(models.stats().hits))
+        .beside(share(hits))
+        .goal("1.00");
+}
+
+fn median(mut rounds: Vec<f64>) -> f64 {
+    rounds.sort_by(f64::total_cmp);
+    rounds[rounds.len() / 2]
+}
