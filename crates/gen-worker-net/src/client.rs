@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    net::IpAddr,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
     sync::{Arc, OnceLock},
 };
 
@@ -20,6 +20,11 @@ use crate::{
     guard::{Forbidden, judge},
     request::HttpRequest,
 };
+
+const LOOPBACK: [SocketAddr; 2] = [
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 0),
+];
 
 const USER_AGENT: &str = concat!("gen-worker/", env!("CARGO_PKG_VERSION"));
 
@@ -183,6 +188,12 @@ fn admitted(allow: &AllowList, ip: IpAddr) -> bool {
     allow.admits_ip(ip) || judge(ip).is_ok()
 }
 
+/// `localhost` and what lies below it is this machine, whatever a name server says (RFC 6761, section 6.3).
+fn is_localhost(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name).to_ascii_lowercase();
+    name == "localhost" || name.ends_with(".localhost")
+}
+
 /// Hands out admitted addresses only. The connector dials what it is handed, so nothing can change in between.
 struct JudgingResolver {
     names: Arc<dyn Resolve>,
@@ -191,9 +202,13 @@ struct JudgingResolver {
 
 impl Resolve for JudgingResolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let (found, allow) = (self.names.resolve(name), Arc::clone(&self.allow));
+        let (names, allow) = (Arc::clone(&self.names), Arc::clone(&self.allow));
         Box::pin(async move {
-            let mut addresses = found.await?.filter(move |address| admitted(&allow, address.ip())).peekable();
+            let found: Addrs = match is_localhost(name.as_str()) {
+                true => Box::new(LOOPBACK.into_iter()),
+                false => names.resolve(name).await?,
+            };
+            let mut addresses = found.filter(move |address| admitted(&allow, address.ip())).peekable();
             if addresses.peek().is_none() {
                 return Err(Forbidden.into());
             }

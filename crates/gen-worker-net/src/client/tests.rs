@@ -61,7 +61,7 @@ async fn loopback_is_blocked_for_a_payload_however_it_is_written() {
     let client = client(&[]);
     let server = Server::start(Router::new().fallback(|| async { "secret" })).await;
     let port = server.address.port();
-    for host in ["127.0.0.1", "localhost", "2130706433", "0x7f.1", "[::ffff:127.0.0.1]"] {
+    for host in ["127.0.0.1", "localhost", "a.localhost.", "2130706433", "0x7f.1", "[::ffff:127.0.0.1]"] {
         let url: Url = format!("http://{host}:{port}/").parse().unwrap();
         let error = get_error(&client, url, Trust::Payload).await;
         assert!(matches!(error, NetError::Blocked { .. }), "{host}: {error:?}");
@@ -143,9 +143,13 @@ async fn a_name_that_turns_to_a_private_address_is_not_followed_there() {
 async fn the_allow_list_admits_by_host_and_by_block() {
     let server = Server::start(Router::new().fallback(|| async { "ok" })).await;
     let by_name: Url = format!("http://localhost:{}/", server.address.port()).parse().unwrap();
-    for (list, url) in
-        [("localhost", by_name.clone()), ("127.0.0.0/8", by_name), ("127.0.0.1", server.url("/"))]
-    {
+    let below = by_name.as_str().replace("localhost", "a.b.LOCALHOST").parse().unwrap();
+    for (list, url) in [
+        ("localhost", by_name.clone()),
+        ("127.0.0.0/8", by_name),
+        ("127.0.0.0/8", below),
+        ("127.0.0.1", server.url("/")),
+    ] {
         let request = client(&[list]).request(Method::GET, url, Trust::Payload);
         assert_eq!(request.send().await.unwrap().status(), 200, "{list}");
     }
