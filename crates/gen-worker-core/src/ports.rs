@@ -230,6 +230,10 @@ pub trait OutputStore: Send + Sync {
     /// # Errors
     /// `validation`: it has an unknown key, lacks one, or names an address that must not be reached.
     fn target(&self, output_upload: Secret<String>) -> Result<Arc<dyn OutputTarget>, JobFailure>;
+
+    /// Blocks until nothing is left half done at any store, or a few seconds have passed. Called once, when the worker ends
+    /// and nothing is stored any more.
+    fn settle(&self) {}
 }
 
 /// One place for one output.

@@ -189,7 +189,7 @@ impl Worker {
         let control = Builder::new_current_thread().enable_all().build().map_err(WorkerFailure::Threads)?;
         let Self { config, ports, registry, models, extensions, shutdown, signals, users } = self;
         let told = shutdown.clone();
-        let outbox = Outbox::open(&config)?;
+        let (outbox, outputs) = (Outbox::open(&config)?, ports.outputs.clone());
         let parts = Parts::assemble(
             config,
             ports,
@@ -208,6 +208,7 @@ impl Worker {
         // Threads that ignore their cancel would be waited for otherwise; what they were doing has been reported.
         users.shutdown_background();
         outbox.close();
+        outputs.settle();
         // Nor is a thread that looks up a name or reads a file which hangs.
         control.shutdown_background();
         ended
