@@ -2,21 +2,17 @@
 
 use std::{fs::File, io, io::Read, path::Path};
 
-#[cfg(feature = "s3")]
-use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::Bytes;
 use gen_worker_core::{Algorithm, ByteLimit, ByteSize, Digest, Hasher};
-#[cfg(feature = "s3")]
-use tokio::{sync::mpsc, task::JoinHandle};
 
 #[cfg(feature = "s3")]
-use crate::multipart::{Part, PartPlan};
+use crate::multipart::Part;
 use crate::{error::UploadError, spool::Body};
 
 /// How much is hashed at once.
 const CHUNK_BYTES: usize = 256 << 10;
-/// Parts that are measured before one of those in flight is done.
-#[cfg(feature = "s3")]
-const PARTS_AHEAD: usize = 2;
+/// What is hashed in less than the 100 µs that a task may take between two waits, and than a thread often takes to wake.
+const HASHED_AT_ONCE_BYTES: usize = 128 << 10;
 /// How much of the start is kept; more than any signature of a media type.
 const HEAD_BYTES: usize = 32;
 
@@ -37,8 +33,7 @@ pub(crate) async fn size(body: &Body, limit: ByteLimit) -> Result<u64, UploadErr
         Body::Bytes(bytes) => bytes.len() as u64,
         Body::File(path) => {
             let path = path.clone();
-            let found = tokio::task::spawn_blocking(move || regular_file_size(&path)).await;
-            found.unwrap_or_else(|panic| Err(panic.into())).map_err(read_failed)?
+            blocking(move || regular_file_size(&path).map_err(read_failed)).await?
         }
     };
     check_size(size, limit).map(|()| size)
@@ -49,61 +44,95 @@ pub(crate) async fn size(body: &Body, limit: ByteLimit) -> Result<u64, UploadErr
 #[cfg(feature = "s3")]
 pub(crate) struct MeasuredPart {
     pub(crate) part: Part,
-    /// The CRC-32C of its bytes, in base64, as S3 writes it.
-    pub(crate) crc32c: String,
+    /// The CRC-32C of its bytes.
+    pub(crate) crc32c: u32,
 }
 
-/// Measures each part in turn, a few ahead of their sending; then says the SHA-256 over all. Ends early, with a failure,
-/// when a part cannot be read, and when nobody takes them any more.
+/// Measures the parts of a body in their order, and with them the whole.
 #[cfg(feature = "s3")]
-pub(crate) fn measure_parts(
-    body: &Body,
-    plan: PartPlan,
-) -> (mpsc::Receiver<MeasuredPart>, JoinHandle<Result<Digest, UploadError>>) {
-    let (give, take) = mpsc::channel(PARTS_AHEAD);
-    let body = body.clone();
-    let measuring = tokio::task::spawn_blocking(move || match body {
-        Body::Bytes(bytes) => hash_parts(&bytes[..], plan, &give),
-        Body::File(path) => hash_parts(File::open(path).map_err(read_failed)?, plan, &give),
-    });
-    (take, measuring)
+pub(crate) struct PartMeter {
+    source: Source,
+    hasher: Hasher,
 }
 
 #[cfg(feature = "s3")]
-fn hash_parts(
-    mut source: impl Read,
-    plan: PartPlan,
-    give: &mpsc::Sender<MeasuredPart>,
-) -> Result<Digest, UploadError> {
-    let mut hasher = Hasher::new(Algorithm::Sha256);
-    let mut chunk = vec![0; CHUNK_BYTES];
-    for part in plan.parts() {
-        let (mut left, mut crc32c) = ((part.range.end - part.range.start) as usize, 0);
-        while left > 0 {
-            let chunk = &mut chunk[..left.min(CHUNK_BYTES)];
-            source.read_exact(chunk).map_err(read_failed)?;
+enum Source {
+    Bytes(Bytes),
+    File(File),
+}
+
+#[cfg(feature = "s3")]
+impl PartMeter {
+    pub(crate) async fn new(body: &Body) -> Result<Self, UploadError> {
+        let source = match body.clone() {
+            Body::Bytes(bytes) => Source::Bytes(bytes),
+            Body::File(path) => Source::File(blocking(move || File::open(path).map_err(read_failed)).await?),
+        };
+        Ok(Self { source, hasher: Hasher::new(Algorithm::Sha256) })
+    }
+
+    /// Measures the next part, on a thread where that keeps nobody waiting.
+    pub(crate) async fn next(mut self, part: Part) -> Result<(Self, MeasuredPart), UploadError> {
+        blocking(move || {
+            let crc32c = self.measure(part.range.end - part.range.start).map_err(read_failed)?;
+            Ok((self, MeasuredPart { part, crc32c }))
+        })
+        .await
+    }
+
+    /// The SHA-256 of all that was measured.
+    pub(crate) fn finish(self) -> Digest {
+        self.hasher.finish()
+    }
+
+    fn measure(&mut self, length: u64) -> io::Result<u32> {
+        let (hasher, mut crc32c) = (&mut self.hasher, 0);
+        let mut take = |chunk: &[u8]| {
             hasher.update(chunk);
             crc32c = crc32c::crc32c_append(crc32c, chunk);
-            left -= chunk.len();
+        };
+        match &mut self.source {
+            Source::Bytes(bytes) => bytes.split_to(length as usize).chunks(CHUNK_BYTES).for_each(take),
+            Source::File(file) => {
+                let (mut chunk, mut left) = (vec![0; CHUNK_BYTES], length);
+                while left > 0 {
+                    let chunk = &mut chunk[..left.min(CHUNK_BYTES as u64) as usize];
+                    file.read_exact(chunk)?;
+                    take(chunk);
+                    left -= chunk.len() as u64;
+                }
+            }
         }
-        let measured = MeasuredPart { part, crc32c: STANDARD.encode(crc32c.to_be_bytes()) };
-        give.blocking_send(measured).map_err(|_| read_failed(io::ErrorKind::Interrupted.into()))?;
+        Ok(crc32c)
     }
-    Ok(hasher.finish())
 }
 
-/// Measures a body that is within the limit, on a thread where reading and hashing keep nobody waiting.
+/// The SHA-256 of what is in memory: a little at once, more on a thread where it keeps nobody waiting.
+pub(crate) async fn sha256(bytes: Bytes) -> Result<Digest, UploadError> {
+    match bytes.len() {
+        ..=HASHED_AT_ONCE_BYTES => Ok(Digest::of(Algorithm::Sha256, &bytes)),
+        _ => blocking(move || Ok(Digest::of(Algorithm::Sha256, &bytes))).await,
+    }
+}
+
+/// Measures a body that is within the limit.
 pub(crate) async fn measure(body: &Body, limit: ByteLimit) -> Result<Content, UploadError> {
-    let body = body.clone();
-    tokio::task::spawn_blocking(move || match body {
+    match body.clone() {
         Body::Bytes(bytes) => {
-            check_size(bytes.len() as u64, limit)?;
-            hash(&bytes[..])
+            let size = bytes.len() as u64;
+            check_size(size, limit)?;
+            let head = bytes[..bytes.len().min(HEAD_BYTES)].to_owned();
+            Ok(Content { size, sha256: sha256(bytes).await?, head })
         }
-        Body::File(path) => hash(open(&path, limit)?),
-    })
-    .await
-    .unwrap_or_else(|panic| Err(read_failed(panic.into())))
+        Body::File(path) => blocking(move || hash(open(&path, limit)?)).await,
+    }
+}
+
+/// What reads and hashes files, on a thread where that keeps nobody waiting.
+async fn blocking<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, UploadError> + Send + 'static,
+) -> Result<T, UploadError> {
+    tokio::task::spawn_blocking(work).await.unwrap_or_else(|panic| Err(read_failed(panic.into())))
 }
 
 fn open(path: &Path, limit: ByteLimit) -> Result<impl Read, UploadError> {

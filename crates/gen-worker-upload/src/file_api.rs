@@ -22,7 +22,7 @@ use crate::{
     output_ref::OutputRef,
     source::{Piece, Progress},
     spool::{Body, Spooled},
-    transfer::Transfers,
+    transfer::{Connection, Transfers},
 };
 
 const TENANT: HeaderName = HeaderName::from_static("x-cozy-tenant-id");
@@ -71,8 +71,7 @@ impl FileApi {
     ) -> Result<Asset, UploadError> {
         let reference = OutputRef::parse(&scope.run_id, &request.reference)?;
         let (base, token) = self.endpoint(scope)?;
-        let _place = self.transfers.place().await;
-        let content = content::measure(body, self.config.max_output_file).await?;
+        let content = self.measure(body).await?;
         let progress = Progress::of_file(&scope.run_id, reference.as_str(), content.size, watch);
         let upload = Upload {
             url: file_url(base, &reference),
@@ -83,10 +82,16 @@ impl FileApi {
             request,
             body: Arc::new(Piece::new(body, 0..content.size, &progress)),
         };
-        let answer = accepted(upload.send(self.transfers.client()).await?, request.mode)?;
+        let answer = upload.send(&self.transfers).await?;
         // The file is stored whatever the answer's body looks like, which the contract leaves open.
         let saved = answer.json::<Saved>(MAX_ANSWER_BYTES).await.unwrap_or_default();
         upload.asset(saved)
+    }
+
+    /// Reading takes a place as sending does: it has a buffer too.
+    async fn measure(&self, body: &Body) -> Result<Content, UploadError> {
+        let _place = self.transfers.place().await;
+        content::measure(body, self.config.max_output_file).await
     }
 
     /// Where this run's files go and with which credential: the run's place never sees the worker's credential.
@@ -123,15 +128,20 @@ impl FileStore for FileApi {
 }
 
 impl Upload<'_> {
-    async fn send(&self, client: &HttpClient) -> Result<HttpResponse, UploadError> {
-        let answer = match self.request.mode {
-            SaveMode::Overwrite => self.http(client, Method::PUT).send_retrying().await,
-            SaveMode::CreateOnly => client.retry(|| self.http(client, Method::POST).send(), unsent).await,
+    async fn send(&self, transfers: &Transfers) -> Result<HttpResponse, UploadError> {
+        let mode = self.request.mode;
+        let attempt = |connection: Connection| async move {
+            let request = connection.carry(self.http(transfers.client()));
+            accepted(request.send().await.map_err(refused)?, mode)
         };
-        answer.map_err(refused)
+        transfers.retry(attempt, |error| cause(error, mode)).await
     }
 
-    fn http(&self, client: &HttpClient, method: Method) -> HttpRequest {
+    fn http(&self, client: &HttpClient) -> HttpRequest {
+        let method = match self.request.mode {
+            SaveMode::Overwrite => Method::PUT,
+            SaveMode::CreateOnly => Method::POST,
+        };
         let digest = HeaderValue::try_from(self.content.sha256.hex()).expect("digits are a header value");
         let mut http = client
             .request(method, self.url.clone(), Trust::Operator)
@@ -180,6 +190,15 @@ fn accepted(answer: HttpResponse, mode: SaveMode) -> Result<HttpResponse, Upload
         return Err(UploadError::Exists);
     }
     answer.into_success().map_err(refused)
+}
+
+/// Why another try may help; `None`: it may not.
+fn cause(error: &UploadError, mode: SaveMode) -> Option<&NetError> {
+    match (error, mode) {
+        (UploadError::Save { source }, SaveMode::Overwrite) => Some(source),
+        (UploadError::Save { source }, SaveMode::CreateOnly) => unsent(source),
+        _ => None,
+    }
 }
 
 /// A file is created in a second try only if nothing was sent in the first: else it would find what that one created.

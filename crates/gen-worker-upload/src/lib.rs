@@ -29,6 +29,7 @@ mod mime;
 mod multipart;
 mod output_ref;
 mod presigned;
+mod reader;
 #[cfg(feature = "s3")]
 mod s3;
 mod signed_url;
@@ -38,6 +39,8 @@ mod target;
 #[cfg(test)]
 mod testing;
 mod transfer;
+#[cfg(feature = "s3")]
+mod unfinished;
 
 pub use crate::{
     config::UploadConfig, error::UploadError, file_api::FileApi, target::OutputTargets, transfer::Transfers,

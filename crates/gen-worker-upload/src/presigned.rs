@@ -5,7 +5,7 @@ use gen_worker_core::{
     ByteLimit, JobFailure, Secret,
     ports::{StoredOutput, Watch},
 };
-use gen_worker_net::{HeaderValue, HttpResponse, Method, NetError, Trust, header};
+use gen_worker_net::{HeaderValue, HttpRequest, Method, NetError, Trust, header};
 use url::Position;
 
 use crate::{
@@ -15,7 +15,7 @@ use crate::{
     source::Outgoing,
     spool::Body,
     target::Place,
-    transfer::Transfers,
+    transfer::{Connection, Transfers},
 };
 
 /// How often one output's address is renewed: with each, the one before has run out while the output was sent.
@@ -40,7 +40,6 @@ impl Presigned {
         content_type: &str,
         watch: &Watch,
     ) -> Result<StoredOutput, UploadError> {
-        let _place = self.transfers.place().await;
         let outgoing = Outgoing::new(body, self.limit, watch).await?;
         let mut renewed = None;
         for _ in 0..MAX_RENEWALS {
@@ -64,14 +63,12 @@ impl Presigned {
         outgoing: &Outgoing,
     ) -> Result<StoredOutput, UploadError> {
         let content_type = signed_type(to, content_type)?;
-        let client = self.transfers.client();
-        let request = client
-            .request(Method::PUT, to.url(), Trust::Payload)
-            .source(outgoing.whole())
-            .header(header::CONTENT_TYPE, content_type.clone());
-        let signed = to.headers.iter().map(|(name, value)| (name.clone(), value.clone()));
-        let request = signed.fold(request, |request, (name, value)| request.header(name, value));
-        let answer = request.send_retrying().await.and_then(HttpResponse::into_success).map_err(failed)?;
+        let whole = outgoing.whole();
+        let attempt = |connection: Connection| {
+            let request = connection.carry(self.request(to, &content_type).source(whole.clone()));
+            outgoing.beside_its_digest(async { request.send().await?.into_success() })
+        };
+        let answer = self.transfers.retry(attempt, |error| Some(error)).await.map_err(failed)?;
         Ok(StoredOutput {
             url: self.public_url.clone().unwrap_or_else(|| to.url()[..Position::AfterPath].to_owned()),
             key: None,
@@ -81,6 +78,13 @@ impl Presigned {
             content_type: content_type.to_str().expect("it was made of text").to_owned(),
             etag: answer.header(&header::ETAG).map(str::to_owned),
         })
+    }
+
+    fn request(&self, to: &SignedUrl, content_type: &HeaderValue) -> HttpRequest {
+        let request = self.transfers.client().request(Method::PUT, to.url(), Trust::Payload);
+        let request = request.header(header::CONTENT_TYPE, content_type.clone());
+        let signed = to.headers.iter().map(|(name, value)| (name.clone(), value.clone()));
+        signed.fold(request, |request, (name, value)| request.header(name, value))
     }
 
     /// Asks for another address: a `POST` without a body, answered with `{"put_url", "headers"?}`.

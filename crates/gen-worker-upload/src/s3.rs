@@ -3,39 +3,33 @@
 mod answer;
 mod signer;
 mod told;
+mod upload;
 
-use std::{future::Future, sync::Arc, time::Duration};
+use std::sync::Arc;
 
 use async_trait::async_trait;
-use futures_util::{StreamExt, TryStreamExt, stream};
 use gen_worker_core::{
-    ByteLimit, ByteSize, Digest, JobFailure, OutputBody,
+    ByteLimit, ByteSize, Digest, JobFailure,
     ports::{StoredOutput, Watch},
 };
 use gen_worker_net::{BodySource, HeaderValue, HttpResponse, NetError, header};
 use rusty_s3::Method;
 use serde_json::Value;
-use tokio::{runtime::Handle, time::timeout};
-use tracing::warn;
 
 use self::{
     signer::{Question, Signer},
     told::Told,
+    upload::Upload,
 };
 use crate::{
-    content::{self, MeasuredPart},
+    content,
     error::UploadError,
     multipart::{PART_BYTES, PartPlan},
     source::{Piece, Progress},
     spool::Body,
     target::Place,
-    transfer::Transfers,
+    transfer::{Connection, Transfers},
 };
-
-/// Parts of one object on their way at once.
-const PARTS_IN_FLIGHT: usize = 4;
-/// Longest wait for a store to forget an upload that was given up.
-const ABORT_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// One key of one bucket, and the right to write there.
 pub(crate) struct S3Target {
@@ -117,7 +111,7 @@ struct Store {
 impl Store {
     /// One request. Its checksum is left out only if the store refuses it.
     async fn whole(&self, sending: &Sending<'_>) -> Result<Taken, UploadError> {
-        let sha256 = content::measure(sending.body, ByteLimit::Unlimited).await?.sha256;
+        let sha256 = self.measure(sending.body).await?;
         let put = |checksum: Option<String>| {
             let mut headers = vec![("content-type", sending.content_type.clone())];
             headers.extend(checksum.map(|checksum| ("x-amz-checksum-sha256", checksum)));
@@ -128,14 +122,20 @@ impl Store {
             Err(error) if checksum_refused(&error) => put(None).await?,
             answer => answer?,
         };
-        Ok(Taken { sha256, etag: answer::etag(&answer) })
+        Ok(Taken { sha256, etag: answer::etag(answer.headers()) })
+    }
+
+    async fn measure(&self, body: &Body) -> Result<Digest, UploadError> {
+        let _place = self.transfers.place().await;
+        Ok(content::measure(body, ByteLimit::Unlimited).await?.sha256)
     }
 
     /// A request for each part. Whatever ends it early, the store is told to forget the parts.
     async fn in_parts(self: &Arc<Self>, sending: &Sending<'_>, watch: &Watch) -> Result<Taken, JobFailure> {
         let too_large = UploadError::TooLarge { size: sending.size, max: ByteSize(PartPlan::max_size()) };
         let plan = PartPlan::of(sending.size).ok_or(too_large)?;
-        let upload = watch.unless_canceled(async { Ok(Upload::begin(self, sending).await?) }).await?;
+        let upload =
+            watch.unless_canceled(async { Ok(Upload::begin(self, &sending.content_type).await?) }).await?;
         let filled = watch.unless_canceled(async { Ok(upload.fill(sending, plan).await?) }).await;
         match filled {
             Ok(_) => upload.keep(),
@@ -144,26 +144,13 @@ impl Store {
         filled
     }
 
-    /// Asks, as often as the settings allow; each try is signed anew and has a connection of its own after the first.
-    async fn ask<T, F>(&self, attempt: impl Fn(bool) -> F) -> Result<T, UploadError>
-    where
-        F: Future<Output = Result<T, UploadError>>,
-    {
-        let mut fresh = false;
-        let client = self.transfers.client();
-        client.retry(|| attempt(std::mem::replace(&mut fresh, true)), cause).await
-    }
-
+    /// Asks, as often as the settings allow; each try is signed anew.
     async fn send(
         &self,
         question: Question,
         body: Option<Arc<dyn BodySource>>,
     ) -> Result<HttpResponse, UploadError> {
-        let _place = match &body {
-            Some(_) => Some(self.transfers.place().await),
-            None => None,
-        };
-        self.ask(|fresh| self.attempt(&question, body.clone(), fresh)).await
+        self.transfers.retry(|connection| self.attempt(&question, body.clone(), connection), cause).await
     }
 
     /// Tries once, or twice when the first signature bore the wrong time.
@@ -171,11 +158,11 @@ impl Store {
         &self,
         question: &Question,
         body: Option<Arc<dyn BodySource>>,
-        fresh: bool,
+        connection: Connection,
     ) -> Result<HttpResponse, UploadError> {
-        let mut answer = self.once(question, body.clone(), fresh).await?;
+        let mut answer = self.once(question, body.clone(), connection).await?;
         if answer.status() == 403 && self.signer.set_clock(answer.header(&header::DATE)) {
-            answer = self.once(question, body, fresh).await?;
+            answer = self.once(question, body, connection).await?;
         }
         if answer.status().is_success() { Ok(answer) } else { Err(answer::refusal(answer).await) }
     }
@@ -184,16 +171,13 @@ impl Store {
         &self,
         question: &Question,
         body: Option<Arc<dyn BodySource>>,
-        fresh: bool,
+        connection: Connection,
     ) -> Result<HttpResponse, UploadError> {
         let mut request = self.signer.request(self.transfers.client(), question);
         if let Some(body) = body {
             request = request.source(body);
         }
-        if fresh {
-            request = request.fresh_connection();
-        }
-        request.send().await.map_err(|source| UploadError::S3 { source, code: None })
+        connection.carry(request).send().await.map_err(|source| UploadError::S3 { source, code: None })
     }
 }
 
@@ -213,130 +197,6 @@ fn checksum_refused(error: &UploadError) -> bool {
             matches!(status.as_u16(), 400 | 501) && !damaged
         }
         _ => false,
-    }
-}
-
-/// A part that the store has.
-struct Held {
-    number: u64,
-    etag: String,
-    crc32c: String,
-}
-
-/// A multipart upload that was begun. Dropped while it is open, it is aborted in the background.
-struct Upload {
-    store: Arc<Store>,
-    id: String,
-    checked: bool,
-    open: bool,
-}
-
-impl Upload {
-    async fn begin(store: &Arc<Store>, sending: &Sending<'_>) -> Result<Self, UploadError> {
-        let begin = async |checked: bool| {
-            let mut headers = vec![("content-type", sending.content_type.clone())];
-            if checked {
-                headers.push(("x-amz-checksum-algorithm", "CRC32C".to_owned()));
-            }
-            let query = vec![("uploads", "1".to_owned())];
-            let answer = store.send(Question { method: Method::Post, query, headers }, None).await?;
-            let id = answer::element(&answer::text(answer).await?, "UploadId");
-            let id = id.ok_or(UploadError::Unconfirmed)?;
-            Ok(Self { store: store.clone(), id, checked, open: true })
-        };
-        match begin(true).await {
-            Err(error) if checksum_refused(&error) => begin(false).await,
-            begun => begun,
-        }
-    }
-
-    /// Sends the parts while the body is measured a few parts ahead, and has the store put them together.
-    async fn fill(&self, sending: &Sending<'_>, plan: PartPlan) -> Result<Taken, UploadError> {
-        let (measured, whole) = content::measure_parts(sending.body, plan);
-        let measured = stream::unfold(measured, async |mut parts| Some((parts.recv().await?, parts)));
-        let parts = measured.map(|part| self.part(sending, part)).buffer_unordered(PARTS_IN_FLIGHT);
-        let mut parts: Vec<Held> = parts.try_collect().await?;
-        let sha256 = whole.await.unwrap_or_else(|panic| Err(content::read_failed(panic.into())))?;
-        parts.sort_by_key(|part| part.number);
-        Ok(Taken { sha256, etag: Some(self.complete(&parts).await?) })
-    }
-
-    async fn part(&self, sending: &Sending<'_>, measured: MeasuredPart) -> Result<Held, UploadError> {
-        let (number, crc32c) = (measured.part.number, measured.crc32c);
-        let headers = match self.checked {
-            true => vec![("x-amz-checksum-crc32c", crc32c.clone())],
-            false => Vec::new(),
-        };
-        let query = vec![("partNumber", number.to_string()), ("uploadId", self.id.clone())];
-        let piece = Piece::new(sending.body, measured.part.range, &sending.progress);
-        let question = Question { method: Method::Put, query, headers };
-        let answer = self.store.send(question, Some(Arc::new(piece))).await?;
-        let etag = answer::etag(&answer).ok_or(UploadError::Unconfirmed)?;
-        Ok(Held { number, etag, crc32c })
-    }
-
-    /// The answer may begin as a success and end as a refusal.
-    async fn complete(&self, parts: &[Held]) -> Result<String, UploadError> {
-        let (store, body) = (&self.store, self.list(parts));
-        let query = vec![("uploadId", self.id.clone())];
-        let question = &Question { method: Method::Post, query, headers: Vec::new() };
-        let attempt = |fresh| {
-            let body = Arc::new(OutputBody::Bytes(body.clone().into()));
-            async move {
-                let text = answer::text(store.attempt(question, Some(body), fresh).await?).await?;
-                match text.contains("CompleteMultipartUploadResult") {
-                    true => answer::element(&text, "ETag").ok_or(UploadError::Unconfirmed),
-                    false => Err(answer::late_refusal(&text)),
-                }
-            }
-        };
-        store.ask(attempt).await
-    }
-
-    fn list(&self, parts: &[Held]) -> String {
-        let mut xml =
-            r#"<CompleteMultipartUpload xmlns="http://s3.amazonaws.com/doc/2006-03-01/">"#.to_owned();
-        for Held { number, etag, crc32c } in parts {
-            let etag = answer::escaped(etag);
-            xml += &format!("<Part><PartNumber>{number}</PartNumber><ETag>{etag}</ETag>");
-            if self.checked {
-                xml += &format!("<ChecksumCRC32C>{crc32c}</ChecksumCRC32C>");
-            }
-            xml += "</Part>";
-        }
-        xml + "</CompleteMultipartUpload>"
-    }
-
-    fn keep(mut self) {
-        self.open = false;
-    }
-
-    /// Tells the store to forget the parts, and waits for it.
-    async fn abort(mut self) {
-        abort(self.store.clone(), self.id.clone()).await;
-        self.open = false;
-    }
-}
-
-impl Drop for Upload {
-    fn drop(&mut self) {
-        if self.open
-            && let Ok(runtime) = Handle::try_current()
-        {
-            // It ends by itself within its timeout; nobody is left to wait for it.
-            runtime.spawn(abort(self.store.clone(), self.id.clone()));
-        }
-    }
-}
-
-async fn abort(store: Arc<Store>, id: String) {
-    let question = Question { method: Method::Delete, query: vec![("uploadId", id)], headers: Vec::new() };
-    match timeout(ABORT_TIMEOUT, store.send(question, None)).await {
-        Ok(Ok(_)) => {}
-        // It is gone already.
-        Ok(Err(UploadError::S3 { source: NetError::Status { status, .. }, .. })) if status == 404 => {}
-        Ok(Err(error)) => warn!(%error, "an unfinished S3 upload could not be aborted"),
-        Err(_) => warn!("an unfinished S3 upload could not be aborted in time"),
     }
 }
 

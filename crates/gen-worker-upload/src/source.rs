@@ -1,10 +1,8 @@
-//! A body, or a part of one, as one request sends it: read and hashed on a thread of its own, a few chunks ahead.
+//! A body, or a part of one, as one request sends it.
 
 use std::{
-    fs::File,
-    io::{self, Read, Seek, SeekFrom},
+    io,
     ops::Range,
-    path::Path,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicU64, Ordering},
@@ -15,21 +13,20 @@ use std::{
 use bytes::Bytes;
 use futures_util::{
     FutureExt, StreamExt,
-    future::BoxFuture,
+    future::{BoxFuture, join},
     stream::{self, BoxStream},
 };
-use gen_worker_core::{Algorithm, ByteLimit, Digest, Event, Hasher, RunId, ports::Watch};
+use gen_worker_core::{ByteLimit, Digest, Event, RunId, ports::Watch};
 use gen_worker_net::{BodySource, OpenBody};
-use tokio::{sync::mpsc, task::spawn_blocking};
+use tokio::{sync::OnceCell, task::spawn_blocking};
 
-use crate::{content, error::UploadError, spool::Body};
+use crate::{
+    content,
+    error::UploadError,
+    reader::{self, CHUNK_BYTES, Reader, Tally},
+    spool::Body,
+};
 
-/// How much is read, hashed and handed to the connection at once.
-const CHUNK_BYTES: usize = 256 << 10;
-/// Chunks that are read before the connection asks for them.
-const CHUNKS_AHEAD: usize = 4;
-/// What one transfer keeps in memory: the chunks ahead, one being read, and those that the connection has not written.
-pub(crate) const BUFFERED_BYTES: u64 = (CHUNK_BYTES * (CHUNKS_AHEAD + 4)) as u64;
 /// A caller is told no oftener than this how far an upload is.
 const SAY_EVERY: Duration = Duration::from_millis(250);
 
@@ -85,10 +82,6 @@ impl Progress {
 struct Sent(Mutex<Arc<OnceLock<Digest>>>);
 
 impl Sent {
-    fn known(digest: Digest) -> Self {
-        Self(Mutex::new(Arc::new(OnceLock::from(digest))))
-    }
-
     fn digest(&self) -> Option<Digest> {
         self.cell().get().copied()
     }
@@ -110,19 +103,29 @@ pub(crate) struct Outgoing {
     body: Body,
     pub(crate) size: u64,
     sent: Arc<Sent>,
+    /// The digest of what is in memory, once it is known.
+    held: OnceCell<Digest>,
     progress: Arc<Progress>,
 }
 
 impl Outgoing {
-    /// Checks a body's size. What is in memory is hashed here, a file while it is sent.
+    /// Checks a body's size.
     pub(crate) async fn new(body: &Body, limit: ByteLimit, watch: &Watch) -> Result<Self, UploadError> {
         let size = content::size(body, limit).await?;
-        let sent = match body {
-            Body::Bytes(_) => Sent::known(content::measure(body, limit).await?.sha256),
-            Body::File(_) => Sent::default(),
-        };
         let progress = Progress::of_output(size, watch);
-        Ok(Self { body: body.clone(), size, sent: Arc::new(sent), progress })
+        Ok(Self { body: body.clone(), size, sent: Arc::default(), held: OnceCell::new(), progress })
+    }
+
+    /// The result of `sending`. What is in memory is hashed in the meantime, once for all tries; a file is hashed as it is
+    /// read.
+    pub(crate) async fn beside_its_digest<T>(&self, sending: impl Future<Output = T>) -> T {
+        let hashing = async {
+            if let Body::Bytes(bytes) = &self.body {
+                // Without it the output is not confirmed.
+                self.held.get_or_try_init(|| content::sha256(bytes.clone())).await.ok();
+            }
+        };
+        join(sending, hashing).await.0
     }
 
     /// All of it, for one request.
@@ -139,7 +142,7 @@ impl Outgoing {
     /// # Errors
     /// A server said yes before it had read all.
     pub(crate) fn digest(&self) -> Result<Digest, UploadError> {
-        self.sent.digest().ok_or(UploadError::Unconfirmed)
+        self.held.get().copied().or_else(|| self.sent.digest()).ok_or(UploadError::Unconfirmed)
     }
 }
 
@@ -168,9 +171,15 @@ impl Piece {
             }
             Body::File(path) => {
                 let (path, range) = (path.clone(), self.range.clone());
-                let digest = self.sent.as_ref().map(|sent| sent.anew());
-                let opened = spawn_blocking(move || Reader::open(&path, range, digest)).await;
-                Ok(ahead(opened.map_err(io::Error::other)??))
+                let length = range.end - range.start;
+                let tally = self.sent.as_ref().map(|sent| Tally::of(length, sent.anew()));
+                let opened = spawn_blocking(move || Reader::open(&path, range)).await;
+                let read = reader::ahead(opened.map_err(io::Error::other)??);
+                let chunks = match tally {
+                    Some(tally) => reader::tallied(read, tally),
+                    None => read,
+                };
+                Ok(stream::unfold(chunks, async |mut chunks| Some((chunks.recv().await?, chunks))).boxed())
             }
         }
     }
@@ -194,64 +203,6 @@ impl BodySource for Piece {
     }
 }
 
-/// A range of a file, chunk by chunk.
-struct Reader {
-    file: File,
-    left: u64,
-    hashing: Option<(Hasher, Arc<OnceLock<Digest>>)>,
-}
-
-impl Reader {
-    fn open(path: &Path, range: Range<u64>, digest: Option<Arc<OnceLock<Digest>>>) -> io::Result<Self> {
-        let mut file = File::open(path)?;
-        file.seek(SeekFrom::Start(range.start))?;
-        let hashing = digest.map(|digest| (Hasher::new(Algorithm::Sha256), digest));
-        let reader = Self { file, left: range.end - range.start, hashing };
-        reader.say_digest();
-        Ok(reader)
-    }
-
-    /// Leaves the digest once all is read, before the last chunk is handed on.
-    fn say_digest(&self) {
-        if self.left == 0
-            && let Some((hasher, digest)) = &self.hashing
-        {
-            digest.get_or_init(|| hasher.clone().finish());
-        }
-    }
-
-    fn chunk(&mut self) -> io::Result<Bytes> {
-        let mut chunk = vec![0; self.left.min(CHUNK_BYTES as u64) as usize];
-        self.file.read_exact(&mut chunk)?;
-        self.left -= chunk.len() as u64;
-        if let Some((hasher, _)) = &mut self.hashing {
-            hasher.update(&chunk);
-        }
-        self.say_digest();
-        Ok(chunk.into())
-    }
-}
-
-impl Iterator for Reader {
-    type Item = io::Result<Bytes>;
-
-    /// Ends with the first failure.
-    fn next(&mut self) -> Option<Self::Item> {
-        let chunk = (self.left > 0).then(|| self.chunk())?;
-        if chunk.is_err() {
-            self.left = 0;
-        }
-        Some(chunk)
-    }
-}
-
-/// Reads on a thread, a few chunks ahead, until all is read or nobody takes it any more.
-fn ahead(mut reader: Reader) -> BoxStream<'static, io::Result<Bytes>> {
-    let (give, take) = mpsc::channel(CHUNKS_AHEAD);
-    spawn_blocking(move || reader.try_for_each(|chunk| give.blocking_send(chunk)));
-    stream::unfold(take, |mut take| async { Some((take.recv().await?, take)) }).boxed()
-}
-
 fn slices(mut rest: Bytes) -> impl Iterator<Item = Bytes> {
     std::iter::from_fn(move || (!rest.is_empty()).then(|| rest.split_to(rest.len().min(CHUNK_BYTES))))
 }
@@ -259,6 +210,7 @@ fn slices(mut rest: Bytes) -> impl Iterator<Item = Bytes> {
 #[cfg(test)]
 mod tests {
     use futures_util::TryStreamExt;
+    use gen_worker_core::Algorithm;
 
     use super::*;
     use crate::testing::{bytes, watch};

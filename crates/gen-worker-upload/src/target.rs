@@ -8,7 +8,11 @@ use gen_worker_core::{
     ports::{OutputStore, OutputTarget, StoredOutput, Watch},
 };
 use serde_json::Value;
+#[cfg(feature = "s3")]
+use tracing::warn;
 
+#[cfg(feature = "s3")]
+use crate::unfinished::FORGET_TIMEOUT;
 use crate::{
     config::UploadConfig,
     error::UploadError,
@@ -104,6 +108,13 @@ impl OutputStore for OutputTargets {
     fn target(&self, output_upload: Secret<String>) -> Result<Arc<dyn OutputTarget>, JobFailure> {
         let place = self.place(output_upload.expose())?;
         Ok(Arc::new(Target { place, limit: self.limit, spool_dir: self.spool_dir.clone() }))
+    }
+
+    #[cfg(feature = "s3")]
+    fn settle(&self) {
+        if !self.transfers.unfinished().wait(FORGET_TIMEOUT) {
+            warn!("an S3 upload was left unfinished: its parts may have to be removed");
+        }
     }
 }
 

@@ -1,12 +1,14 @@
 //! How bytes leave: one client and one budget for all uploads of the process.
 
-use std::sync::Arc;
+use std::{error::Error, future::Future, sync::Arc};
 
 use gen_worker_core::ByteLimit;
-use gen_worker_net::HttpClient;
+use gen_worker_net::{HttpClient, HttpRequest, NetError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::{config::UploadConfig, source::BUFFERED_BYTES};
+#[cfg(feature = "s3")]
+use crate::unfinished::Unfinished;
+use crate::{config::UploadConfig, reader::BUFFERED_BYTES};
 
 /// What one permit for buffers stands for: a semaphore counts less than bytes go up to.
 const UNIT_BYTES: u64 = 1 << 10;
@@ -18,6 +20,26 @@ pub struct Transfers {
     client: HttpClient,
     places: Arc<Semaphore>,
     buffers: Arc<Semaphore>,
+    #[cfg(feature = "s3")]
+    unfinished: Arc<Unfinished>,
+}
+
+/// By which connection a try goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Connection {
+    Any,
+    /// One that is dialled for it: those that are open may be dead.
+    Fresh,
+}
+
+impl Connection {
+    /// This request, to go by it.
+    pub(crate) fn carry(self, request: HttpRequest) -> HttpRequest {
+        match self {
+            Self::Any => request,
+            Self::Fresh => request.fresh_connection(),
+        }
+    }
 }
 
 /// A place among the transfers, with room for its buffers. Both are free again when it is dropped.
@@ -37,6 +59,8 @@ impl Transfers {
             client,
             places: Arc::new(Semaphore::new(places)),
             buffers: Arc::new(Semaphore::new(units(config.buffer))),
+            #[cfg(feature = "s3")]
+            unfinished: Arc::default(),
         }
     }
 
@@ -44,7 +68,35 @@ impl Transfers {
         &self.client
     }
 
-    /// Waits for a place. Held for one request and its tries; nobody who holds one waits for another.
+    /// What was begun at some store and is neither whole nor forgotten.
+    #[cfg(feature = "s3")]
+    pub(crate) fn unfinished(&self) -> &Arc<Unfinished> {
+        &self.unfinished
+    }
+
+    /// Tries as often as the settings allow, each time in a place of its own: none is held while a server asks to be left
+    /// alone. All but the first try dial anew.
+    pub(crate) async fn retry<T, E, F>(
+        &self,
+        attempt: impl Fn(Connection) -> F,
+        cause: impl Fn(&E) -> Option<&NetError>,
+    ) -> Result<T, E>
+    where
+        E: Error,
+        F: Future<Output = Result<T, E>>,
+    {
+        let mut next = Connection::Any;
+        let attempt = || {
+            let attempt = attempt(std::mem::replace(&mut next, Connection::Fresh));
+            async {
+                let _place = self.place().await;
+                attempt.await
+            }
+        };
+        self.client.retry(attempt, cause).await
+    }
+
+    /// Waits for a place. Held for one try, or while a body is read; nobody who holds one waits for another.
     pub(crate) async fn place(&self) -> Place {
         let open = "the semaphores are never closed";
         let _place = self.places.clone().acquire_owned().await.expect(open);

@@ -1,6 +1,7 @@
 //! What a store says, in the little XML that matters here.
 
-use gen_worker_net::{HttpResponse, NetError, StatusCode, header};
+use gen_worker_net::{HeaderMap, HttpResponse, NetError, StatusCode, header};
+use jiff::{Timestamp, fmt::rfc2822};
 
 use crate::error::UploadError;
 
@@ -54,8 +55,13 @@ pub(super) fn escaped(text: &str) -> String {
 }
 
 /// What the store calls the version that it took.
-pub(super) fn etag(answer: &HttpResponse) -> Option<String> {
-    answer.header(&header::ETAG).map(str::to_owned)
+pub(super) fn etag(said: &HeaderMap) -> Option<String> {
+    said.get(header::ETAG)?.to_str().ok().map(str::to_owned)
+}
+
+/// A date as HTTP writes it.
+pub(super) fn http_date(text: &str) -> Option<Timestamp> {
+    rfc2822::DateTimeParser::new().parse_timestamp(text).ok()
 }
 
 #[cfg(test)]

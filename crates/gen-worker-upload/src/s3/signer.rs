@@ -4,11 +4,11 @@ use std::sync::atomic::{AtomicI64, Ordering};
 
 use gen_worker_core::Secret;
 use gen_worker_net::{HeaderName, HeaderValue, HttpClient, HttpRequest, Method, Trust};
-use jiff::{SignedDuration, Timestamp, fmt::rfc2822};
+use jiff::{SignedDuration, Timestamp};
 use rusty_s3::{Bucket, signing};
 use url::Url;
 
-use super::told::Told;
+use super::{answer::http_date, told::Told};
 
 /// How long a signature is good for. It is checked when a request begins; each try has a new one.
 const EXPIRES_SECONDS: u64 = 3600;
@@ -103,8 +103,7 @@ impl Signer {
 
 /// How many seconds the clock that wrote an HTTP date is ahead of `now`.
 fn seconds_ahead(date: &str, now: Timestamp) -> Option<i64> {
-    let theirs = rfc2822::DateTimeParser::new().parse_timestamp(date).ok()?;
-    Some(theirs.as_second() - now.as_second())
+    Some(http_date(date)?.as_second() - now.as_second())
 }
 
 fn method(method: rusty_s3::Method) -> Method {

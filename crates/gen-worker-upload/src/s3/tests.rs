@@ -53,7 +53,9 @@ async fn store(script: impl Fn(&Heard, usize) -> Option<Reaction> + Send + Sync 
 }
 
 fn behave(heard: &Heard) -> Response<Body> {
+    let is_asked_for = heard.headers.contains_key("x-amz-checksum-mode");
     match (heard.method.as_str(), heard.query("uploads"), heard.query("uploadId")) {
+        ("HEAD", "", "") if is_asked_for => answer(404, ""),
         ("POST", "1", "") => answer(200, "<R><UploadId>id&amp;1</UploadId></R>"),
         ("POST", "", "id%261") => answer(
             200,
@@ -70,14 +72,22 @@ fn behave(heard: &Heard) -> Response<Body> {
     }
 }
 
-fn target(there: &Peer) -> Arc<dyn OutputTarget> {
-    let told = json!({"s3": {
+fn told(there: &Peer) -> Value {
+    json!({"s3": {
         "bucket": "b", "key": "a/cat 1.png", "region": "r-1", "endpoint": there.url,
         "access_key_id": "AKID", "secret_access_key": "hunter2", "session_token": "hunter2-session",
-    }});
+    }})
+}
+
+fn targets(there: &Peer) -> (OutputTargets, Arc<dyn OutputTarget>) {
     let config = UploadConfig { max_upload: ByteLimit::Max(ByteSize::mib(64)), ..config() };
     let targets = OutputTargets::new(&config, transfers());
-    targets.target(told.to_string().as_str().into()).unwrap()
+    let target = targets.target(told(there).to_string().as_str().into()).unwrap();
+    (targets, target)
+}
+
+fn target(there: &Peer) -> Arc<dyn OutputTarget> {
+    targets(there).1
 }
 
 async fn put(there: &Peer, data: impl Into<axum::body::Bytes>) -> Result<StoredOutput, JobFailure> {
@@ -249,6 +259,67 @@ async fn a_missing_output_fails_the_run() {
     }
 }
 
+/// What a store says of the object that it made of these parts.
+fn object(length: usize, checksum: Option<&str>) -> Option<Reaction> {
+    let mut found = answer(200, "");
+    found.headers_mut().insert("content-length", length.to_string().parse().unwrap());
+    found.headers_mut().insert("etag", "\"whole\"".parse().unwrap());
+    if let Some(checksum) = checksum {
+        found.headers_mut().insert("x-amz-checksum-crc32c", checksum.parse().unwrap());
+    }
+    Some(Reaction::Answer(found))
+}
+
+/// The CRC-32C over those of the parts of `data`, as S3 writes it.
+fn checksum(data: &[u8]) -> String {
+    let parts: Vec<u8> =
+        data.chunks(PART_BYTES as usize).flat_map(|part| crc32c::crc32c(part).to_be_bytes()).collect();
+    let whole = base64::Engine::encode(
+        &base64::engine::general_purpose::STANDARD,
+        crc32c::crc32c(&parts).to_be_bytes(),
+    );
+    format!("{whole}-{}", parts.len() / 4)
+}
+
+#[tokio::test]
+async fn an_object_whose_making_was_not_answered_is_found() {
+    let whole = checksum(&large());
+    let cases = [
+        (large().len(), Some(whole.clone()), true),
+        (large().len(), Some("AAAAAA==-3".to_owned()), false),
+        (large().len() - 1, Some(whole), false),
+        // It knows no checksums, and does not say how old it is.
+        (large().len(), None, false),
+    ];
+    for (length, told, is_stored) in cases {
+        let (shown, made) = (told.clone(), AtomicUsize::new(0));
+        let there = store(move |heard, _| match heard.method.as_str() {
+            "HEAD" => object(length, told.as_deref()),
+            // It makes the object, loses its answer, and knows the upload no more.
+            "POST" if heard.query("uploads").is_empty() => match made.fetch_add(1, Ordering::Relaxed) {
+                0 => say(503, ""),
+                _ => say(404, &error("NoSuchUpload")),
+            },
+            "DELETE" => say(404, &error("NoSuchUpload")),
+            _ => None,
+        })
+        .await;
+        let stored = put(&there, large()).await;
+        let asked = there
+            .heard()
+            .iter()
+            .any(|heard| heard.method == "HEAD" && !heard.query("X-Amz-Signature").is_empty());
+        assert!(asked, "{shown:?}");
+        match stored {
+            Ok(stored) => assert!(is_stored && stored.etag.as_deref() == Some("\"whole\""), "{stored:?}"),
+            Err(failure) => {
+                assert!(!is_stored && failure.kind == FailureKind::Retryable, "{failure:?}");
+                assert!(failure.safe_message.contains("NoSuchUpload"), "{failure:?}");
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn checksums_are_left_out_where_they_are_refused() {
     for status in [400, 501] {
@@ -308,6 +379,64 @@ async fn a_dropped_upload_leaves_no_part_behind() {
     }
     until(&mut told, "DELETE").await;
     assert_eq!(there.heard().last().unwrap().query("uploadId"), "id%261");
+}
+
+#[tokio::test]
+async fn an_upload_that_is_given_up_while_it_begins_is_forgotten() {
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let (go_on, may_go_on) = tokio::sync::watch::channel(false);
+    let there = Peer::deciding(move |heard| {
+        tell.send(heard.method.to_string()).unwrap();
+        let mut may_go_on = may_go_on.clone();
+        async move {
+            if heard.query("uploads") == "1" {
+                may_go_on.wait_for(|go| *go).await.unwrap();
+            }
+            behave(&heard)
+        }
+        .boxed()
+    })
+    .await;
+    let (watch, _) = watch();
+    let (output, target) = (RawOutput::bytes(large(), "a/b"), target(&there));
+    let mut storing = target.store(&output, &watch);
+    tokio::select! {
+        _ = &mut storing => panic!("the store hangs"),
+        () = until(&mut told, "POST") => assert!(watch.cancellation.cancel(CancelReason::User)),
+    }
+    assert_eq!(storing.await.unwrap_err().kind, FailureKind::Canceled);
+    go_on.send(true).unwrap();
+    until(&mut told, "DELETE").await;
+    assert_eq!(there.heard().last().unwrap().query("uploadId"), "id%261");
+}
+
+#[test]
+fn an_upload_outlives_the_runtime_that_dropped_it_until_it_is_forgotten() {
+    let serving = tokio::runtime::Runtime::new().unwrap();
+    let (there, mut told) = serving.block_on(store_that_hangs());
+    let (targets, target) = targets(&there);
+    let working = tokio::runtime::Runtime::new().unwrap();
+    working.spawn(async move { target.store(&RawOutput::bytes(large(), "a/b"), &watch().0).await });
+    serving.block_on(until(&mut told, "hangs"));
+    assert_eq!(of_kind(&there.heard(), "DELETE", "uploadId").len(), 0);
+    working.shutdown_background();
+    targets.settle();
+    assert_eq!(of_kind(&there.heard(), "DELETE", "uploadId").len(), 1);
+}
+
+#[tokio::test]
+async fn a_bucket_may_be_the_name_of_a_host() {
+    let there =
+        store(|heard, _| (!heard.header("host").starts_with("b.localhost:")).then(|| say(404, ""))?).await;
+    let mut told = told(&there);
+    told["s3"]["endpoint"] = there.url.replace("127.0.0.1", "localhost").into();
+    told["s3"]["path_style"] = false.into();
+    let target = OutputTargets::new(&config(), transfers()).target(told.to_string().as_str().into()).unwrap();
+    for data in [bytes(9), large()] {
+        let stored = target.store(&RawOutput::bytes(data, "a/b"), &watch().0).await.unwrap();
+        assert_eq!(stored.url, format!("{}/a/cat%201.png", there.url.replace("127.0.0.1", "b.localhost")));
+    }
+    assert!(there.heard().iter().all(|heard| heard.uri.path() == "/a/cat%201.png"));
 }
 
 #[tokio::test]
