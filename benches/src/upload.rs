@@ -13,7 +13,8 @@ use gen_worker_core::{
 use gen_worker_net::{HttpClient, HttpResponse, Method, NetConfig, Trust};
 use gen_worker_proto::scheduler::{TaskExecutionRequest, worker_scheduler_message::Msg};
 use gen_worker_testkit::SeaweedFs;
-use rusty_s3::{Bucket, Credentials, S3Action, UrlStyle};
+use jiff::Timestamp;
+use rusty_s3::{Bucket, Credentials, S3Action, UrlStyle, signing};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{
@@ -53,9 +54,11 @@ pub(crate) async fn all(worker: &Path, seaweed: &Path) -> Report {
     let (sink, folder) = (Sink::start().await, tempfile::tempdir().expect("a temporary folder"));
     let file = large_file(&folder, LARGE_BYTES).await;
     large(&mut report, &mut scheduler, worker, &Store::sink(&sink), &file).await;
-    small(&mut report, &mut scheduler, worker, &sink).await;
-    let (store, file) = (SeaweedFs::start(seaweed).await, large_file(&folder, STORED_BYTES).await);
-    large(&mut report, &mut scheduler, worker, &Store::seaweed(&store), &file).await;
+    small(&mut report, &mut scheduler, worker, &Store::sink(&sink)).await;
+    let (there, file) = (SeaweedFs::start(seaweed).await, large_file(&folder, STORED_BYTES).await);
+    let store = Store::seaweed(&there);
+    large(&mut report, &mut scheduler, worker, &store, &file).await;
+    small(&mut report, &mut scheduler, worker, &store).await;
     report
 }
 
@@ -72,39 +75,54 @@ struct Store {
     name: &'static str,
     bytes: u64,
     presigned: String,
-    /// One for each part, as addresses of objects.
-    parts: Vec<String>,
+    small: String,
+    bucket: Bucket,
+    credentials: Credentials,
     s3: Value,
 }
 
 impl Store {
     fn sink(sink: &Sink) -> Self {
-        let url = format!("http://{}", sink.addr);
-        let parts = (0..LARGE_BYTES / PART_BYTES).map(|part| format!("{url}/{part}")).collect();
-        Self {
-            name: "the sink",
-            bytes: LARGE_BYTES,
-            presigned: format!("{url}/large"),
-            parts,
-            s3: s3(&url, "id", "key"),
-        }
+        Self::at(&format!("http://{}", sink.addr), "the sink", LARGE_BYTES, ("id", "key"))
     }
 
     fn seaweed(store: &SeaweedFs) -> Self {
-        let (id, secret) = (SeaweedFs::ACCESS_KEY_ID, SeaweedFs::SECRET_ACCESS_KEY);
-        let url = store.url();
+        let key = (SeaweedFs::ACCESS_KEY_ID, SeaweedFs::SECRET_ACCESS_KEY);
+        Self::at(&store.url(), "SeaweedFS", STORED_BYTES, key)
+    }
+
+    fn at(url: &str, name: &'static str, bytes: u64, (id, secret): (&str, &str)) -> Self {
         let endpoint = url.parse().expect("it is a URL");
         let bucket = Bucket::new(endpoint, UrlStyle::Path, "bench", "r").expect("a bucket has such a name");
         let credentials = Credentials::new(id, secret);
         let sign = |key: &str| bucket.put_object(Some(&credentials), key).sign(SIGNED_FOR).into();
-        let parts = (0..STORED_BYTES / PART_BYTES).map(|part| sign(&format!("part-{part}"))).collect();
-        Self {
-            name: "SeaweedFS",
-            bytes: STORED_BYTES,
-            presigned: sign("large"),
-            parts,
-            s3: s3(&url, id, secret),
-        }
+        let (presigned, small) = (sign("large"), sign("small"));
+        Self { name, bytes, presigned, small, bucket, credentials, s3: s3(url, id, secret) }
+    }
+
+    /// Begins an upload; says where its parts go.
+    async fn parts(&self) -> Vec<String> {
+        let (key, by) = ("raw", &self.credentials);
+        let begin = signing::sign(
+            &Timestamp::now(),
+            rusty_s3::Method::Post,
+            self.bucket.object_url(key),
+            by.key(),
+            by.secret(),
+            None,
+            self.bucket.region(),
+            SIGNED_FOR.as_secs(),
+            [("uploads", "1")].into_iter(),
+            std::iter::empty(),
+        );
+        let begun = client().request(Method::POST, begin, Trust::Operator).send().await;
+        let begun = begun.and_then(HttpResponse::into_success).expect("the store begins an upload");
+        let begun = begun.bytes(1 << 16).await.expect("it says which");
+        let text = String::from_utf8_lossy(&begun);
+        let id = text.split("<UploadId>").nth(1).and_then(|rest| rest.split('<').next());
+        let id = id.expect("an upload has a name");
+        let part = |number| self.bucket.upload_part(Some(by), key, number, id).sign(SIGNED_FOR).into();
+        (1..=(self.bytes / PART_BYTES) as u16).map(part).collect()
     }
 }
 
@@ -125,9 +143,10 @@ async fn large(report: &mut Report, scheduler: &mut Scheduler, worker: &Path, st
         let payload = json!({"path": file, "output_upload": output_upload});
         let (mut ours, mut raw, before) = (Vec::new(), Vec::new(), peer.resident().current);
         for _ in 0..ROUNDS {
+            let parts = store.parts().await;
             let since = Instant::now();
             match how {
-                "S3" => parallel(file, &store.parts).await,
+                "S3" => parallel(file, &parts).await,
                 _ => curl(file, &store.presigned).await,
             }
             raw.push(mebibytes as f64 / since.elapsed().as_secs_f64());
@@ -175,16 +194,15 @@ fn host_and_path(url: &str) -> (&str, &str) {
     rest.split_at(rest.find('/').expect("each address has a path"))
 }
 
-async fn small(report: &mut Report, scheduler: &mut Scheduler, worker: &Path, sink: &Sink) {
+async fn small(report: &mut Report, scheduler: &mut Scheduler, worker: &Path, store: &Store) {
     let mut peer = Peer::start(scheduler, Program::Worker(worker)).await;
-    let to = json!({"put_url": format!("http://{}/small", sink.addr)});
-    let payload = json!({"size": SMALL_BYTES, "output_upload": to});
+    let payload = json!({"size": SMALL_BYTES, "output_upload": {"put_url": store.small}});
     let client = client();
     let (mut ours, mut raw) = (Vec::new(), Vec::new());
     // The first round warms the connections of both.
     for round in 0..=ROUNDS {
         let since = Instant::now();
-        over(&client, &sink.addr).await;
+        over(&client, &store.small).await;
         let took = since.elapsed();
         let since = Instant::now();
         runs(&mut peer, "bytes", &payload, SMALL).await;
@@ -193,13 +211,13 @@ async fn small(report: &mut Report, scheduler: &mut Scheduler, worker: &Path, si
             ours.push(SMALL as f64 / since.elapsed().as_secs_f64());
         }
     }
-    let line = report.add("200 outputs of 100 KiB, hashed", "/s", median(ours));
+    let line = report.add(format!("200 outputs of 100 KiB to {}", store.name), "/s", median(ours));
     line.beside(median(raw)).goal("≥ 0.8 of a warm pool");
 }
 
 /// The small outputs over one pool of connections, and nothing else.
-async fn over(client: &HttpClient, addr: &str) {
-    let url: Url = format!("http://{addr}/small").parse().expect("an address makes a URL");
+async fn over(client: &HttpClient, url: &str) {
+    let url: Url = url.parse().expect("it was written by a URL");
     let body = Bytes::from(vec![7; SMALL_BYTES as usize]);
     let mut lanes = JoinSet::new();
     for _ in 0..SMALL_AT_ONCE {
@@ -208,7 +226,7 @@ async fn over(client: &HttpClient, addr: &str) {
             for _ in 0..SMALL / SMALL_AT_ONCE {
                 let request = client.request(Method::PUT, url.clone(), Trust::Operator);
                 let answer = request.body(OutputBody::Bytes(body.clone())).send().await;
-                answer.and_then(HttpResponse::into_success).expect("the sink takes all");
+                answer.and_then(HttpResponse::into_success).expect("the store takes all");
             }
         });
     }
