@@ -3,6 +3,7 @@
 use std::{
     collections::VecDeque,
     future::ready,
+    net::SocketAddr,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -10,7 +11,7 @@ use std::{
 use axum::{
     Router,
     body::{Body, Bytes},
-    extract::{DefaultBodyLimit, State},
+    extract::{ConnectInfo, DefaultBodyLimit, State},
     http::{HeaderMap, Method, Response, Uri},
 };
 use futures_util::{FutureExt, future::BoxFuture};
@@ -23,6 +24,8 @@ use crate::{config::UploadConfig, transfer::Transfers};
 /// One request, as it arrived.
 #[derive(Debug, Clone)]
 pub(crate) struct Heard {
+    /// The port that it came from: another one is another connection.
+    pub(crate) port: u16,
     pub(crate) method: Method,
     pub(crate) uri: Uri,
     pub(crate) headers: HeaderMap,
@@ -73,6 +76,7 @@ impl Store {
         let url = format!("http://{}", listener.local_addr().unwrap());
         let told = Arc::new(Told { decide: Box::new(decide), heard: Mutex::default() });
         let app = Router::new().fallback(hear).layer(DefaultBodyLimit::disable()).with_state(told.clone());
+        let app = app.into_make_service_with_connect_info::<SocketAddr>();
         let mut tasks = JoinSet::new();
         tasks.spawn(async { axum::serve(listener, app).await.unwrap() });
         Self { url, told, _tasks: tasks }
@@ -86,12 +90,13 @@ impl Store {
 
 async fn hear(
     State(told): State<Arc<Told>>,
+    ConnectInfo(from): ConnectInfo<SocketAddr>,
     method: Method,
     uri: Uri,
     headers: HeaderMap,
     body: Bytes,
 ) -> Response<Body> {
-    let heard = Heard { method, uri, headers, body };
+    let heard = Heard { port: from.port(), method, uri, headers, body };
     told.heard.lock().unwrap().push(heard.clone());
     (told.decide)(heard).await
 }
@@ -106,9 +111,8 @@ pub(crate) fn client() -> HttpClient {
     client_allowing(&["127.0.0.1"])
 }
 
-/// The same, with little patience for a silent peer.
-pub(crate) fn impatient() -> HttpClient {
-    let idle_timeout = Duration::from_millis(200);
+/// The same, which waits so long for a silent peer, and tries twice.
+pub(crate) fn client_waiting(idle_timeout: Duration) -> HttpClient {
     HttpClient::new(NetConfig { idle_timeout, attempts: 2, ..net_config(&["127.0.0.1"]) }).unwrap()
 }
 

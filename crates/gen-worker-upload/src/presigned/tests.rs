@@ -1,11 +1,13 @@
 //! A presigned `PUT` against stores on loopback, good ones and bad.
 
+use std::{collections::HashSet, time::Duration};
+
 use futures_util::FutureExt;
 use gen_worker_core::{Algorithm, ByteSize, Digest, FailureKind, RawOutput, ports::OutputStore};
 use gen_worker_net::HttpClient;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt, Interest},
-    net::{TcpListener, TcpStream},
+    net::{TcpListener, TcpSocket, TcpStream},
     task::JoinSet,
 };
 
@@ -13,8 +15,11 @@ use super::*;
 use crate::{
     config::UploadConfig,
     target::OutputTargets,
-    testing::{Store, answer, bytes, client, client_allowing, config, impatient, watch},
+    testing::{Store, answer, bytes, client, client_allowing, client_waiting, config, watch},
 };
+
+/// Little patience with a silent peer.
+const IMPATIENT: Duration = Duration::from_millis(200);
 
 fn targets(client: HttpClient) -> OutputTargets {
     let config = UploadConfig { max_upload: ByteLimit::Max(ByteSize::mib(4)), ..config() };
@@ -55,7 +60,7 @@ async fn an_output_is_put_as_it_was_signed() {
 
 #[tokio::test]
 async fn the_public_url_and_the_stores_version_are_passed_on() {
-    let mut created = answer(201, "");
+    let mut created = answer(204, "");
     created.headers_mut().insert("etag", r#""abc""#.parse().unwrap());
     let there = Store::answering([created]).await;
     let stored = store(&there, r#", "public_url": "https://cdn.example/key""#, png()).await.unwrap();
@@ -74,6 +79,8 @@ async fn a_file_is_streamed_and_sent_whole_again() {
     assert_eq!(stored.size_bytes, data.len() as u64);
     let heard = there.heard();
     assert!(heard.len() == 3 && heard.iter().all(|heard| heard.body == data));
+    let ports: HashSet<_> = heard.iter().map(|heard| heard.port).collect();
+    assert_eq!(ports.len(), 3, "each further try has a connection of its own");
 }
 
 #[tokio::test]
@@ -221,7 +228,8 @@ where
             serve(connection).await;
         }
     });
-    let target = targets(impatient()).target(format!(r#"{{"put_url": "{url}"}}"#).as_str().into())?;
+    let target =
+        targets(client_waiting(IMPATIENT)).target(format!(r#"{{"put_url": "{url}"}}"#).as_str().into())?;
     target.store(&RawOutput::bytes(bytes(2 << 20), "a/b"), &watch().0).await
 }
 
@@ -264,6 +272,34 @@ async fn a_server_that_stops_reading_is_given_up() {
 }
 
 #[tokio::test]
+async fn a_server_that_reads_slowly_is_waited_for() {
+    let socket = TcpSocket::new_v4().unwrap();
+    // What the system takes in the server's place would be sent at once.
+    socket.set_recv_buffer_size(64 << 10).unwrap();
+    socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
+    let listener = socket.listen(8).unwrap();
+    let url = format!("http://{}/k", listener.local_addr().unwrap());
+    let length = 16 << 20;
+    let mut server = JoinSet::new();
+    server.spawn(async move {
+        let (mut connection, _) = listener.accept().await.unwrap();
+        let (mut heard, mut buffer) = (0, vec![0; 256 << 10]);
+        while heard < length {
+            heard += connection.read_exact(&mut buffer).await.unwrap();
+            tokio::time::sleep(Duration::from_millis(40)).await;
+        }
+        connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        // A head has come before the body. What was unread would reset the connection when it is closed.
+        assert!(connection.read(&mut buffer).await.unwrap() > 0);
+    });
+    let client = client_waiting(Duration::from_secs(2));
+    let targets = OutputTargets::new(&config(), Transfers::new(&config(), client));
+    let target = targets.target(format!(r#"{{"put_url": "{url}"}}"#).as_str().into()).unwrap();
+    let stored = target.store(&RawOutput::bytes(bytes(length), "a/b"), &watch().0).await.unwrap();
+    assert_eq!(stored.size_bytes, length as u64);
+}
+
+#[tokio::test]
 async fn an_answer_with_huge_headers_is_not_read() {
     let huge = |mut connection: TcpStream| async move {
         read_all(&mut connection).await;
@@ -289,7 +325,7 @@ async fn a_success_before_the_last_byte_is_none() {
         connection.ready(Interest::ERROR).await.unwrap();
     });
     let config = UploadConfig { max_upload: ByteLimit::Unlimited, ..config() };
-    let target = OutputTargets::new(&config, Transfers::new(&config, impatient()))
+    let target = OutputTargets::new(&config, Transfers::new(&config, client_waiting(IMPATIENT)))
         .target(format!(r#"{{"put_url": "{url}"}}"#).as_str().into())
         .unwrap();
     let failure = target.store(&RawOutput::file(path, "a/b"), &watch().0).await.unwrap_err();

@@ -119,6 +119,23 @@ fn method(method: rusty_s3::Method) -> Method {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::testing::client;
+
+    #[test]
+    fn each_time_has_a_signature_of_its_own() {
+        let told = serde_json::json!({
+            "bucket": "b", "key": "k", "region": "r", "access_key_id": "AKID", "secret_access_key": "hunter2",
+        });
+        let signer = Signer::new(Told::parse(told, &client()).unwrap());
+        let question = Question { method: rusty_s3::Method::Put, query: Vec::new(), headers: Vec::new() };
+        let signed = |time: &str| signer.sign(&question, time.parse().unwrap());
+        let (first, second) = (signed("2015-10-21T07:28:00Z"), signed("2015-10-21T07:28:01Z"));
+        assert_ne!(first, second);
+        let date = "Wed, 21 Oct 2015 08:28:00 GMT";
+        let ahead = seconds_ahead(date, "2015-10-21T07:28:00Z".parse().unwrap()).unwrap();
+        signer.ahead.store(-ahead, Ordering::Relaxed);
+        assert_eq!(signed("2015-10-21T08:28:00Z"), first);
+    }
 
     #[test]
     fn an_http_date_says_how_far_ahead_a_clock_is() {

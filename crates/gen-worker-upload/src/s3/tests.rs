@@ -2,6 +2,7 @@
 //! `tests/tests/it/s3.rs`.
 
 use std::{
+    collections::HashSet,
     future::{pending, ready},
     sync::{
         Mutex,
@@ -80,7 +81,7 @@ fn told(there: &Peer) -> Value {
 }
 
 fn targets(there: &Peer) -> (OutputTargets, Arc<dyn OutputTarget>) {
-    let config = UploadConfig { max_upload: ByteLimit::Max(ByteSize::mib(64)), ..config() };
+    let config = UploadConfig { max_upload: ByteLimit::Max(ByteSize::mib(80)), ..config() };
     let targets = OutputTargets::new(&config, transfers());
     let target = targets.target(told(there).to_string().as_str().into()).unwrap();
     (targets, target)
@@ -212,6 +213,9 @@ async fn a_part_that_fails_is_sent_again_and_the_others_are_not() {
         of_kind(&heard, "PUT", "partNumber").iter().map(|part| part.query("partNumber")).collect();
     numbers.sort();
     assert_eq!(numbers, ["1", "2", "2", "2", "3"]);
+    let again =
+        of_kind(&heard, "PUT", "partNumber").into_iter().filter(|part| part.query("partNumber") == "2");
+    assert_eq!(again.map(|part| part.port).collect::<HashSet<_>>().len(), 3, "by a connection of its own");
 }
 
 #[tokio::test]
@@ -257,6 +261,52 @@ async fn a_missing_output_fails_the_run() {
         assert!(failure.safe_message.contains(word), "{name}: {failure:?}");
         assert_eq!(of_kind(&there.heard(), "DELETE", "uploadId").len(), 1, "{name}: nothing is left open");
     }
+}
+
+#[tokio::test]
+async fn four_parts_are_on_their_way_at_once() {
+    let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
+    let (go_on, may_go_on) = tokio::sync::watch::channel(false);
+    let there = Peer::deciding(move |heard| {
+        let mut may_go_on = may_go_on.clone();
+        if !heard.query("partNumber").is_empty() {
+            tell.send("part".to_owned()).unwrap();
+        }
+        async move {
+            if !heard.query("partNumber").is_empty() {
+                may_go_on.wait_for(|go| *go).await.unwrap();
+            }
+            behave(&heard)
+        }
+        .boxed()
+    })
+    .await;
+    let target = target(&there);
+    let output = RawOutput::bytes(bytes(5 * PART_BYTES as usize), "a/b");
+    let watch = watch().0;
+    let mut storing = target.store(&output, &watch);
+    let four = async {
+        for _ in 0..4 {
+            until(&mut told, "part").await;
+        }
+    };
+    tokio::select! {
+        _ = &mut storing => panic!("the store holds all parts"),
+        () = four => {}
+    }
+    assert_eq!(of_kind(&there.heard(), "PUT", "partNumber").len(), 4);
+    go_on.send(true).unwrap();
+    storing.await.unwrap();
+    assert_eq!(of_kind(&there.heard(), "PUT", "partNumber").len(), 5);
+}
+
+#[tokio::test]
+async fn an_output_is_cut_from_16_mib_on() {
+    let there = store(|_, _| None).await;
+    put(&there, bytes(PART_BYTES as usize - 1)).await.unwrap();
+    assert_eq!(there.heard().len(), 1);
+    put(&there, bytes(PART_BYTES as usize)).await.unwrap();
+    assert_eq!(of_kind(&there.heard(), "PUT", "partNumber").len(), 1);
 }
 
 /// What a store says of the object that it made of these parts.
@@ -442,7 +492,7 @@ async fn a_bucket_may_be_the_name_of_a_host() {
 #[tokio::test]
 async fn nothing_is_sent_of_what_is_refused_here() {
     let there = store(|_, _| None).await;
-    let too_large = put(&there, bytes((64 << 20) + 1)).await.unwrap_err();
+    let too_large = put(&there, bytes((80 << 20) + 1)).await.unwrap_err();
     assert_eq!(too_large.kind, FailureKind::Validation);
     let untyped = RawOutput::bytes("x", "a/b\r\nx-evil: 1");
     assert_eq!(target(&there).store(&untyped, &watch().0).await.unwrap_err().kind, FailureKind::Internal);
