@@ -58,6 +58,10 @@ impl OutputStore for Step {
     fn target(&self, _output_upload: Secret<String>) -> Result<Arc<dyn OutputTarget>, JobFailure> {
         Ok(Arc::new(self.clone()))
     }
+
+    fn settle(&self) {
+        self.begun.send("settle".to_owned()).expect("the test listens");
+    }
 }
 
 /// A worker with so many GPUs, whose one function and whose store the test holds.
@@ -126,6 +130,14 @@ fn draw(step: Step) -> Function {
             }
         })
         .unwrap()
+}
+
+#[tokio::test]
+async fn what_outputs_have_begun_is_settled_before_the_worker_ends() {
+    let scheduler = FakeScheduler::start().await;
+    let mut desk = Desk::open(&scheduler, 1).await;
+    desk.worker.leave(desk.stream).await;
+    assert_eq!(desk.begun.recv().await.as_deref(), Some("settle"));
 }
 
 #[tokio::test]
