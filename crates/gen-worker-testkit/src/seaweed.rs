@@ -18,7 +18,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 const READY: &str = "Start Seaweed S3 API Server";
 
 /// SeaweedFS on loopback, with a folder of its own. It checks signatures and their expiry; whoever brings none may read. A
-/// bucket is made when it is first written to. The process ends when this is dropped.
+/// bucket is made when it is first written to, and has a host of its own below `localhost`. The process ends when this is dropped.
 #[derive(Debug)]
 pub struct SeaweedFs {
     port: u16,
@@ -51,6 +51,7 @@ impl SeaweedFs {
                 "-volume.max=100",
             ])
             .args(["-master.volumeSizeLimitMB=64", "-s3", "-s3.port.iceberg=0", "-s3.port.lance=0"])
+            .arg("-s3.domainName=localhost")
             .args([
                 format!("-dir={}", directory.path().display()),
                 format!("-s3.config={}", config.display()),

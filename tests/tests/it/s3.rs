@@ -120,6 +120,21 @@ async fn what_a_run_makes_is_at_the_store_whole() {
 }
 
 #[tokio::test]
+async fn a_bucket_may_be_the_name_of_a_host() {
+    let there = SeaweedFs::start(seaweed_program()).await;
+    for (key, size) in [("small", 70_000), ("large", LARGE)] {
+        let mut by_host = told(&there, key);
+        by_host["s3"]["endpoint"] = there.url().replace("127.0.0.1", "localhost").into();
+        by_host["s3"]["path_style"] = false.into();
+        let stored = store(&by_host, RawOutput::bytes(pattern(size), "a/b")).await.unwrap();
+        let host = there.url().replace("127.0.0.1", &format!("{BUCKET}.localhost"));
+        assert_eq!(stored.url, format!("{host}/{key}"));
+        let (status, content) = get(&there, &format!("{BUCKET}/{key}")).await;
+        assert!(status == 200 && content == pattern(size), "{key}: {status}, {} bytes", content.len());
+    }
+}
+
+#[tokio::test]
 async fn what_the_store_refuses_is_said_and_leaves_nothing() {
     let there = SeaweedFs::start(seaweed_program()).await;
     store(&told(&there, "first"), RawOutput::bytes("x", "a/b")).await.unwrap();
