@@ -78,6 +78,25 @@ async fn a_scheduler_of_the_given_authority_is_accepted() {
 }
 
 #[tokio::test]
+async fn the_scheme_of_an_address_decides_about_tls() {
+    let authority = Authority::new();
+    let ca = authority.certificate.pem();
+    let (secured, plain) = (FakeScheduler::start_tls(authority.server()).await, FakeScheduler::start().await);
+    for (scheduler, scheme, use_tls) in [
+        (&secured, "grpcs", "false"),
+        (&secured, "https", "false"),
+        (&plain, "grpc", "true"),
+        (&plain, "http", "true"),
+    ] {
+        let address = format!("{scheme}://{}", scheduler.addr());
+        let _worker = worker_with(scheduler, &[("SCHEDULER_TLS_CA", &ca)], |settings| {
+            settings.set("SCHEDULER_ADDR", address).set("USE_TLS", use_tls)
+        });
+        scheduler.accept().await.next_registration().await;
+    }
+}
+
+#[tokio::test]
 async fn a_scheduler_of_an_unknown_authority_is_refused_with_the_reason() {
     let scheduler = FakeScheduler::start_tls(Authority::new().server()).await;
     let mut worker = worker(&scheduler, &[("SCHEDULER_TLS_CA", &Authority::new().certificate.pem())]);
