@@ -331,6 +331,24 @@ fn a_refusal_takes_no_place_of_a_result_that_nobody_heard() {
 }
 
 #[tokio::test]
+async fn what_is_shed_for_a_refusal_is_in_the_journal_no_more() {
+    let directory = tempfile::TempDir::new().unwrap();
+    let limits = Limits { events: 1, result_bytes: PLENTY, message_bytes: PLENTY };
+    let outbox = Outbox::journaled(&limits, directory.path()).unwrap();
+    let (mut speech, _said) = outbox.start_stream(registration());
+    outbox.result(key("a"), outbound::result(&key("a").0, 0, &Ok(vec![0; PLENTY - 1024].into())));
+    assert_eq!(speech.by_ref().skip(1).next().await.map(name).unwrap(), "=a");
+    let busy: Result<Bytes, _> = Err(WorkerError::retryable("worker busy").into());
+    outbox.refusal(key("b"), outbound::result(&key("b").0, 0, &busy), true);
+    outbox.refusal(key("c"), outbound::result(&key("c").0, 0, &busy), true);
+    assert_eq!(outbox.take_losses().results, 1, "there was no room for all three");
+    outbox.close();
+    drop((speech, outbox));
+    let next = Outbox::journaled(&limits, directory.path()).unwrap();
+    assert!(next.is_delivered(), "the next process sends nothing that was given up");
+}
+
+#[tokio::test]
 async fn what_an_earlier_run_said_is_history_when_it_begins_again() {
     let outbox = outbox(1);
     let (mut speech, _said) = outbox.start_stream(registration());
