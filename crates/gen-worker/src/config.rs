@@ -11,6 +11,8 @@ use gen_worker_net::NetConfig;
 use gen_worker_runtime::RuntimeConfig;
 use gen_worker_upload::UploadConfig;
 
+use crate::cozy_toml::{CozyPlace, CozyToml};
+
 /// Every setting of a worker, one field for each crate's.
 #[derive(Debug, Clone)]
 pub struct WorkerConfig {
@@ -75,43 +77,32 @@ pub fn environment(directory: &Path) -> Result<Env, ConfigErrors> {
         .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
         .collect();
     let mut errors = ConfigErrors::default();
-    match std::fs::read_to_string(directory.join("cozy.toml")) {
-        Ok(text) => merge(&mut env, &text, &mut errors),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => errors.push(format!("cozy.toml cannot be read: {error}")),
-    }
+    let text = cozy_toml(directory, &mut errors);
+    merge(&mut env, &text, &mut errors);
     errors.into_result(env)
 }
 
-fn merge(env: &mut Env, cozy_toml: &str, errors: &mut ConfigErrors) {
-    let table = match cozy_toml.parse::<toml::Table>() {
-        Ok(table) => table,
-        Err(error) => return errors.push(format!("cozy.toml: {error}")),
-    };
-    let Some(worker) = table.get("worker") else { return };
-    let Some(worker) = worker.as_table() else {
-        return errors.push("cozy.toml: `worker` must be a table");
-    };
-    let known: Vec<&Var> = WorkerConfig::variables().into_iter().flat_map(|(_, vars)| vars).collect();
-    for (key, value) in worker {
-        match (known.iter().find(|var| var.name.eq_ignore_ascii_case(key)), scalar(value)) {
-            (Some(var), Some(text)) => env.set_default(var.name, &text),
-            (None, _) => errors.push(format!(
-                "cozy.toml: `[worker] {key}` is no setting: keys are the names of docs/configuration.md in lower case"
-            )),
-            (_, None) => errors.push(format!("cozy.toml: `[worker] {key}` must be a text, a number or a flag")),
+/// The text of `cozy.toml` in `directory`; empty: there is none.
+pub(crate) fn cozy_toml(directory: &Path, errors: &mut ConfigErrors) -> String {
+    match std::fs::read_to_string(directory.join("cozy.toml")) {
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
+        Err(error) => {
+            errors.push(format!("cozy.toml cannot be read: {error}"));
+            String::new()
         }
     }
 }
 
-fn scalar(value: &toml::Value) -> Option<String> {
-    match value {
-        toml::Value::String(text) => Some(text.clone()),
-        toml::Value::Integer(number) => Some(number.to_string()),
-        toml::Value::Float(number) => Some(number.to_string()),
-        toml::Value::Boolean(flag) => Some(flag.to_string()),
-        toml::Value::Datetime(_) | toml::Value::Array(_) | toml::Value::Table(_) => None,
-    }
+/// What other tables say is no matter of a worker that starts: `gen-worker check` looks at it.
+fn merge(env: &mut Env, text: &str, errors: &mut ConfigErrors) {
+    let (cozy, mistakes) = CozyToml::parse(text);
+    let concerns = |place| matches!(place, CozyPlace::Text | CozyPlace::Table("worker"));
+    mistakes
+        .iter()
+        .filter(|mistake| concerns(mistake.place))
+        .for_each(|mistake| errors.push(mistake.to_string()));
+    cozy.worker.iter().for_each(|(name, text)| env.set_default(name, text));
 }
 
 #[cfg(test)]

@@ -29,15 +29,19 @@
 //! inside itself takes [`Worker::builder`] and [`function!`].
 
 #[doc(hidden)]
+pub mod __command;
+#[doc(hidden)]
 pub mod __private;
 mod app;
 mod assemble;
 mod config;
+mod cozy_toml;
 #[cfg(feature = "dev")]
 mod dev;
 #[cfg(doctest)]
 mod doctests;
 mod logging;
+mod nearest;
 
 pub use gen_worker_core::{
     ActionContext, Asset, AssetRef, ByteStream, Call, CancelReason, DeltaStream, Extract, Frame, Function,
