@@ -1,6 +1,7 @@
 //! The gen-worker command: an orchestrator to run, runs to ask it for, and the models on this machine.
 
 mod cache;
+mod client;
 mod invoke;
 mod orchestrator;
 

@@ -7,7 +7,7 @@ use gen_worker_core::{
     Function,
     config::{ConfigErrors, Env},
 };
-use gen_worker_runtime::{ConnectionError, Worker, WorkerFailure};
+use gen_worker_runtime::{ConnectionError, Ports, Worker, WorkerBuilder, WorkerFailure};
 
 use crate::{
     assemble::{AssembleError, assemble},
@@ -26,7 +26,14 @@ pub(crate) enum AppError {
     Worker(#[from] WorkerFailure),
     #[cfg(feature = "dev")]
     #[error(transparent)]
-    Dev(#[from] crate::dev::DevError),
+    Here(#[from] crate::here::HereError),
+    #[cfg(feature = "dev")]
+    #[error(transparent)]
+    Call(#[from] crate::call::CallError),
+    /// A model or an input of a run could not be fetched.
+    #[cfg(feature = "dev")]
+    #[error("the run failed: {message}")]
+    Unfetched { message: String },
 }
 
 impl AppError {
@@ -42,7 +49,11 @@ impl AppError {
             Self::Worker(WorkerFailure::Unsaid { .. }) => 8,
             Self::Assemble(_) | Self::Worker(_) => 1,
             #[cfg(feature = "dev")]
-            Self::Dev(error) => error.exit_code(),
+            Self::Here(_) => 1,
+            #[cfg(feature = "dev")]
+            Self::Call(error) => error.exit_code(),
+            #[cfg(feature = "dev")]
+            Self::Unfetched { .. } => 3,
         }
     }
 }
@@ -58,9 +69,12 @@ struct Arguments {
 enum Verb {
     /// Connect to the scheduler and work until told to leave. The default.
     Serve,
+    /// Run a function once, by the executor of production: results go to stdout, all else to stderr.
+    #[cfg(feature = "dev")]
+    Run(crate::run::RunArguments),
     /// Run an orchestrator and this worker in one process, on this machine only.
     #[cfg(feature = "dev")]
-    Dev(crate::dev::DevArguments),
+    Dev(crate::here::Folders),
 }
 
 /// The body of a worker binary's `main`: reads the arguments and serves every linked function.
@@ -68,7 +82,9 @@ pub(crate) fn main(functions: Vec<Function>) -> ExitCode {
     let done = match Arguments::parse().verb.unwrap_or(Verb::Serve) {
         Verb::Serve => serve(functions),
         #[cfg(feature = "dev")]
-        Verb::Dev(arguments) => crate::dev::run(functions, arguments),
+        Verb::Run(arguments) => crate::run::run(functions, arguments),
+        #[cfg(feature = "dev")]
+        Verb::Dev(folders) => crate::dev::run(functions, &folders),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -87,11 +103,17 @@ fn serve(functions: Vec<Function>) -> Result<(), AppError> {
 
 /// A worker with these settings that leaves on SIGTERM.
 pub(crate) fn worker(functions: Vec<Function>, env: &Env) -> Result<Worker, AppError> {
+    let (builder, ports) = builder(functions, env)?;
+    Ok(builder.ports(ports).stop_on_signals().build()?)
+}
+
+/// A worker with these settings in the making, and the ports that it wants.
+pub(crate) fn builder(functions: Vec<Function>, env: &Env) -> Result<(WorkerBuilder, Ports), AppError> {
     let config = WorkerConfig::from_env(env)?;
     let ports = assemble(&config, &functions)?;
     let names: Vec<&str> = functions.iter().map(|function| function.spec().name.as_str()).collect();
     tracing::info!(worker_id = %config.runtime.worker_id, functions = names.join(","), "starting");
-    Ok(Worker::builder(config.runtime).functions(functions).ports(ports).stop_on_signals().build()?)
+    Ok((Worker::builder(config.runtime).functions(functions), ports))
 }
 
 /// The error and its causes in one line each, for a person.

@@ -34,14 +34,20 @@ pub mod __command;
 pub mod __private;
 mod app;
 mod assemble;
+#[cfg(feature = "dev")]
+mod call;
 mod config;
 mod cozy_toml;
 #[cfg(feature = "dev")]
 mod dev;
 #[cfg(doctest)]
 mod doctests;
+#[cfg(feature = "dev")]
+mod here;
 mod logging;
 mod nearest;
+#[cfg(feature = "dev")]
+mod run;
 
 pub use gen_worker_core::{
     ActionContext, Asset, AssetRef, ByteStream, Call, CancelReason, DeltaStream, Extract, Frame, Function,

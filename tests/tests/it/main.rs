@@ -16,6 +16,7 @@ mod outputs;
 mod realtime;
 mod reconnect;
 mod registration;
+mod run;
 mod s3;
 mod secrets;
 mod seed;

@@ -3,18 +3,21 @@
 
 use std::{
     io::IsTerminal,
-    path::Path,
     time::{Duration, Instant},
 };
 
 use gen_worker_orchestrator::RunEvent;
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use serde_json::Value;
+use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+
+use super::files::Saved;
 
 /// Lines between which this much time has passed are printed when there is no terminal for a bar.
 const LINE_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) struct Show {
+    /// For people, not for programs.
+    pretty: bool,
     terminal: bool,
     bars: MultiProgress,
     download: Option<ProgressBar>,
@@ -24,14 +27,14 @@ pub(super) struct Show {
 }
 
 impl Show {
-    pub(super) fn new(function: &str) -> Self {
+    pub(super) fn new(function: &str, pretty: bool) -> Self {
         let bars = MultiProgress::new();
         let run =
             bars.add(ProgressBar::new(1000).with_style(style("{prefix:>12} [{bar:30}] {percent:>3}% {msg}")));
         run.set_prefix(function.to_owned());
         run.tick();
         let terminal = std::io::stderr().is_terminal();
-        Self { terminal, bars, download: None, run, last_line: None, timings: Value::Null }
+        Self { pretty, terminal, bars, download: None, run, last_line: None, timings: Value::Null }
     }
 
     pub(super) fn event(&mut self, event: &RunEvent) {
@@ -41,7 +44,10 @@ impl Show {
             "job.log" => self.line(payload["message"].as_str().unwrap_or_default()),
             "model.download" => self.download(&payload),
             "job.timings" => self.timings = payload,
-            "output.delta" => println!("{payload}"),
+            "output.delta" => self.delta(&payload),
+            "events.dropped" => {
+                self.line(&format!("{} events were lost: they came too fast", payload["count"]))
+            }
             _ => {}
         }
     }
@@ -83,18 +89,32 @@ impl Show {
         self.bars.suspend(|| eprintln!("{text}"));
     }
 
+    fn delta(&self, item: &Value) {
+        let line = if self.pretty { format!("{item:#}") } else { json!({ "delta": item }).to_string() };
+        self.bars.suspend(|| println!("{line}"));
+    }
+
     /// Leaves the bars where they stand.
-    pub(super) fn clear(&self) {
+    pub(super) fn leave_bars(&self) {
         self.download.iter().for_each(ProgressBar::abandon);
         self.run.abandon();
     }
 
-    pub(super) fn result(&self, output: &Value) {
-        println!("{output}");
-    }
-
-    pub(super) fn saved(&self, path: &Path) {
-        eprintln!("saved: {}", path.display());
+    /// The result, and the files that were saved.
+    pub(super) fn result(&self, output: &Value, saved: &[Saved]) {
+        match (self.pretty, saved) {
+            (true, _) => println!("{output:#}"),
+            (false, []) => println!("{}", json!({ "result": output })),
+            (false, saved) => {
+                let files: Vec<Value> = saved.iter().map(Saved::json).collect();
+                println!("{}", json!({"result": output, "files": files}));
+            }
+        }
+        for Saved { path, mime_type, size_bytes, .. } in saved {
+            let mime_type = mime_type.as_deref().unwrap_or("unknown type");
+            let size = size_bytes.map(|size| format!(", {}", HumanBytes(size))).unwrap_or_default();
+            eprintln!("saved: {} ({mime_type}{size})", path.display());
+        }
     }
 
     /// How long each stage took, in the order in which they happened.
@@ -114,6 +134,11 @@ impl Show {
             }
         }
     }
+}
+
+/// A line for the person at the terminal.
+pub(super) fn say(line: &str) {
+    eprintln!("{line}");
 }
 
 fn style(template: &str) -> ProgressStyle {
