@@ -11,8 +11,10 @@ use gen_worker_runtime::{ConnectionError, Ports, Worker, WorkerBuilder, WorkerFa
 
 use crate::{
     assemble::{AssembleError, assemble},
-    config::{WorkerConfig, environment},
-    logging,
+    config::{WorkerConfig, cozy_toml, environment},
+    cozy_toml::CozyToml,
+    logging, manifest,
+    prefetch::ModelsVerb,
 };
 
 /// What ended the process badly, and the code it leaves behind.
@@ -24,6 +26,11 @@ pub(crate) enum AppError {
     Assemble(#[from] AssembleError),
     #[error(transparent)]
     Worker(#[from] WorkerFailure),
+    #[error("{0}")]
+    Usage(String),
+    /// `models prefetch` did not fetch all it was asked for.
+    #[error("{missing} models could not be fetched")]
+    Missing { missing: usize },
     #[cfg(feature = "dev")]
     #[error(transparent)]
     Here(#[from] crate::here::HereError),
@@ -40,7 +47,8 @@ impl AppError {
     /// The table in `docs/operations.md`.
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) => 2,
+            Self::Config(_) | Self::Usage(_) => 2,
+            Self::Missing { .. } => 3,
             Self::Worker(WorkerFailure::Connection(ConnectionError::Protocol { .. })) => 3,
             Self::Worker(WorkerFailure::Connection(ConnectionError::Exhausted { .. })) => 4,
             Self::Assemble(AssembleError::Auth(_)) => 5,
@@ -67,12 +75,21 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Connect to the scheduler and work until told to leave. The default.
+    /// Connect to the scheduler and work until told to leave. The default
     Serve,
-    /// Run a function once, by the executor of production: results go to stdout, all else to stderr.
+    /// List the functions
+    List {
+        /// As the manifest that a build needs: schemas, resources, models, and what cozy.toml says
+        #[arg(long)]
+        json: bool,
+    },
+    /// Models on this machine
+    #[command(subcommand)]
+    Models(ModelsVerb),
+    /// Run a function once, by the executor of production: results go to stdout, all else to stderr
     #[cfg(feature = "dev")]
     Run(crate::run::RunArguments),
-    /// Run an orchestrator and this worker in one process, on this machine only.
+    /// Run an orchestrator and this worker in one process, on this machine only
     #[cfg(feature = "dev")]
     Dev(crate::here::Folders),
 }
@@ -81,6 +98,8 @@ enum Verb {
 pub(crate) fn main(functions: Vec<Function>) -> ExitCode {
     let done = match Arguments::parse().verb.unwrap_or(Verb::Serve) {
         Verb::Serve => serve(functions),
+        Verb::List { json } => list(&functions, json),
+        Verb::Models(verb) => crate::prefetch::run(verb),
         #[cfg(feature = "dev")]
         Verb::Run(arguments) => crate::run::run(functions, arguments),
         #[cfg(feature = "dev")]
@@ -99,6 +118,21 @@ fn serve(functions: Vec<Function>) -> Result<(), AppError> {
     let env = environment(Path::new("."))?;
     logging::start(&env, "info");
     Ok(worker(functions, &env)?.run()?)
+}
+
+/// What the functions are. What is wrong in cozy.toml is left out of the manifest and said beside it.
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "the answer is for whoever typed the command")]
+fn list(functions: &[Function], json: bool) -> Result<(), AppError> {
+    if !json {
+        manifest::lines(functions).iter().for_each(|line| println!("{line}"));
+        return Ok(());
+    }
+    let mut errors = ConfigErrors::default();
+    let (cozy, mistakes) = CozyToml::parse(&cozy_toml(Path::new("."), &mut errors));
+    errors.into_result(())?;
+    mistakes.iter().for_each(|mistake| eprintln!("warning: {mistake}"));
+    println!("{:#}", manifest::manifest(functions, &cozy));
+    Ok(())
 }
 
 /// A worker with these settings that leaves on SIGTERM.

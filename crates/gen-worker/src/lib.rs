@@ -45,7 +45,9 @@ mod doctests;
 #[cfg(feature = "dev")]
 mod here;
 mod logging;
+mod manifest;
 mod nearest;
+mod prefetch;
 #[cfg(feature = "dev")]
 mod run;
 

@@ -24,6 +24,7 @@ mod soak;
 mod start;
 mod tls;
 mod upscale;
+mod verbs;
 
 use gen_worker_testkit::{FakeScheduler, WorkerStream};
 use gen_worker_tests::{WorkerProcess, WorkerSettings};
