@@ -1,9 +1,13 @@
-//! The gen-worker command: an orchestrator to run, runs to ask it for, and the models on this machine.
+//! The gen-worker command: projects of workers, an orchestrator to run, runs to ask it for, and the models on this machine.
 
 mod cache;
+mod check;
 mod client;
 mod invoke;
+mod new;
 mod orchestrator;
+mod package;
+mod project;
 
 use std::{error::Error, io::IsTerminal, process::ExitCode};
 
@@ -11,7 +15,11 @@ use clap::{Parser, Subcommand};
 use tracing_subscriber::EnvFilter;
 
 #[derive(Parser)]
-#[command(name = "gen-worker", about = "Runs an orchestrator, and asks it for runs", version)]
+#[command(
+    name = "gen-worker",
+    about = "Makes, checks and packs workers; runs an orchestrator, and asks it for runs",
+    version
+)]
 struct Arguments {
     #[command(subcommand)]
     verb: Verb,
@@ -19,12 +27,18 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
+    /// Make a project
+    New(new::Arguments),
+    /// Say what keeps a project from being deployed. Exits with 1 if something does
+    Check(check::Arguments),
+    /// Pack a project into an archive that an image can be built from
+    Package(package::Arguments),
     /// Run an orchestrator until Ctrl-C. Its settings are variables named ORCHESTRATOR_…
     Orchestrator,
-    /// Look at the models on this machine, and mend them.
+    /// Look at the models on this machine, and mend them
     #[command(subcommand)]
     Cache(cache::Verb),
-    /// Call a function: what it says goes to stderr, its result to stdout.
+    /// Call a function: what it says goes to stderr, its result to stdout
     Invoke(invoke::Arguments),
 }
 
@@ -35,6 +49,9 @@ type Failure = Box<dyn Error>;
 async fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let done = match arguments.verb {
+        Verb::New(arguments) => new::run(&arguments),
+        Verb::Check(arguments) => check::run(&arguments),
+        Verb::Package(arguments) => package::run(&arguments),
         Verb::Orchestrator => {
             log();
             orchestrator::run().await.map(|()| ExitCode::SUCCESS)
