@@ -3,11 +3,15 @@
 mod cache;
 mod check;
 mod client;
+mod generate;
 mod invoke;
 mod new;
 mod orchestrator;
 mod package;
 mod project;
+mod runs;
+mod text;
+mod workers;
 
 use std::{error::Error, io::IsTerminal, process::ExitCode};
 
@@ -40,6 +44,16 @@ enum Verb {
     Cache(cache::Verb),
     /// Call a function: what it says goes to stderr, its result to stdout
     Invoke(invoke::Arguments),
+    /// List the runs that an orchestrator remembers, or show one
+    Runs(runs::Arguments),
+    /// Ask a run to stop
+    Cancel(runs::CancelArguments),
+    /// List the workers that are connected to an orchestrator
+    Workers(workers::Arguments),
+    /// Print what a shell needs to complete this command
+    Completions(generate::CompletionsArguments),
+    /// Write the manual's pages
+    Man(generate::ManArguments),
 }
 
 /// What went wrong before there was a result.
@@ -58,6 +72,11 @@ async fn main() -> ExitCode {
         }
         Verb::Cache(verb) => cache::run(&verb),
         Verb::Invoke(arguments) => invoke::run(arguments).await,
+        Verb::Runs(arguments) => runs::run(arguments).await,
+        Verb::Cancel(arguments) => runs::cancel(arguments).await,
+        Verb::Workers(arguments) => workers::run(arguments).await,
+        Verb::Completions(arguments) => generate::completions::<Arguments>(&arguments),
+        Verb::Man(arguments) => generate::man::<Arguments>(&arguments),
     };
     done.unwrap_or_else(|failure| {
         tell(&*failure);

@@ -2,7 +2,9 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 mod check;
+mod generate;
 mod harness;
+mod invoke;
 mod new;
 mod package;
 mod templates;
