@@ -101,3 +101,27 @@ fn tell(failure: &dyn Error) {
         cause = error.source();
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Every command of a page's shell fences is one that there is.
+    #[test]
+    fn what_the_pages_tell_people_to_type_is_understood() {
+        let pages = [
+            include_str!("../../../README.md"),
+            include_str!("../../../docs/cli.md"),
+            include_str!("../../../docs/operations.md"),
+        ];
+        let fences = pages.into_iter().flat_map(|page| page.split("```sh").skip(1));
+        let lines = fences.flat_map(|fence| fence.split("```").next().unwrap_or_default().lines());
+        let mut understood = 0;
+        for line in lines.filter(|line| line.starts_with("gen-worker ")) {
+            let typed = line.split(" #").next().unwrap_or_default().split_whitespace();
+            Arguments::try_parse_from(typed).unwrap_or_else(|error| panic!("{line}: {error}"));
+            understood += 1;
+        }
+        assert!(understood > 5, "{understood} commands");
+    }
+}
