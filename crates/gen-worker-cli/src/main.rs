@@ -7,6 +7,7 @@ mod generate;
 mod invoke;
 mod new;
 mod orchestrator;
+mod ort;
 mod package;
 mod project;
 mod runs;
@@ -42,6 +43,9 @@ enum Verb {
     /// Look at the models on this machine, and mend them
     #[command(subcommand)]
     Cache(cache::Verb),
+    /// ONNX Runtime on this machine
+    #[command(subcommand)]
+    Ort(ort::Verb),
     /// Call a function: what it says goes to stderr, its result to stdout
     Invoke(invoke::Arguments),
     /// List the runs that an orchestrator remembers, or show one
@@ -71,6 +75,7 @@ async fn main() -> ExitCode {
             orchestrator::run().await.map(|()| ExitCode::SUCCESS)
         }
         Verb::Cache(verb) => cache::run(&verb),
+        Verb::Ort(verb) => ort::run(&verb),
         Verb::Invoke(arguments) => invoke::run(arguments).await,
         Verb::Runs(arguments) => runs::run(arguments).await,
         Verb::Cancel(arguments) => runs::cancel(arguments).await,

@@ -56,13 +56,13 @@ impl Template {
         }
     }
 
-    /// A command that shows what it does.
+    /// Commands that show what it does.
     fn example(self) -> &'static str {
         match self {
             Self::Hello => "cargo run -- run hello world",
             Self::Image => "cargo run -- run thumbnail image@PICTURE.png",
             Self::Stream => "cargo run -- run words 'one by one'",
-            Self::Model => "cargo run -- run infer 'values:=[1, 2]'",
+            Self::Model => "gen-worker ort install\ncargo run -- run infer 'values:=[1, 2]'",
         }
     }
 
@@ -91,7 +91,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
         fs::create_dir_all(path.parent().unwrap_or(folder))?;
         fs::write(path, content)?;
     }
-    eprintln!("made {name}; to try it:\n\n  cd {name}\n  {}", template.example());
+    eprintln!("made {name}; to try it:\n\n  cd {name}");
+    template.example().lines().for_each(|line| eprintln!("  {line}"));
     Ok(ExitCode::SUCCESS)
 }
 
