@@ -39,12 +39,15 @@ pub(crate) struct Done {
 
 /// Runs it to its end.
 pub(crate) fn done(command: &mut Command) -> Done {
-    let Output { status, stdout, stderr } = command.output().unwrap();
-    let text = |bytes| String::from_utf8(bytes).unwrap();
-    Done { code: status.code(), out: text(stdout), log: text(stderr) }
+    Done::of(command.output().unwrap())
 }
 
 impl Done {
+    pub(crate) fn of(Output { status, stdout, stderr }: Output) -> Self {
+        let text = |bytes| String::from_utf8(bytes).unwrap();
+        Self { code: status.code(), out: text(stdout), log: text(stderr) }
+    }
+
     /// Fails unless it ended so.
     #[track_caller]
     pub(crate) fn ends(self, code: i32) -> Self {

@@ -1,6 +1,6 @@
 //! The templates' workers do what they say.
 
-use std::{fs, io::Cursor};
+use std::{fs, io::Cursor, process::Stdio};
 
 use image::{ImageFormat, RgbImage};
 use serde_json::{Value, json};
@@ -61,4 +61,15 @@ fn model_infers() {
     run.args(["run", "infer", "values:=[1, -3.5]", "--models"]).arg(models);
     let run = done(run.env("ORT_DYLIB_PATH", library).current_dir(folder.path())).ends(0);
     assert_eq!(lines(run), [json!({"result": {"values": [3.0, -6.0]}})]);
+}
+
+#[test]
+fn nobody_needs_to_read_the_results() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut run = template("hello");
+    run.args(["run", "hello", "world"]).current_dir(folder.path());
+    let mut run = run.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    drop(run.stdout.take());
+    let Done { code, log, .. } = Done::of(run.wait_with_output().unwrap());
+    assert_eq!((code, log.contains("panicked")), (Some(0), false), "{log}");
 }

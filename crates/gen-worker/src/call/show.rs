@@ -1,8 +1,8 @@
 //! What a person sees of a run: bars on a terminal, lines elsewhere; results on stdout, everything else on stderr.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is what the person asked to see")]
+#![expect(clippy::print_stderr, reason = "this is what the person asked to see")]
 
 use std::{
-    io::IsTerminal,
+    io::{self, IsTerminal, Write},
     time::{Duration, Instant},
 };
 
@@ -91,7 +91,7 @@ impl Show {
 
     fn delta(&self, item: &Value) {
         let line = if self.pretty { format!("{item:#}") } else { json!({ "delta": item }).to_string() };
-        self.bars.suspend(|| println!("{line}"));
+        self.bars.suspend(|| put_out(&line));
     }
 
     /// Leaves the bars where they stand.
@@ -103,11 +103,11 @@ impl Show {
     /// The result, and the files that were saved.
     pub(super) fn result(&self, output: &Value, saved: &[Saved]) {
         match (self.pretty, saved) {
-            (true, _) => println!("{output:#}"),
-            (false, []) => println!("{}", json!({ "result": output })),
+            (true, _) => put_out(&format!("{output:#}")),
+            (false, []) => put_out(&json!({ "result": output }).to_string()),
             (false, saved) => {
                 let files: Vec<Value> = saved.iter().map(Saved::json).collect();
-                println!("{}", json!({"result": output, "files": files}));
+                put_out(&json!({"result": output, "files": files}).to_string());
             }
         }
         for Saved { path, mime_type, size_bytes, .. } in saved {
@@ -134,6 +134,12 @@ impl Show {
             }
         }
     }
+}
+
+/// A line for whoever reads the results. They may have left, say when they had enough of a stream: the run's files are wanted
+/// all the same.
+fn put_out(line: &str) {
+    let _ = writeln!(io::stdout(), "{line}");
 }
 
 /// A line for the person at the terminal.
