@@ -11,7 +11,7 @@ use std::{
 };
 
 use clap::Args;
-use gen_worker::__command::CozyToml;
+use gen_worker::__command::{CozyPlace, CozyToml};
 use serde_json::{Value, json};
 
 pub(crate) use self::finding::{Finding, Level};
@@ -91,6 +91,13 @@ fn cozy_toml(root: &Path, findings: &mut Vec<Finding>) -> CozyToml {
         }
     };
     let (cozy, mistakes) = CozyToml::parse(&text);
+    let is_told = mistakes
+        .iter()
+        .any(|mistake| matches!(mistake.place, CozyPlace::Text | CozyPlace::Table("functions")));
+    if cozy.modules.is_empty() && !is_told {
+        let text = "cozy.toml names no module: say in `[functions] modules` where the functions are";
+        findings.push(Finding::error("no_modules", text));
+    }
     findings.extend(mistakes.into_iter().map(Finding::from));
     cozy
 }

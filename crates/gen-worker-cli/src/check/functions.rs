@@ -12,11 +12,6 @@ pub(super) fn mistakes(cozy: &CozyToml, manifest: &Value) -> Vec<Finding> {
     let functions = manifest["functions"].as_array().map_or(&[][..], Vec::as_slice);
     let mut findings = Vec::new();
     let modules: BTreeSet<&str> = functions.iter().filter_map(|one| one["module"].as_str()).collect();
-    if cozy.modules.is_empty() {
-        let there = quoted(modules.iter().copied());
-        let text = format!("cozy.toml names no module in `[functions] modules`; functions are in {there}");
-        findings.push(Finding::error("no_modules", text));
-    }
     for module in cozy.modules.iter().filter(|module| !modules.iter().any(|path| is_in(path, module))) {
         let guess = did_you_mean(module, modules.iter().copied());
         let there = quoted(modules.iter().copied());
@@ -71,12 +66,6 @@ mod tests {
             &[
                 "`[functions] modules` names `my_wrker`, which has no function: did you mean `my_worker`?; functions \
                are in `my_worker`, `my_worker::text`",
-            ],
-        );
-        check(
-            models,
-            &[
-                "cozy.toml names no module in `[functions] modules`; functions are in `my_worker`, `my_worker::text`",
             ],
         );
         check(

@@ -4,7 +4,7 @@
 const BASE: &str = "debian:bookworm-slim";
 
 /// Where it is built. Its glibc is as old as that of `BASE`, so that the binary starts there and on newer ones.
-const BUILDER: &str = "rust:1-slim-bookworm";
+const BUILDER: &str = concat!("rust:", env!("CARGO_PKG_RUST_VERSION"), "-slim-bookworm");
 
 /// The text of one that builds `binary` and lays it upon `base`.
 pub(super) fn text(base: Option<&str>, binary: &str) -> String {

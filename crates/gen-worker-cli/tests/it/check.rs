@@ -81,6 +81,9 @@ fn a_project_that_has_all_it_needs_is_fine() {
         ("src/main.rs", "fn main() {}"),
     ]);
     assert_eq!(check(folder.path()), json!([]));
+    fs::write(folder.path().join("cozy.toml"), "[runtime]\nbase_image = 'x'\n").unwrap();
+    assert_eq!(codes(&check(folder.path())), ["no_modules"]);
+    fs::write(folder.path().join("cozy.toml"), "[functions]\nmodules = ['w']\n").unwrap();
     // It is no worker, which only its build shows.
     let mut built = command();
     built.args(["check", "--json"]).arg(folder.path()).env("CARGO_TARGET_DIR", folder.path().join("target"));
