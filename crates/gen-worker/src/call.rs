@@ -43,9 +43,12 @@ pub enum CallError {
         /// For the caller.
         message: String,
     },
-    /// It was told to stop.
+    /// This process was told to stop.
     #[error("interrupted")]
     Interrupted,
+    /// The run was told to stop, from here or elsewhere, and has.
+    #[error("the run was canceled")]
+    Canceled,
     /// A file of the result, or the process's own signals, could not be had.
     #[error("{what} failed")]
     Io {
@@ -69,7 +72,7 @@ impl CallError {
             Self::Failed { .. } | Self::Io { .. } => 1,
             Self::Usage(_) | Self::Client(_) => 2,
             // As shells report a process that SIGINT ended.
-            Self::Interrupted => 130,
+            Self::Interrupted | Self::Canceled => 130,
         }
     }
 }
@@ -254,7 +257,7 @@ impl Call {
     ) -> Result<(), CallError> {
         match run.state {
             RunState::Succeeded => {}
-            RunState::Canceled => return Err(CallError::Interrupted),
+            RunState::Canceled => return Err(CallError::Canceled),
             state => {
                 let (kind, message) = match run.error {
                     Some(error) => (error.kind, error.message),

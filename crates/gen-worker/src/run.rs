@@ -47,9 +47,10 @@ pub(crate) fn run(functions: Vec<Function>, arguments: RunArguments) -> Result<(
     let client = OrchestratorClient::new(here.base_url().clone(), None).map_err(CallError::Client)?;
     match here.unless_ended(call.make(&client, RunSubmission::default())) {
         Some(Ok(())) => here.leave(),
-        Some(Err(CallError::Interrupted)) => {
+        // Whoever is told to stop waits for nothing more.
+        Some(Err(error @ (CallError::Interrupted | CallError::Canceled))) => {
             here.abandon();
-            Err(CallError::Interrupted.into())
+            Err(error.into())
         }
         Some(Err(error)) => {
             // The run's own failure says more than what comes of it.

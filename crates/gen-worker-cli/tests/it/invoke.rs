@@ -98,7 +98,7 @@ fn runs_and_workers_are_listed_and_a_run_is_canceled() {
 
     fleet.say(&["invoke", "words", "one two", "--run-id", "first"]).ends(0);
     let mut watching = fleet.ask(&["invoke", "words", "a b", "pause_ms=3600000", "--run-id", "second"]);
-    let mut watching = watching.stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let watching = watching.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
     let client = OrchestratorClient::new(fleet.url.parse().unwrap(), None).unwrap();
     let is_there = async { while client.get("second").await.is_err() {} };
     fleet.runtime.block_on(async { timeout(REGISTERED, is_there).await.unwrap() });
@@ -106,7 +106,8 @@ fn runs_and_workers_are_listed_and_a_run_is_canceled() {
     let canceled = fleet.say(&["cancel", "second"]).ends(0);
     assert_eq!(canceled.out, "second was asked to stop\n");
     // Whoever watches hears that it was.
-    assert_eq!(watching.wait().unwrap().code(), Some(130));
+    let watched = Done::of(watching.wait_with_output().unwrap()).ends(130);
+    assert!(watched.log.contains("error: the run was canceled"), "{watched:#?}");
     let again = fleet.say(&["cancel", "second"]).ends(0);
     assert_eq!(again.out, "second has ended: canceled\n");
 
