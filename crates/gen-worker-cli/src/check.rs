@@ -75,7 +75,7 @@ pub(crate) fn check(folder: &Path, build: bool) -> Result<Checked, Failure> {
     let mut checked =
         Checked { project: Project { root }, cozy, binary: None, target, manifest: None, findings };
     checked.look_at_files();
-    if checked.project.root.join("Cargo.toml").is_file() {
+    if checked.has("Cargo.toml") {
         checked.look_at_packages(build);
     }
     Ok(checked)
@@ -104,18 +104,18 @@ fn cozy_toml(root: &Path, findings: &mut Vec<Finding>) -> CozyToml {
 
 impl Checked {
     fn look_at_files(&mut self) {
-        let is_there = |name| self.project.root.join(name).is_file();
-        if !is_there("Cargo.toml") {
+        if !self.has("Cargo.toml") {
             let text = "Cargo.toml is missing: this is no project, `gen-worker new` makes one";
             self.findings.push(Finding::error("missing_cargo_toml", text));
-        } else if !is_there("Cargo.lock") {
-            let text = "Cargo.lock is missing: run `cargo generate-lockfile`, and keep it with the project";
-            self.findings.push(Finding::error("missing_cargo_lock", text));
         }
-        if is_there("requirements.txt") {
+        if self.has("requirements.txt") {
             let text = "requirements.txt is not supported: dependencies are in Cargo.toml and Cargo.lock";
             self.findings.push(Finding::error("requirements_txt", text));
         }
+    }
+
+    fn has(&self, name: &str) -> bool {
+        self.project.root.join(name).is_file()
     }
 
     fn look_at_packages(&mut self, build: bool) {
@@ -129,22 +129,40 @@ impl Checked {
             Ok(binary) => self.binary = Some(binary),
             Err(text) => self.findings.push(Finding::error("binary", text)),
         }
-        if !self.project.root.join("Cargo.lock").is_file() {
-            return;
+        if !self.has("Cargo.lock") {
+            return self.findings.push(self.missing_lock(&declared));
         }
         match self.project.resolved() {
             Ok(resolved) => self.findings.extend(paths::that_are_elsewhere(&self.project.root, &resolved)),
             Err(said) => return self.findings.push(stale_lock(&said)),
         }
-        if let Some(binary) = self.binary.as_deref().filter(|_| build) {
-            match self.project.manifest(binary) {
-                Ok(manifest) => {
-                    self.findings.extend(functions::mistakes(&self.cozy, &manifest));
-                    self.manifest = Some(manifest);
-                }
-                Err(said) => self.findings.push(Finding::error("build", said)),
-            }
+        if build {
+            self.look_at_functions();
         }
+    }
+
+    fn look_at_functions(&mut self) {
+        let Some(binary) = &self.binary else { return };
+        match self.project.manifest(binary) {
+            Ok(manifest) => {
+                self.findings.extend(functions::mistakes(&self.cozy, &manifest));
+                self.manifest = Some(manifest);
+            }
+            Err(said) => self.findings.push(Finding::error("build", said)),
+        }
+    }
+
+    fn missing_lock(&self, declared: &Metadata) -> Finding {
+        let text = match declared.workspace_root == self.project.root {
+            true => "Cargo.lock is missing: run `cargo generate-lockfile`, and keep it with the project"
+                .to_owned(),
+            false => format!(
+                "Cargo.lock is missing: the project belongs to the workspace in {}. Give it one of its own, with an \
+                 empty `[workspace]` in Cargo.toml, and run `cargo generate-lockfile`",
+                declared.workspace_root.display(),
+            ),
+        };
+        Finding::error("missing_cargo_lock", text)
     }
 
     /// Of the package that lies in the project's own folder.

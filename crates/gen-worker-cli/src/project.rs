@@ -15,6 +15,9 @@ pub(crate) struct Metadata {
     /// Where it is built.
     #[serde(default)]
     pub(crate) target_directory: PathBuf,
+    /// The folder of the workspace that it belongs to; its own, if to no other.
+    #[serde(default)]
+    pub(crate) workspace_root: PathBuf,
 }
 
 #[derive(Debug, Deserialize)]

@@ -92,3 +92,16 @@ fn a_project_that_has_all_it_needs_is_fine() {
     fs::remove_file(folder.path().join("Cargo.lock")).unwrap();
     assert_eq!(codes(&check(folder.path())), ["missing_cargo_lock"]);
 }
+
+#[test]
+fn a_member_of_a_workspace_is_told_how_to_stand_alone() {
+    let folder = project(&[
+        ("Cargo.toml", "[workspace]\nmembers = ['w']\n"),
+        ("w/Cargo.toml", MANIFEST),
+        ("w/cozy.toml", "[functions]\nmodules = ['w']\n"),
+        ("w/src/main.rs", "fn main() {}"),
+    ]);
+    let found = check(&folder.path().join("w"));
+    assert_eq!(codes(&found), ["missing_cargo_lock"]);
+    assert!(found[0]["message"].as_str().unwrap().contains("an empty `[workspace]`"), "{found}");
+}
