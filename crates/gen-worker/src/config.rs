@@ -1,9 +1,12 @@
-//! Where settings come from: `cozy.toml` `[worker]`, over which the process environment goes.
+//! Where settings come from: `cozy.toml` `[worker]`, over which the process environment goes; and its `[models]`.
 
 use std::path::Path;
 
 use gen_worker_auth::AuthConfig;
-use gen_worker_core::config::{ConfigErrors, Env, Var};
+use gen_worker_core::{
+    ModelRef,
+    config::{ConfigErrors, Env, Var},
+};
 use gen_worker_hub::HubConfig;
 #[cfg(feature = "ort")]
 use gen_worker_models_ort::OrtConfig;
@@ -11,7 +14,7 @@ use gen_worker_net::NetConfig;
 use gen_worker_runtime::RuntimeConfig;
 use gen_worker_upload::UploadConfig;
 
-use crate::cozy_toml::{CozyPlace, CozyToml};
+use crate::cozy_toml::{CozyMistake, CozyPlace, CozyToml};
 
 /// Every setting of a worker, one field for each crate's.
 #[derive(Debug, Clone)]
@@ -66,20 +69,47 @@ impl WorkerConfig {
     }
 }
 
+/// What a worker is told before it starts.
+#[derive(Debug)]
+pub(crate) struct Project {
+    /// The process environment, over the `[worker]` table of `cozy.toml`.
+    pub(crate) env: Env,
+    /// The `[models]` table of `cozy.toml`: keys and models, in the order of the file.
+    pub(crate) models: Vec<(String, ModelRef)>,
+}
+
+impl Project {
+    /// Reads the environment, and `cozy.toml` in `directory`, if there is one.
+    pub(crate) fn read(directory: &Path) -> Result<Self, ConfigErrors> {
+        let mut errors = ConfigErrors::default();
+        let cozy = read(directory, &["worker", "models"], &mut errors);
+        let env = over(process(), &cozy);
+        errors.into_result(Self { env, models: cozy.models })
+    }
+}
+
 /// The process environment, over the `[worker]` table of `cozy.toml` in `directory`, if there is one. A key of the table is
 /// a variable's name in lower case.
 ///
 /// # Errors
 /// `cozy.toml` cannot be read, or its `[worker]` table has a key that is no variable, or a value that is no scalar.
 pub fn environment(directory: &Path) -> Result<Env, ConfigErrors> {
-    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the process environment")]
-    let mut env: Env = std::env::vars_os()
-        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
-        .collect();
     let mut errors = ConfigErrors::default();
-    let text = cozy_toml(directory, &mut errors);
-    merge(&mut env, &text, &mut errors);
-    errors.into_result(env)
+    let cozy = read(directory, &["worker"], &mut errors);
+    errors.into_result(over(process(), &cozy))
+}
+
+fn process() -> Env {
+    #[expect(clippy::disallowed_methods, reason = "this is the one place that reads the process environment")]
+    let variables = std::env::vars_os();
+    variables
+        .filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?)))
+        .collect()
+}
+
+/// `cozy.toml` in `directory`; empty: there is none.
+fn read(directory: &Path, tables: &[&str], errors: &mut ConfigErrors) -> CozyToml {
+    parse(&cozy_toml(directory, errors), tables, errors)
 }
 
 /// The text of `cozy.toml` in `directory`; empty: there is none.
@@ -95,14 +125,20 @@ pub(crate) fn cozy_toml(directory: &Path, errors: &mut ConfigErrors) -> String {
 }
 
 /// What other tables say is no matter of a worker that starts: `gen-worker check` looks at it.
-fn merge(env: &mut Env, text: &str, errors: &mut ConfigErrors) {
+fn parse(text: &str, tables: &[&str], errors: &mut ConfigErrors) -> CozyToml {
     let (cozy, mistakes) = CozyToml::parse(text);
-    let concerns = |place| matches!(place, CozyPlace::Text | CozyPlace::Table("worker"));
-    mistakes
-        .iter()
-        .filter(|mistake| concerns(mistake.place))
-        .for_each(|mistake| errors.push(mistake.to_string()));
+    let concerns = |mistake: &&CozyMistake| match mistake.place {
+        CozyPlace::Text => true,
+        CozyPlace::Top => false,
+        CozyPlace::Table(name) => tables.contains(&name),
+    };
+    mistakes.iter().filter(concerns).for_each(|mistake| errors.push(mistake.to_string()));
+    cozy
+}
+
+fn over(mut env: Env, cozy: &CozyToml) -> Env {
     cozy.worker.iter().for_each(|(name, text)| env.set_default(name, text));
+    env
 }
 
 #[cfg(test)]
@@ -113,19 +149,22 @@ mod tests {
 
     #[test]
     fn the_environment_goes_over_cozy_toml() {
-        let mut env = Env::from_iter([("WORKER_ID", "from-env")]);
         let mut errors = ConfigErrors::default();
         let text = "[worker]\nworker_id = 'from-file'\nworker_max_concurrency = 3\n[functions]\nx = 1";
-        merge(&mut env, text, &mut errors);
+        let env = over(Env::from_iter([("WORKER_ID", "from-env")]), &parse(text, &["worker"], &mut errors));
         assert_eq!((env.get("WORKER_ID"), env.get("WORKER_MAX_CONCURRENCY")), (Some("from-env"), Some("3")));
         assert_eq!(errors, ConfigErrors::default());
     }
 
     #[test]
     fn every_mistake_is_listed_at_once() {
-        let mut errors = ConfigErrors::default();
-        merge(&mut Env::default(), "[worker]\nworker_idd = 'x'\nworker_id = []", &mut errors);
-        assert_eq!(errors.to_string().lines().count(), 2, "{errors}");
+        let text = "[worker]\nworker_idd = 'x'\nworker_id = []\n[models]\na = 3\nb = 'ftp://h/m'\nc = 'o/m'";
+        let of = |tables: &[&str]| {
+            let mut errors = ConfigErrors::default();
+            let cozy = parse(text, tables, &mut errors);
+            (cozy.models.len(), errors.to_string().lines().count())
+        };
+        assert_eq!((of(&["worker"]), of(&["worker", "models"])), ((1, 2), (1, 4)));
         let env =
             Env::from_iter([("RECONNECT_DELAY", "soon"), ("COZY_HUB_URL", "hub"), ("WORKER_URL_ALLOW", "/")]);
         let errors = WorkerConfig::from_env(&env).unwrap_err();

@@ -38,8 +38,8 @@ pub struct CozyToml {
     pub base_image: Option<String>,
     /// What it asks of a machine: whole numbers, and `gpu_type`.
     pub resources: BTreeMap<String, serde_json::Value>,
-    /// References by the keys that functions use.
-    pub models: BTreeMap<String, String>,
+    /// Models and the keys that functions use for them, in the order of the file.
+    pub models: Vec<(String, ModelRef)>,
     /// Settings, by the names of their variables.
     pub worker: BTreeMap<&'static str, String>,
 }
@@ -102,7 +102,9 @@ impl CozyToml {
             };
             reader.place = CozyPlace::Table(section);
             let entries = reader.expect(value, "a table", DeValue::as_table);
-            for (key, value) in entries.into_iter().flatten() {
+            let mut entries: Vec<_> = entries.into_iter().flatten().collect();
+            entries.sort_by_key(|(key, _)| key.span().start);
+            for (key, value) in entries {
                 self.entry(reader, section, key, value);
             }
             reader.place = CozyPlace::Top;
@@ -218,15 +220,10 @@ impl Reader<'_> {
         })
     }
 
-    fn model(&mut self, value: &Value<'_>) -> Option<String> {
+    fn model(&mut self, value: &Value<'_>) -> Option<ModelRef> {
         let text = self.expect(value, "a model reference", DeValue::as_str)?;
-        match ModelRef::parse(text) {
-            Ok(_) => Some(text.to_owned()),
-            Err(error) => {
-                self.mistake(value.span(), error.to_string());
-                None
-            }
-        }
+        let model = ModelRef::parse(text);
+        model.inspect_err(|error| self.mistake(value.span(), error.to_string())).ok()
     }
 
     fn deployment(&mut self, value: &Value<'_>) -> Option<String> {
@@ -279,11 +276,12 @@ mod tests {
     fn everything_that_may_be_said_is_read() {
         let (cozy, mistakes) = CozyToml::parse(
             "deployment = 'my-worker-2'\n[functions]\nmodules = ['a', 'b::c']\n[runtime]\nbase_image = 'x:1'\n\
-             [resources]\nvram_gb = 0x10\ngpu_type = 'h100'\n[models]\nbase = 'org/repo:tag'\n\
+             [resources]\nvram_gb = 0x10\ngpu_type = 'h100'\n[models]\nz = 'org/repo:tag'\na = 'hf:org/b'\n\
              [worker]\nworker_id = 'w'\nworker_max_concurrency = 3\n",
         );
         assert_eq!(mistakes, []);
-        let models = BTreeMap::from([("base".to_owned(), "org/repo:tag".to_owned())]);
+        let models = [("z", "org/repo:tag"), ("a", "hf:org/b")]
+            .map(|(key, model)| (key.to_owned(), ModelRef::parse(model).unwrap()));
         let resources =
             [("gpu_type", serde_json::json!("h100")), ("vram_gb", 16.into())].map(|(k, v)| (k.to_owned(), v));
         let worker =
@@ -293,7 +291,7 @@ mod tests {
             modules: vec!["a".to_owned(), "b::c".to_owned()],
             base_image: Some("x:1".to_owned()),
             resources: resources.into(),
-            models,
+            models: models.into(),
             worker: worker.into(),
         };
         assert_eq!(cozy, expected);

@@ -14,12 +14,17 @@ pub(crate) fn manifest(functions: &[Function], cozy: &CozyToml) -> Value {
         ("deployment", cozy.deployment.as_ref().map(|id| json!(id))),
         ("build", cozy.base_image.as_ref().map(|image| json!({ "base_image": image }))),
         ("resources", (!cozy.resources.is_empty()).then(|| json!(cozy.resources))),
-        ("models", (!cozy.models.is_empty()).then(|| json!(cozy.models))),
+        ("models", (!cozy.models.is_empty()).then(|| models(cozy))),
     ];
     for (key, part) in parts.into_iter().filter_map(|(key, part)| Some((key, part?))) {
         manifest[key] = part;
     }
     manifest
+}
+
+fn models(cozy: &CozyToml) -> Value {
+    let models = cozy.models.iter().map(|(key, model)| (key.clone(), model.as_str().into()));
+    Value::Object(models.collect())
 }
 
 /// The same for people: a line for each function.

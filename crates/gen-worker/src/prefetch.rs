@@ -4,7 +4,6 @@ use std::{path::Path, sync::Arc};
 
 use gen_worker_core::{
     Event, JobFailure, LocalModel, ModelRef,
-    config::ConfigErrors,
     ports::{EventSink, ModelSource},
 };
 use gen_worker_hub::{Hub, HubConfig};
@@ -14,8 +13,7 @@ use tokio::{runtime::Builder, task::JoinSet};
 use crate::{
     app::AppError,
     assemble::AssembleError,
-    config::{WorkerConfig, cozy_toml, environment},
-    cozy_toml::CozyToml,
+    config::{Project, WorkerConfig},
     logging,
 };
 
@@ -31,9 +29,9 @@ pub(crate) enum ModelsVerb {
 
 pub(crate) fn run(verb: ModelsVerb) -> Result<(), AppError> {
     let ModelsVerb::Prefetch { references } = verb;
-    let env = environment(Path::new("."))?;
+    let Project { env, models: of_project } = Project::read(Path::new("."))?;
     logging::start(&env, "warn");
-    let models = models(references)?;
+    let models = models(&references, of_project)?;
     let config = WorkerConfig::from_env(&env)?;
     let client = HttpClient::new(config.net).map_err(AssembleError::Http)?;
     let hub = HubConfig { show_bars: true, ..config.hub };
@@ -42,21 +40,19 @@ pub(crate) fn run(verb: ModelsVerb) -> Result<(), AppError> {
     if missing == 0 { Ok(()) } else { Err(AppError::Missing { missing }) }
 }
 
-/// Which models are meant.
-fn models(mut references: Vec<String>) -> Result<Vec<ModelRef>, AppError> {
-    if references.is_empty() {
-        let mut errors = ConfigErrors::default();
-        let (cozy, _) = CozyToml::parse(&cozy_toml(Path::new("."), &mut errors));
-        errors.into_result(())?;
-        references = cozy.models.into_values().collect();
-    }
+/// Those that are named, else those of the project.
+fn models(references: &[String], of_project: Vec<(String, ModelRef)>) -> Result<Vec<ModelRef>, AppError> {
     let parse =
         |text: &String| ModelRef::parse(text).map_err(|error| AppError::Usage(format!("`{text}`: {error}")));
-    match references.as_slice() {
-        [] => Err(AppError::Usage(
+    let models: Vec<ModelRef> = match references {
+        [] => of_project.into_iter().map(|(_, model)| model).collect(),
+        references => references.iter().map(parse).collect::<Result<_, _>>()?,
+    };
+    match models.is_empty() {
+        true => Err(AppError::Usage(
             "there is no model to fetch: name one, or put it into `[models]` of cozy.toml".to_owned(),
         )),
-        references => references.iter().map(parse).collect(),
+        false => Ok(models),
     }
 }
 

@@ -20,10 +20,11 @@ pub(super) fn mistakes(cozy: &CozyToml, manifest: &Value) -> Vec<Finding> {
         );
         findings.push(Finding::error("unknown_module", text));
     }
+    let models: Vec<&str> = cozy.models.iter().map(|(key, _)| key.as_str()).collect();
     for function in functions {
         let keys = function["required_models"].as_array().into_iter().flatten().filter_map(Value::as_str);
-        for key in keys.filter(|key| !cozy.models.contains_key(*key)) {
-            let guess = did_you_mean(key, cozy.models.keys().map(String::as_str));
+        for key in keys.filter(|key| !models.contains(key)) {
+            let guess = did_you_mean(key, models.iter().copied());
             let name = function["name"].as_str().unwrap_or_default();
             let text = format!(
                 "`{name}` takes the model `{key}` of the deployment, which `[models]` does not have{guess}"
