@@ -52,7 +52,7 @@ async fn deltas_come_before_the_result() {
     let deltas = [0, 1, 2].map(|i| json!({"delta": {"i": i}}));
     assert_eq!(lines[..3], deltas);
     assert_eq!(lines.len(), 4);
-    assert!(lines[3].get("result").is_some(), "{lines:?}");
+    assert_eq!(lines[3], json!({"result": null}));
 }
 
 #[tokio::test]
@@ -60,6 +60,9 @@ async fn for_people_a_result_is_laid_out() {
     let mut worker = settings(&["echo", "hi", "--pretty"]).start();
     assert_eq!(code(&mut worker).await, 0, "{}", worker.log());
     assert_eq!(worker.out(), "{\n  \"text\": \"hi\"\n}\n");
+    let mut worker = settings(&["count", "n=1", "--pretty"]).start();
+    assert_eq!(code(&mut worker).await, 0, "{}", worker.log());
+    assert_eq!(worker.out(), "{\n  \"i\": 0\n}\n");
 }
 
 #[tokio::test]

@@ -103,6 +103,8 @@ impl Show {
     /// The result, and the files that were saved.
     pub(super) fn result(&self, output: &Value, saved: &[Saved]) {
         match (self.pretty, saved) {
+            // After a stream there is nothing more to say.
+            (true, _) if output.is_null() => {}
             (true, _) => put_out(&format!("{output:#}")),
             (false, []) => put_out(&json!({ "result": output }).to_string()),
             (false, saved) => {
