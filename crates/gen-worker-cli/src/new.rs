@@ -99,11 +99,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode, Failure> {
 /// What cargo takes as a package, and Rust as a crate.
 fn check_name(name: &str) -> Result<(), String> {
     let fits = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-    let taken = ["test", "core", "std", "alloc", "proc-macro", "gen-worker", "gen_worker"];
+    let taken =
+        ["alloc", "core", "futures-util", "gen-worker", "image", "schemars", "serde", "std", "test", "tokio"];
     if !name.starts_with(|c: char| c.is_ascii_alphabetic()) || !name.chars().all(fits) {
         return Err(format!("`{name}` cannot be a project: letters, digits, `-` and `_`, a letter first"));
     }
-    if taken.contains(&name) {
+    if taken.contains(&name.replace('_', "-").as_str()) {
         return Err(format!("`{name}` is the name of another crate that the project uses: choose another"));
     }
     Ok(())
@@ -151,7 +152,7 @@ mod tests {
         for name in ["my-worker", "w2", "A_b"] {
             assert_eq!(check_name(name), Ok(()));
         }
-        for name in ["", "2w", "-w", "a b", "../w", "é", "gen-worker", "test"] {
+        for name in ["", "2w", "-w", "a b", "../w", "é", "gen_worker", "image"] {
             assert!(check_name(name).is_err(), "{name}");
         }
     }
