@@ -6,24 +6,13 @@ use crate::{
 };
 
 /// Run in the example's folder, so that its models and its `cozy.toml` are found.
-const DEV: &[&str] = &[
-    "run",
-    "--locked",
-    "--quiet",
-    "-p",
-    "upscale",
-    "--",
-    "dev",
-    "--run",
-    "upscale",
-    "--file",
-    "image=chelsea.png",
-];
+const RUN: &[&str] =
+    &["run", "--locked", "--quiet", "-p", "upscale", "--", "run", "upscale", "image@chelsea.png", "--pretty"];
 
 pub(crate) fn run() -> Done {
     let library = ort::library()?;
     let mut build = command("cargo", &["build", "--locked", "-p", "upscale"]);
     run::run(&mut build)?;
-    let mut dev = command("cargo", DEV);
-    run::run(dev.env("ORT_DYLIB_PATH", library).current_dir(run::root().join("examples/upscale")))
+    let mut enlarge = command("cargo", RUN);
+    run::run(enlarge.env("ORT_DYLIB_PATH", library).current_dir(run::root().join("examples/upscale")))
 }

@@ -12,7 +12,6 @@ mod run;
 mod seaweed;
 mod test;
 mod tidy;
-mod wheel;
 mod workspace;
 
 use std::process::ExitCode;

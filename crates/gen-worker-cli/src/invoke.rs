@@ -1,103 +1,51 @@
-//! `gen-worker invoke`: asks for a run, shows what it says, prints what it gives.
+//! `gen-worker invoke`: calls a function through an orchestrator, with the words that a worker's own `run` takes.
 
-use std::{
-    io::{self, Read},
-    path::Path,
-    process::ExitCode,
-};
+use std::process::ExitCode;
 
 use clap::Args;
-use gen_worker::environment;
-use gen_worker_orchestrator::{OrchestratorClient, RunEvent, RunState, RunSubmission};
-use serde_json::{Value, json};
+use gen_worker::__command::{CallArguments, CallError, Signature};
+use gen_worker_orchestrator::{OrchestratorClient, RunSubmission};
+use serde_json::Value;
 
-use crate::Failure;
+use crate::{Failure, client::Server};
 
 /// What to call, and where.
 #[derive(Debug, Args)]
 pub(crate) struct Arguments {
-    /// The function's name.
-    function: String,
-    /// What to call it with: a JSON object, `@` and a file that holds one, or `-` for stdin.
-    #[arg(long, default_value = "{}")]
-    payload: String,
-    /// The orchestrator. A token is taken from ORCHESTRATOR_API_TOKEN.
-    #[arg(long, default_value = "http://127.0.0.1:8081")]
-    url: String,
-    /// Your own id for the run: asking again with the same id does not run it again.
+    #[command(flatten)]
+    call: CallArguments,
+    #[command(flatten)]
+    server: Server,
+    /// Your own id for the run: asking again with the same id does not run it again
     #[arg(long)]
     run_id: Option<String>,
-    /// Whose run it is.
+    /// Whose run it is
     #[arg(long)]
     tenant: Option<String>,
-    /// The deadline of each attempt, in milliseconds.
-    #[arg(long)]
-    timeout_ms: Option<u64>,
 }
 
-/// Leaves 0 behind if the run succeeded, 1 if it did not. Ctrl-C ends the watching, not the run.
+/// Leaves behind what a worker's `run` does, but for 3: from here nobody sees what a worker fetches.
 pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
-    let env = environment(Path::new("."))?;
-    let token = env.get("ORCHESTRATOR_API_TOKEN").map(Into::into);
-    let base = arguments
-        .url
-        .parse()
-        .map_err(|_| format!("`{}` is no URL, such as `http://127.0.0.1:8081`", arguments.url))?;
-    let client = OrchestratorClient::new(base, token)?;
-    let submission = RunSubmission {
-        payload: payload(&arguments.payload)?,
-        function: arguments.function,
-        run_id: arguments.run_id,
-        tenant_id: arguments.tenant,
-        timeout_ms: arguments.timeout_ms,
-        ..Default::default()
-    };
-    let view = client.run(&submission, show).await?;
-    if view.state == RunState::Succeeded {
-        print(&view.output.unwrap_or_default());
-        return Ok(ExitCode::SUCCESS);
-    }
-    print(&json!({"run_id": view.run_id, "state": view.state, "error": view.error}));
-    Ok(ExitCode::from(1))
-}
-
-fn payload(argument: &str) -> Result<Value, Failure> {
-    let text = match argument.strip_prefix('@') {
-        Some(path) => {
-            std::fs::read_to_string(path).map_err(|error| format!("{path} cannot be read: {error}"))?
+    let Arguments { call, server, run_id, tenant } = arguments;
+    let client = server.client()?;
+    let signature = signature(&client, &call.function).await?;
+    let submission = RunSubmission { run_id, tenant_id: tenant, ..Default::default() };
+    match call.read(signature)?.make(&client, submission).await {
+        Ok(()) => Ok(ExitCode::SUCCESS),
+        Err(error) => {
+            let code = error.exit_code();
+            crate::tell(&error);
+            Ok(ExitCode::from(code))
         }
-        None if argument == "-" => {
-            let mut text = String::new();
-            io::stdin().read_to_string(&mut text)?;
-            text
-        }
-        None => argument.to_owned(),
-    };
-    serde_json::from_str(&text).map_err(|error| format!("the payload is no JSON: {error}").into())
-}
-
-#[expect(clippy::print_stderr, reason = "stdout is for the result alone")]
-fn show(event: &RunEvent) {
-    eprintln!("{} {}", event.event_type, String::from_utf8_lossy(&event.payload));
-}
-
-#[expect(clippy::print_stdout, reason = "the result of the command")]
-fn print(result: &Value) {
-    println!("{result:#}");
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_payload_is_given_or_read_from_a_file() {
-        assert_eq!(payload(r#"{"n": 1}"#).unwrap(), json!({"n": 1}));
-        let file = std::env::temp_dir().join(format!("gen-worker-payload-{}.json", std::process::id()));
-        std::fs::write(&file, r#"{"n": 2}"#).unwrap();
-        assert_eq!(payload(&format!("@{}", file.display())).unwrap(), json!({"n": 2}));
-        std::fs::remove_file(&file).unwrap();
-        assert!(payload("@/nowhere").unwrap_err().to_string().contains("/nowhere"));
-        assert!(payload("{").unwrap_err().to_string().starts_with("the payload is no JSON"));
     }
+}
+
+/// The function's schemas, from a worker that has it; `None`: none that is connected does.
+async fn signature(client: &OrchestratorClient, function: &str) -> Result<Option<Signature>, CallError> {
+    let workers = client.workers().await?;
+    let functions = workers["workers"].as_array().into_iter().flatten();
+    let mut functions = functions.filter_map(|worker| worker["functions"].as_array()).flatten();
+    let found = functions.find(|one| one["name"] == function && one["input_schema"] != Value::Null);
+    Ok(found
+        .map(|one| Signature { input: one["input_schema"].clone(), output: one["output_schema"].clone() }))
 }

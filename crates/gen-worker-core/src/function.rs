@@ -91,6 +91,10 @@ pub struct FunctionSpec {
     pub module: &'static str,
     /// What it asks of the machine.
     pub resources: ResourceRequirements,
+    /// The Rust type of its payload.
+    pub input_type: &'static str,
+    /// The Rust type of its output, or of one delta.
+    pub output_type: &'static str,
     /// The schema of its payload.
     pub input_schema: Value,
     /// The schema of its output, or of one delta when the output is incremental.
@@ -121,11 +125,25 @@ impl FunctionSpec {
             .collect()
     }
 
+    /// The fields of the payload's type, and whether each must be there.
+    pub fn input_fields(&self) -> Vec<(&str, bool)> {
+        let object = self.input_object();
+        let required = |name: &str| {
+            let names = object.get("required").and_then(Value::as_array);
+            names.is_some_and(|names| names.iter().any(|each| each == name))
+        };
+        let properties = object.get("properties").and_then(Value::as_object);
+        properties.into_iter().flatten().map(|(name, _)| (name.as_str(), required(name))).collect()
+    }
+
     /// The schema of a field of the payload's type; `None` when the type has no such field.
     pub fn input_field(&self, field: &str) -> Option<&Value> {
+        self.input_object().get("properties")?.get(field)
+    }
+
+    /// The schema of the payload's type itself.
+    fn input_object(&self) -> &Value {
         let root = self.input_schema["$ref"].as_str().and_then(|reference| reference.strip_prefix('#'));
-        let object =
-            root.and_then(|pointer| self.input_schema.pointer(pointer)).unwrap_or(&self.input_schema);
-        object.get("properties")?.get(field)
+        root.and_then(|pointer| self.input_schema.pointer(pointer)).unwrap_or(&self.input_schema)
     }
 }

@@ -220,6 +220,8 @@ impl<I: 'static> FunctionBuilder<I> {
             name: FunctionName::parse(self.name)?,
             module: self.module,
             resources: self.resources,
+            input_type: std::any::type_name::<I>(),
+            output_type: O::type_name(),
             input_schema: self.input_schema,
             output_schema: O::schema(),
             output_mode: self.mode.unwrap_or(O::MODE),

@@ -216,6 +216,11 @@ pub trait IntoOutput: Send + 'static {
     /// The schema of the output, or of one delta.
     fn schema() -> Value;
 
+    /// The Rust type of the output, or of one delta.
+    fn type_name() -> &'static str {
+        std::any::type_name::<Self>()
+    }
+
     /// The output, encoded.
     ///
     /// # Errors
@@ -276,6 +281,10 @@ impl<T: Serialize + JsonSchema + Send + 'static> IntoOutput for DeltaStream<T> {
 
     fn schema() -> Value {
         schema_of::<T>()
+    }
+
+    fn type_name() -> &'static str {
+        std::any::type_name::<T>()
     }
 
     fn into_output(self) -> Result<Output, WorkerError> {

@@ -109,6 +109,19 @@ impl OrchestratorClient {
         json(request.send_retrying().await?).await
     }
 
+    /// All runs that are remembered, without their outputs.
+    ///
+    /// # Errors
+    /// The orchestrator cannot be reached, or refuses.
+    pub async fn list(&self) -> Result<Vec<RunView>, ClientError> {
+        #[derive(Deserialize)]
+        struct Listed {
+            runs: Vec<RunView>,
+        }
+        let Listed { runs } = json(self.request(Method::GET, "v1/runs", &[]).send_retrying().await?).await?;
+        Ok(runs)
+    }
+
     /// Asks a run to stop and returns how it stands; it may not have stopped yet.
     ///
     /// # Errors

@@ -64,7 +64,7 @@ impl Dispatcher {
             }
             Command::LoadModel(model) => self.models.load(model),
             Command::UnloadModel(model) => self.models.unload(model),
-            Command::Configure(config) => self.configure(config),
+            Command::Configure(config) => self.configure(config, true),
             Command::Hello { features } => self.greeted(&features),
             Command::Acknowledge { run_id, attempt } => self.jobs.outbox().acknowledge(&(run_id, attempt)),
             Command::Drain { deadline, reason } => {
@@ -85,9 +85,11 @@ impl Dispatcher {
         }
     }
 
-    /// Takes the deployment's models in the place of those configured before.
-    pub(crate) fn configure(&self, config: ModelConfig) {
-        self.prefetch.take_up(&config);
+    /// Takes the deployment's models in the place of those configured before; `fetch_ahead`: and begins to fetch them.
+    pub(crate) fn configure(&self, config: ModelConfig, fetch_ahead: bool) {
+        if fetch_ahead {
+            self.prefetch.take_up(&config);
+        }
         self.jobs.model_table().configure(config);
     }
 

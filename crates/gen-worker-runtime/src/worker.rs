@@ -71,6 +71,7 @@ pub struct WorkerBuilder {
     ports: Ports,
     functions: Vec<Function>,
     models: Vec<(String, ModelRef)>,
+    fetch_ahead: bool,
     extensions: Extensions,
     signals: Signals,
 }
@@ -99,6 +100,12 @@ impl WorkerBuilder {
     /// until the scheduler configures the deployment. None: nothing is fetched ahead, and runs may use any.
     pub fn models(mut self, models: impl IntoIterator<Item = (String, ModelRef)>) -> Self {
         self.models.extend(models);
+        self
+    }
+
+    /// Whether the deployment's models are fetched before a run needs them: by default they are.
+    pub fn fetch_ahead(mut self, ahead: bool) -> Self {
+        self.fetch_ahead = ahead;
         self
     }
 
@@ -135,6 +142,7 @@ impl WorkerBuilder {
             ports: self.ports,
             registry,
             models: self.models,
+            fetch_ahead: self.fetch_ahead,
             extensions: Arc::new(self.extensions),
             shutdown: Shutdown::new(self.config.drain_timeout),
             config: Arc::new(self.config),
@@ -153,6 +161,7 @@ pub struct Worker {
     ports: Ports,
     registry: Registry,
     models: Vec<(String, ModelRef)>,
+    fetch_ahead: bool,
     extensions: Arc<Extensions>,
     shutdown: Shutdown,
     signals: Signals,
@@ -167,6 +176,7 @@ impl Worker {
             ports: Ports::default(),
             functions: Vec::new(),
             models: Vec::new(),
+            fetch_ahead: true,
             extensions: Extensions::default(),
             signals: Signals::Ignore,
         }
@@ -187,7 +197,8 @@ impl Worker {
     /// It was called from async code.
     pub fn run(self) -> Result<(), WorkerFailure> {
         let control = Builder::new_current_thread().enable_all().build().map_err(WorkerFailure::Threads)?;
-        let Self { config, ports, registry, models, extensions, shutdown, signals, users } = self;
+        let Self { config, ports, registry, models, fetch_ahead, extensions, shutdown, signals, users } =
+            self;
         let told = shutdown.clone();
         let (outbox, outputs) = (Outbox::open(&config)?, ports.outputs.clone());
         let parts = Parts::assemble(
@@ -201,7 +212,7 @@ impl Worker {
         );
         let ended = control.block_on(async {
             tokio::select! {
-                ended = parts.run(&models) => ended,
+                ended = parts.run(&models, fetch_ahead) => ended,
                 never = heed(signals, &told) => match never {},
             }
         });
@@ -320,11 +331,11 @@ impl Parts {
         }
     }
 
-    async fn run(self, models: &[(String, ModelRef)]) -> Result<(), WorkerFailure> {
+    async fn run(self, models: &[(String, ModelRef)], fetch_ahead: bool) -> Result<(), WorkerFailure> {
         let Self { config, connection, dispatcher, keeper, admission, outbox, tracker, shutdown, observing } =
             self;
         if !models.is_empty() {
-            dispatcher.configure(ModelConfig::of(models));
+            dispatcher.configure(ModelConfig::of(models), fetch_ahead);
         }
         let connection = connection.run();
         tokio::pin!(connection);

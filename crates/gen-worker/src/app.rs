@@ -4,12 +4,14 @@ use std::{error::Error, path::Path, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use gen_worker_core::{Function, config::ConfigErrors};
-use gen_worker_runtime::{ConnectionError, Worker, WorkerFailure};
+use gen_worker_runtime::{ConnectionError, Ports, Worker, WorkerBuilder, WorkerFailure};
 
 use crate::{
     assemble::{AssembleError, assemble},
-    config::{Project, WorkerConfig},
-    logging,
+    config::{Project, WorkerConfig, cozy_toml},
+    cozy_toml::CozyToml,
+    logging, manifest,
+    prefetch::ModelsVerb,
 };
 
 /// What ended the process badly, and the code it leaves behind.
@@ -21,16 +23,29 @@ pub(crate) enum AppError {
     Assemble(#[from] AssembleError),
     #[error(transparent)]
     Worker(#[from] WorkerFailure),
+    #[error("{0}")]
+    Usage(String),
+    /// `models prefetch` did not fetch all it was asked for.
+    #[error("{missing} models could not be fetched")]
+    Missing { missing: usize },
     #[cfg(feature = "dev")]
     #[error(transparent)]
-    Dev(#[from] crate::dev::DevError),
+    Here(#[from] crate::here::HereError),
+    #[cfg(feature = "dev")]
+    #[error(transparent)]
+    Call(#[from] crate::call::CallError),
+    /// A model or an input of a run could not be fetched.
+    #[cfg(feature = "dev")]
+    #[error("the run failed: {message}")]
+    Unfetched { message: String },
 }
 
 impl AppError {
     /// The table in `docs/operations.md`.
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Config(_) | Self::Assemble(AssembleError::UnknownManager { .. }) => 2,
+            Self::Config(_) | Self::Usage(_) | Self::Assemble(AssembleError::UnknownManager { .. }) => 2,
+            Self::Missing { .. } => 3,
             Self::Worker(WorkerFailure::Connection(ConnectionError::Protocol { .. })) => 3,
             Self::Worker(WorkerFailure::Connection(ConnectionError::Exhausted { .. })) => 4,
             Self::Assemble(AssembleError::Auth(_)) => 5,
@@ -39,7 +54,11 @@ impl AppError {
             Self::Worker(WorkerFailure::Unsaid { .. }) => 8,
             Self::Assemble(_) | Self::Worker(_) => 1,
             #[cfg(feature = "dev")]
-            Self::Dev(error) => error.exit_code(),
+            Self::Here(_) => 1,
+            #[cfg(feature = "dev")]
+            Self::Call(error) => error.exit_code(),
+            #[cfg(feature = "dev")]
+            Self::Unfetched { .. } => 3,
         }
     }
 }
@@ -53,19 +72,35 @@ struct Arguments {
 
 #[derive(Subcommand)]
 enum Verb {
-    /// Connect to the scheduler and work until told to leave. The default.
+    /// Connect to the scheduler and work until told to leave. The default
     Serve,
-    /// Run an orchestrator and this worker in one process, on this machine only.
+    /// List the functions
+    List {
+        /// As the manifest that a build needs: schemas, resources, models, and what cozy.toml says
+        #[arg(long)]
+        json: bool,
+    },
+    /// Models on this machine
+    #[command(subcommand)]
+    Models(ModelsVerb),
+    /// Run a function once, by the executor of production: results go to stdout, all else to stderr
     #[cfg(feature = "dev")]
-    Dev(crate::dev::DevArguments),
+    Run(crate::run::RunArguments),
+    /// Run an orchestrator and this worker in one process, on this machine only
+    #[cfg(feature = "dev")]
+    Dev(crate::here::Folders),
 }
 
 /// The body of a worker binary's `main`: reads the arguments and serves every linked function.
 pub(crate) fn main(functions: Vec<Function>) -> ExitCode {
     let done = match Arguments::parse().verb.unwrap_or(Verb::Serve) {
         Verb::Serve => serve(functions),
+        Verb::List { json } => list(&functions, json),
+        Verb::Models(verb) => crate::prefetch::run(verb),
         #[cfg(feature = "dev")]
-        Verb::Dev(arguments) => crate::dev::run(functions, arguments),
+        Verb::Run(arguments) => crate::run::run(functions, arguments),
+        #[cfg(feature = "dev")]
+        Verb::Dev(folders) => crate::dev::run(functions, &folders),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -82,14 +117,37 @@ fn serve(functions: Vec<Function>) -> Result<(), AppError> {
     Ok(worker(functions, project)?.run()?)
 }
 
+/// What the functions are. What is wrong in cozy.toml is left out of the manifest and said beside it.
+#[expect(clippy::print_stdout, clippy::print_stderr, reason = "the answer is for whoever typed the command")]
+fn list(functions: &[Function], json: bool) -> Result<(), AppError> {
+    if !json {
+        manifest::lines(functions).iter().for_each(|line| println!("{line}"));
+        return Ok(());
+    }
+    let mut errors = ConfigErrors::default();
+    let (cozy, mistakes) = CozyToml::parse(&cozy_toml(Path::new("."), &mut errors));
+    errors.into_result(())?;
+    mistakes.iter().for_each(|mistake| eprintln!("warning: {mistake}"));
+    println!("{:#}", manifest::manifest(functions, &cozy));
+    Ok(())
+}
+
 /// A worker with these settings and models that leaves on SIGTERM.
 pub(crate) fn worker(functions: Vec<Function>, project: Project) -> Result<Worker, AppError> {
+    let (builder, ports) = builder(functions, project)?;
+    Ok(builder.ports(ports).stop_on_signals().build()?)
+}
+
+/// A worker with these settings and models in the making, and the ports that it wants.
+pub(crate) fn builder(
+    functions: Vec<Function>,
+    project: Project,
+) -> Result<(WorkerBuilder, Ports), AppError> {
     let config = WorkerConfig::from_env(&project.env)?;
     let ports = assemble(&config, &functions)?;
     let names: Vec<&str> = functions.iter().map(|function| function.spec().name.as_str()).collect();
     tracing::info!(worker_id = %config.runtime.worker_id, functions = names.join(","), "starting");
-    let builder = Worker::builder(config.runtime).functions(functions).models(project.models);
-    Ok(builder.ports(ports).stop_on_signals().build()?)
+    Ok((Worker::builder(config.runtime).functions(functions).models(project.models), ports))
 }
 
 /// The error and its causes in one line each, for a person.

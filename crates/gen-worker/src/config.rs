@@ -14,6 +14,8 @@ use gen_worker_net::NetConfig;
 use gen_worker_runtime::RuntimeConfig;
 use gen_worker_upload::UploadConfig;
 
+use crate::cozy_toml::{CozyMistake, CozyPlace, CozyToml};
+
 const MODEL_MANAGER: Var = Var::new(
     "MODEL_MANAGER_CLASS",
     "Rust path",
@@ -92,10 +94,9 @@ impl Project {
     /// Reads the environment, and `cozy.toml` in `directory`, if there is one.
     pub(crate) fn read(directory: &Path) -> Result<Self, ConfigErrors> {
         let mut errors = ConfigErrors::default();
-        let cozy_toml = read(directory, &mut errors);
-        let env = over(process(), &cozy_toml, &mut errors);
-        let models = models(&cozy_toml, &mut errors);
-        errors.into_result(Self { env, models })
+        let cozy = read(directory, &["worker", "models"], &mut errors);
+        let env = over(process(), &cozy);
+        errors.into_result(Self { env, models: cozy.models })
     }
 }
 
@@ -106,9 +107,8 @@ impl Project {
 /// `cozy.toml` cannot be read, or its `[worker]` table has a key that is no variable, or a value that is no scalar.
 pub fn environment(directory: &Path) -> Result<Env, ConfigErrors> {
     let mut errors = ConfigErrors::default();
-    let cozy_toml = read(directory, &mut errors);
-    let env = over(process(), &cozy_toml, &mut errors);
-    errors.into_result(env)
+    let cozy = read(directory, &["worker"], &mut errors);
+    errors.into_result(over(process(), &cozy))
 }
 
 fn process() -> Env {
@@ -119,70 +119,38 @@ fn process() -> Env {
         .collect()
 }
 
-/// The tables of `cozy.toml`; none where there is no such file.
-fn read(directory: &Path, errors: &mut ConfigErrors) -> toml::Table {
+/// `cozy.toml` in `directory`; empty: there is none.
+fn read(directory: &Path, tables: &[&str], errors: &mut ConfigErrors) -> CozyToml {
+    parse(&cozy_toml(directory, errors), tables, errors)
+}
+
+/// The text of `cozy.toml` in `directory`; empty: there is none.
+pub(crate) fn cozy_toml(directory: &Path, errors: &mut ConfigErrors) -> String {
     match std::fs::read_to_string(directory.join("cozy.toml")) {
-        Ok(text) => parse(&text, errors),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => toml::Table::new(),
+        Ok(text) => text,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => String::new(),
         Err(error) => {
             errors.push(format!("cozy.toml cannot be read: {error}"));
-            toml::Table::new()
+            String::new()
         }
     }
 }
 
-fn parse(cozy_toml: &str, errors: &mut ConfigErrors) -> toml::Table {
-    cozy_toml.parse().unwrap_or_else(|error| {
-        errors.push(format!("cozy.toml: {error}"));
-        toml::Table::new()
-    })
+/// What other tables say is no matter of a worker that starts: `gen-worker check` looks at it.
+fn parse(text: &str, tables: &[&str], errors: &mut ConfigErrors) -> CozyToml {
+    let (cozy, mistakes) = CozyToml::parse(text);
+    let concerns = |mistake: &&CozyMistake| match mistake.place {
+        CozyPlace::Text => true,
+        CozyPlace::Top => false,
+        CozyPlace::Table(name) => tables.contains(&name),
+    };
+    mistakes.iter().filter(concerns).for_each(|mistake| errors.push(mistake.to_string()));
+    cozy
 }
 
-/// The table of this name; `None`: there is none.
-fn table<'t>(cozy_toml: &'t toml::Table, name: &str, errors: &mut ConfigErrors) -> Option<&'t toml::Table> {
-    let table = cozy_toml.get(name)?;
-    if !table.is_table() {
-        errors.push(format!("cozy.toml: `{name}` must be a table"));
-    }
-    table.as_table()
-}
-
-fn over(mut env: Env, cozy_toml: &toml::Table, errors: &mut ConfigErrors) -> Env {
-    let known: Vec<&Var> = WorkerConfig::variables().into_iter().flat_map(|(_, vars)| vars).collect();
-    for (key, value) in table(cozy_toml, "worker", errors).into_iter().flatten() {
-        match (known.iter().find(|var| var.name.eq_ignore_ascii_case(key)), scalar(value)) {
-            (Some(var), Some(text)) => env.set_default(var.name, &text),
-            (None, _) => errors.push(format!(
-                "cozy.toml: `[worker] {key}` is no setting: keys are the names of docs/configuration.md in lower case"
-            )),
-            (_, None) => errors.push(format!("cozy.toml: `[worker] {key}` must be a text, a number or a flag")),
-        }
-    }
+fn over(mut env: Env, cozy: &CozyToml) -> Env {
+    cozy.worker.iter().for_each(|(name, text)| env.set_default(name, text));
     env
-}
-
-fn models(cozy_toml: &toml::Table, errors: &mut ConfigErrors) -> Vec<(String, ModelRef)> {
-    let mut models = Vec::new();
-    for (key, value) in table(cozy_toml, "models", errors).into_iter().flatten() {
-        match value.as_str().map(ModelRef::parse) {
-            Some(Ok(model)) => models.push((key.clone(), model)),
-            Some(Err(error)) => errors.push(format!("cozy.toml: `[models] {key}`: {error}")),
-            None => {
-                errors.push(format!("cozy.toml: `[models] {key}` must be a text, such as `org/repo:tag`"))
-            }
-        }
-    }
-    models
-}
-
-fn scalar(value: &toml::Value) -> Option<String> {
-    match value {
-        toml::Value::String(text) => Some(text.clone()),
-        toml::Value::Integer(number) => Some(number.to_string()),
-        toml::Value::Float(number) => Some(number.to_string()),
-        toml::Value::Boolean(flag) => Some(flag.to_string()),
-        toml::Value::Datetime(_) | toml::Value::Array(_) | toml::Value::Table(_) => None,
-    }
 }
 
 #[cfg(test)]
@@ -191,42 +159,24 @@ mod tests {
 
     use super::*;
 
-    /// What is read from this environment and this text, and the mistakes in it.
-    fn read(env: &[(&str, &str)], text: &str) -> (Project, ConfigErrors) {
-        let mut errors = ConfigErrors::default();
-        let cozy_toml = parse(text, &mut errors);
-        let env = over(env.iter().copied().collect(), &cozy_toml, &mut errors);
-        let models = models(&cozy_toml, &mut errors);
-        (Project { env, models }, errors)
-    }
-
     #[test]
     fn the_environment_goes_over_cozy_toml() {
+        let mut errors = ConfigErrors::default();
         let text = "[worker]\nworker_id = 'from-file'\nworker_max_concurrency = 3\n[functions]\nx = 1";
-        let (Project { env, .. }, errors) = read(&[("WORKER_ID", "from-env")], text);
+        let env = over(Env::from_iter([("WORKER_ID", "from-env")]), &parse(text, &["worker"], &mut errors));
         assert_eq!((env.get("WORKER_ID"), env.get("WORKER_MAX_CONCURRENCY")), (Some("from-env"), Some("3")));
-        assert_eq!(errors, ConfigErrors::default());
-    }
-
-    #[test]
-    fn models_come_in_the_order_of_the_file() {
-        let (project, errors) = read(&[], "[models]\nz = 'org/one'\na = 'hf:org/two'\nm = ' org/three:v1 '");
-        let models: Vec<_> =
-            project.models.iter().map(|(key, model)| (key.as_str(), model.as_str())).collect();
-        assert_eq!(models, [("z", "org/one"), ("a", "hf:org/two"), ("m", "org/three:v1")]);
         assert_eq!(errors, ConfigErrors::default());
     }
 
     #[test]
     fn every_mistake_is_listed_at_once() {
         let text = "[worker]\nworker_idd = 'x'\nworker_id = []\n[models]\na = 3\nb = 'ftp://h/m'\nc = 'o/m'";
-        let (project, errors) = read(&[], text);
-        assert_eq!((errors.to_string().lines().count(), project.models.len()), (4, 1), "{errors}");
-        let (_, errors) = read(&[], "worker = 1\nmodels = []");
-        assert_eq!(
-            errors.to_string(),
-            "cozy.toml: `worker` must be a table\ncozy.toml: `models` must be a table"
-        );
+        let of = |tables: &[&str]| {
+            let mut errors = ConfigErrors::default();
+            let cozy = parse(text, tables, &mut errors);
+            (cozy.models.len(), errors.to_string().lines().count())
+        };
+        assert_eq!((of(&["worker"]), of(&["worker", "models"])), ((1, 2), (1, 4)));
         let env =
             Env::from_iter([("RECONNECT_DELAY", "soon"), ("COZY_HUB_URL", "hub"), ("WORKER_URL_ALLOW", "/")]);
         let errors = WorkerConfig::from_env(&env).unwrap_err();

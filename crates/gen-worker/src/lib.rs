@@ -29,15 +29,27 @@
 //! inside itself takes [`Worker::builder`] and [`function!`].
 
 #[doc(hidden)]
+pub mod __command;
+#[doc(hidden)]
 pub mod __private;
 mod app;
 mod assemble;
+#[cfg(feature = "dev")]
+mod call;
 mod config;
+mod cozy_toml;
 #[cfg(feature = "dev")]
 mod dev;
 #[cfg(doctest)]
 mod doctests;
+#[cfg(feature = "dev")]
+mod here;
 mod logging;
+mod manifest;
+mod nearest;
+mod prefetch;
+#[cfg(feature = "dev")]
+mod run;
 
 /// What stands behind a worker: for those who bring a part of it of their own, such as a model manager.
 pub use gen_worker_core::ports;

@@ -18,6 +18,7 @@ mod realtime;
 mod reconnect;
 mod registration;
 mod residency;
+mod run;
 mod s3;
 mod secrets;
 mod seed;
@@ -25,6 +26,7 @@ mod soak;
 mod start;
 mod tls;
 mod upscale;
+mod verbs;
 
 use gen_worker_testkit::{FakeScheduler, WorkerStream};
 use gen_worker_tests::{WorkerProcess, WorkerSettings};

@@ -21,9 +21,9 @@ fn example(path: &str) -> PathBuf {
 async fn run_once(picture: &Path, payload: Value) -> (i32, WorkerProcess) {
     let mut worker = WorkerSettings::anywhere(UPSCALE)
         .set("RUST_LOG", "warn")
-        .argument("dev")
-        .argument("--run=upscale")
-        .argument(format!("--file=image={}", picture.display()))
+        .argument("run")
+        .argument("upscale")
+        .argument(format!("image@{}", picture.display()))
         .argument(format!("--models={}", example("models").display()))
         .argument(format!("--payload={payload}"))
         .start();
@@ -50,6 +50,7 @@ async fn a_run_from_the_command_line_enlarges_the_picture() {
     assert_enlarged(&worker.directory().join("out/enlarged.png"));
     assert_eq!(out.lines().count(), 1, "{out}");
     let result: Value = serde_json::from_str(&out).unwrap();
+    let result = &result["result"];
     assert_eq!((&result["width"], &result["height"]), (&json!(902), &json!(600)));
     assert_eq!(result["image"]["mime_type"], "image/png");
     let shown =
@@ -61,20 +62,20 @@ async fn a_run_from_the_command_line_enlarges_the_picture() {
 }
 
 #[tokio::test]
-async fn a_run_that_fails_says_why_and_ends_the_process_with_1() {
+async fn a_run_that_fails_says_why_and_its_exit_code_says_where() {
     let folder = tempfile::tempdir().unwrap();
     let corrupt = folder.path().join("corrupt.png");
     std::fs::write(&corrupt, b"\x89PNG\r\n\x1a\nand no picture").unwrap();
     let cat = example("chelsea.png");
-    for (picture, payload, said) in [
-        (&corrupt, json!({}), "image cannot be decoded"),
-        (&cat, json!({"model_ref": "waifu2x/none.onnx"}), "model cozy:waifu2x/none.onnx:latest not found"),
-        (&cat, json!({"tile": 7}), "tile must be 16 to 1024, not 7"),
+    for (picture, payload, expected, said) in [
+        (&corrupt, json!({}), 1, "image cannot be decoded"),
+        (&cat, json!({"model_ref": "waifu2x/none.onnx"}), 3, "model cozy:waifu2x/none.onnx:latest not found"),
+        (&cat, json!({"tile": 7}), 1, "tile must be 16 to 1024, not 7"),
     ] {
         let (code, worker) = run_once(picture, payload).await;
         let log = worker.log();
         let last = log.lines().last().unwrap_or_default();
-        assert_eq!((code, worker.out().as_str()), (1, ""), "{log}");
+        assert_eq!((code, worker.out().as_str()), (expected, ""), "{log}");
         assert!(last.starts_with("error: the run failed: ") && last.contains(said), "{log}");
     }
 }

@@ -8,10 +8,11 @@ const NET: &str = "gen-worker-net";
 const PROTO: &str = "gen-worker-proto";
 
 /// Each crate under crates/ with the crates of the workspace that it may depend on, tests aside.
-const EDGES: [(&str, &[&str]); 13] = [
+const EDGES: [(&str, &[&str]); 14] = [
     (CORE, &[]),
     (PROTO, &[]),
     ("gen-worker-macros", &[]),
+    ("gen-worker-wheel", &[]),
     (NET, &[CORE]),
     ("gen-worker-auth", &[CORE, NET]),
     ("gen-worker-hub", &[CORE, NET]),
@@ -36,7 +37,7 @@ const EDGES: [(&str, &[&str]); 13] = [
     ),
     ("gen-worker-orchestrator", &[CORE, PROTO, NET]),
     ("gen-worker-testkit", &[CORE, PROTO]),
-    ("gen-worker-cli", &["gen-worker", "gen-worker-orchestrator"]),
+    ("gen-worker-cli", &["gen-worker", "gen-worker-orchestrator", "gen-worker-wheel"]),
 ];
 
 /// What the facade has only by feature.

@@ -1,20 +1,23 @@
 //! What a person sees of a run: bars on a terminal, lines elsewhere; results on stdout, everything else on stderr.
-#![expect(clippy::print_stdout, clippy::print_stderr, reason = "this is what the person asked to see")]
+#![expect(clippy::print_stderr, reason = "this is what the person asked to see")]
 
 use std::{
-    io::IsTerminal,
-    path::Path,
+    io::{self, IsTerminal, Write},
     time::{Duration, Instant},
 };
 
 use gen_worker_orchestrator::RunEvent;
-use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
-use serde_json::Value;
+use indicatif::{HumanBytes, MultiProgress, ProgressBar, ProgressStyle};
+use serde_json::{Value, json};
+
+use super::files::Saved;
 
 /// Lines between which this much time has passed are printed when there is no terminal for a bar.
 const LINE_EVERY: Duration = Duration::from_secs(1);
 
 pub(super) struct Show {
+    /// For people, not for programs.
+    pretty: bool,
     terminal: bool,
     bars: MultiProgress,
     download: Option<ProgressBar>,
@@ -24,14 +27,14 @@ pub(super) struct Show {
 }
 
 impl Show {
-    pub(super) fn new(function: &str) -> Self {
+    pub(super) fn new(function: &str, pretty: bool) -> Self {
         let bars = MultiProgress::new();
         let run =
             bars.add(ProgressBar::new(1000).with_style(style("{prefix:>12} [{bar:30}] {percent:>3}% {msg}")));
         run.set_prefix(function.to_owned());
         run.tick();
         let terminal = std::io::stderr().is_terminal();
-        Self { terminal, bars, download: None, run, last_line: None, timings: Value::Null }
+        Self { pretty, terminal, bars, download: None, run, last_line: None, timings: Value::Null }
     }
 
     pub(super) fn event(&mut self, event: &RunEvent) {
@@ -41,7 +44,10 @@ impl Show {
             "job.log" => self.line(payload["message"].as_str().unwrap_or_default()),
             "model.download" => self.download(&payload),
             "job.timings" => self.timings = payload,
-            "output.delta" => println!("{payload}"),
+            "output.delta" => self.delta(&payload),
+            "events.dropped" => {
+                self.line(&format!("{} events were lost: they came too fast", payload["count"]))
+            }
             _ => {}
         }
     }
@@ -83,18 +89,34 @@ impl Show {
         self.bars.suspend(|| eprintln!("{text}"));
     }
 
+    fn delta(&self, item: &Value) {
+        let line = if self.pretty { format!("{item:#}") } else { json!({ "delta": item }).to_string() };
+        self.bars.suspend(|| put_out(&line));
+    }
+
     /// Leaves the bars where they stand.
-    pub(super) fn clear(&self) {
+    pub(super) fn leave_bars(&self) {
         self.download.iter().for_each(ProgressBar::abandon);
         self.run.abandon();
     }
 
-    pub(super) fn result(&self, output: &Value) {
-        println!("{output}");
-    }
-
-    pub(super) fn saved(&self, path: &Path) {
-        eprintln!("saved: {}", path.display());
+    /// The result, and the files that were saved.
+    pub(super) fn result(&self, output: &Value, saved: &[Saved]) {
+        match (self.pretty, saved) {
+            // After a stream there is nothing more to say.
+            (true, _) if output.is_null() => {}
+            (true, _) => put_out(&format!("{output:#}")),
+            (false, []) => put_out(&json!({ "result": output }).to_string()),
+            (false, saved) => {
+                let files: Vec<Value> = saved.iter().map(Saved::json).collect();
+                put_out(&json!({"result": output, "files": files}).to_string());
+            }
+        }
+        for Saved { path, mime_type, size_bytes, .. } in saved {
+            let mime_type = mime_type.as_deref().unwrap_or("unknown type");
+            let size = size_bytes.map(|size| format!(", {}", HumanBytes(size))).unwrap_or_default();
+            eprintln!("saved: {} ({mime_type}{size})", path.display());
+        }
     }
 
     /// How long each stage took, in the order in which they happened.
@@ -114,6 +136,17 @@ impl Show {
             }
         }
     }
+}
+
+/// A line for whoever reads the results. They may have left, say when they had enough of a stream: the run's files are wanted
+/// all the same.
+fn put_out(line: &str) {
+    let _ = writeln!(io::stdout(), "{line}");
+}
+
+/// A line for the person at the terminal.
+pub(super) fn say(line: &str) {
+    eprintln!("{line}");
 }
 
 fn style(template: &str) -> ProgressStyle {

@@ -1,0 +1,10 @@
+//! The command from outside: real processes, real projects, real cargo.
+#![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
+
+mod check;
+mod generate;
+mod harness;
+mod invoke;
+mod new;
+mod package;
+mod templates;
