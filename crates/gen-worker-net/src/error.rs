@@ -119,6 +119,7 @@ impl NetError {
             Self::Connect { .. }
             | Self::Timeout
             | Self::TooSlow
+            | Self::Encoded
             | Self::Foreign { .. }
             | Self::Broken { .. }
             | Self::Size { .. } => true,
@@ -126,7 +127,6 @@ impl NetError {
             Self::Setup { .. }
             | Self::Blocked { .. }
             | Self::Redirects
-            | Self::Encoded
             | Self::Credential
             | Self::TooLarge { .. }
             | Self::Json { .. }

@@ -31,7 +31,10 @@ impl HttpResponse {
         deadline: Option<Instant>,
     ) -> Result<Self, NetError> {
         let encoding = inner.headers().get(header::CONTENT_ENCODING);
-        if encoding.is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity")) {
+        // What says no, or leads elsewhere, is heard by its status, however its page is packed.
+        if inner.status().is_success()
+            && encoding.is_some_and(|encoding| !encoding.as_bytes().eq_ignore_ascii_case(b"identity"))
+        {
             return Err(NetError::Encoded);
         }
         Ok(Self { inner, pace, deadline })

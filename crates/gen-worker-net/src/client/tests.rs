@@ -349,6 +349,29 @@ async fn a_compressed_answer_is_refused() {
     assert!(matches!(error, NetError::Encoded), "{error:?}");
 }
 
+/// Servers pack their pages of errors too, and what counts of those is the status.
+#[tokio::test]
+async fn what_a_packed_refusal_says_is_heard() {
+    let packed = |status: u16| {
+        let packed = [(header::CONTENT_ENCODING, "gzip"), (header::LOCATION, "/here")];
+        get(move || async move { (StatusCode::from_u16(status).unwrap(), packed, "packed") })
+    };
+    let router = Router::new()
+        .route("/away", packed(302))
+        .route("/here", get(|| async { "ok" }))
+        .route("/busy", packed(503))
+        .route("/gone", packed(404));
+    let server = Server::start(router).await;
+    let ask = |path: &str| client(&[]).request(Method::GET, server.url(path), Trust::Operator).send();
+    assert_eq!(ask("/away").await.unwrap().bytes(10).await.unwrap(), "ok");
+    for (path, transient) in [("/busy", true), ("/gone", false)] {
+        let error = ask(path).await.unwrap().into_success().unwrap_err();
+        assert!(matches!(error, NetError::Status { .. }) && error.is_transient() == transient, "{error:?}");
+    }
+    let error = ask("/gone").await.unwrap().envelope(100).await.unwrap_err();
+    assert!(matches!(error, NetError::Foreign { .. }), "{error:?}");
+}
+
 #[tokio::test]
 async fn a_page_of_something_in_between_is_no_answer_of_the_service() {
     let json = |status: u16, body: &'static str| {
