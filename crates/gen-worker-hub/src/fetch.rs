@@ -123,7 +123,13 @@ impl Fetch {
         let at = AtomicU64::new(piece.start);
         let coming = Mutex::new(response);
         let attempt = || async {
-            let rest = at.load(Ordering::Relaxed)..piece.end;
+            let mut rest = at.load(Ordering::Relaxed)..piece.end;
+            if rest.is_empty() {
+                // It sent more than it said: which of it is right is not known.
+                rest.start = piece.start;
+                at.store(rest.start, Ordering::Relaxed);
+                self.meter.set(part.present() - (piece.end - piece.start));
+            }
             let coming = coming.lock().unwrap_or_else(PoisonError::into_inner).take();
             let response = match coming {
                 Some(response) => response,

@@ -1,6 +1,7 @@
 //! A file in the making: bytes at their places, and a small state file that says which of them are there.
 
 use std::{
+    cmp::Ordering,
     fs::{self, File},
     io,
     ops::Range,
@@ -11,7 +12,7 @@ use std::{
 
 use bytes::Bytes;
 use gen_worker_core::{Algorithm, Digest};
-use gen_worker_net::{HeaderValue, NetError};
+use gen_worker_net::HeaderValue;
 use serde::{Deserialize, Serialize};
 use tokio::task::JoinHandle;
 
@@ -213,20 +214,22 @@ impl Part {
         fs::rename(fresh, &self.place.state)
     }
 
-    /// Makes the file durable and says how large it is and what digest it has.
+    /// Makes the file durable and says how much of it came and what digest that has.
     pub(crate) async fn finish(self: &Arc<Self>) -> io::Result<(u64, Digest)> {
-        let follower = self.inner().follower.take();
+        let (follower, came) = {
+            let mut inner = self.inner();
+            (inner.follower.take(), inner.spans.prefix())
+        };
         let follower = follower.ok_or_else(|| io::Error::other("the file was finished before"))?;
         let part = Arc::clone(self);
         let synced = tokio::task::spawn_blocking(move || {
             let mut failed = part.syncing.lock().unwrap_or_else(PoisonError::into_inner);
             std::mem::replace(&mut *failed, Ok(()))?;
-            let file = part.file();
-            file.sync_all()?;
-            file.metadata().map(|found| found.len())
+            part.file().sync_all()
         });
         let digest = follower.finish().await?;
-        Ok((synced.await.map_err(io::Error::other)??, digest))
+        synced.await.map_err(io::Error::other)??;
+        Ok((came, digest))
     }
 
     /// Takes note of what is there, and says whether the disk should take it by now.
@@ -258,10 +261,12 @@ impl Part {
     fn reserve(&self, size: u64) -> Result<(), HubError> {
         room::check(&self.place.part, size.saturating_sub(allocated(&self.place.part)))?;
         let file = self.file();
-        if size > file.metadata()?.len() {
-            allocate(&file, size).map_err(|source| HubError::Store { source: NetError::from(source) })?;
-        }
-        Ok(())
+        let made = match size.cmp(&file.metadata()?.len()) {
+            Ordering::Greater => allocate(&file, size),
+            Ordering::Less => file.set_len(size),
+            Ordering::Equal => Ok(()),
+        };
+        Ok(made?)
     }
 
     fn file(&self) -> Arc<File> {

@@ -53,6 +53,12 @@ pub(crate) enum Answer {
     Page,
     /// A range from another place than was asked for.
     WrongRange,
+    /// The range, of another version.
+    Changed,
+    /// There is nothing in the file.
+    Empty,
+    /// Packed, unasked.
+    Packed,
     Status(u16),
 }
 
@@ -165,13 +171,17 @@ async fn serve(State(shared): State<Arc<Shared>>, request: Request) -> Response 
     let content = content.unwrap_or_else(|| shared.content.clone());
     let mut response = reply(&content, answer, range).into_response();
     response.headers_mut().extend(shared.headers.clone());
+    if matches!(answer, Answer::Changed) {
+        response.headers_mut().insert(header::ETAG, header::HeaderValue::from_static("\"v2\""));
+    }
     response
 }
 
-/// The first byte and the one after the last of `bytes=<first>-<last>`.
+/// The first byte and the one after the last of `bytes=<first>-<last>`, in which the last may be missing.
 fn asked(range: &str) -> Option<Range<usize>> {
     let (first, last) = range.strip_prefix("bytes=")?.split_once('-')?;
-    Some(first.parse().ok()?..last.parse::<usize>().ok()? + 1)
+    let end = if last.is_empty() { usize::MAX } else { last.parse::<usize>().ok()? + 1 };
+    Some(first.parse().ok()?..end)
 }
 
 fn reply(content: &Bytes, answer: Answer, range: Option<Range<usize>>) -> Response {
@@ -185,7 +195,11 @@ fn reply(content: &Bytes, answer: Answer, range: Option<Range<usize>>) -> Respon
             (StatusCode::from_u16(status).unwrap(), said).into_response()
         }
         (Answer::Page, _) => (StatusCode::NOT_FOUND, "<html>no such page</html>").into_response(),
-        (Answer::Whole, _) | (Answer::Good, None) => content.clone().into_response(),
+        (Answer::Whole, _) | (Answer::Good | Answer::Changed, None) => content.clone().into_response(),
+        (Answer::Packed, _) => ([(header::CONTENT_ENCODING, "gzip")], "packed").into_response(),
+        (Answer::Empty, _) => {
+            (StatusCode::RANGE_NOT_SATISFIABLE, [(header::CONTENT_RANGE, "bytes */0")]).into_response()
+        }
         (Answer::Unsized, _) => {
             let chunks = content.chunks(64 << 10).map(|chunk| content.slice_ref(chunk));
             let chunks: Vec<io::Result<Bytes>> = chunks.map(Ok).collect();
@@ -232,7 +246,7 @@ fn reply(content: &Bytes, answer: Answer, range: Option<Range<usize>>) -> Respon
         (Answer::Huge, Some(range)) => {
             (StatusCode::PARTIAL_CONTENT, partial(&range, 1 << 60), content.slice(range)).into_response()
         }
-        (Answer::Good, Some(range)) => {
+        (Answer::Good | Answer::Changed, Some(range)) => {
             (StatusCode::PARTIAL_CONTENT, partial(&range, total), content.slice(range)).into_response()
         }
         (Answer::Long | Answer::Short | Answer::Huge, None) => unreachable!("files are asked for in ranges"),

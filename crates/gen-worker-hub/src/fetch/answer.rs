@@ -56,10 +56,24 @@ impl Fetch {
                 Ok(Answer::Piece(response))
             }
             StatusCode::RANGE_NOT_SATISFIABLE if piece.start == 0 && range == Some("bytes */0") => {
-                Ok(Answer::Nothing)
+                match self.file.promise.size_bytes {
+                    Some(expected) if expected > 0 => {
+                        self.or_fail(Err(NetError::Size { expected, actual: 0 }))
+                    }
+                    Some(_) | None => Ok(Answer::Nothing),
+                }
             }
             StatusCode::RANGE_NOT_SATISFIABLE => Err(self.wrong_range()),
-            _ => Ok(Answer::Whole(self.or_fail(response.into_success())?)),
+            _ => Ok(Answer::Whole(self.file_of(response)?)),
+        }
+    }
+
+    /// The answer, if it is a file. A success of another kind is none: 202 says that it is to come.
+    pub(super) fn file_of(&self, response: HttpResponse) -> Result<HttpResponse, HubError> {
+        let response = self.or_fail(response.into_success())?;
+        match response.status() {
+            StatusCode::OK | StatusCode::NON_AUTHORITATIVE_INFORMATION => Ok(response),
+            status => self.or_fail(Err(NetError::Status { status, retry_after: None })),
         }
     }
 
@@ -70,9 +84,7 @@ impl Fetch {
             return Ok(Promise { size_bytes: known.size_bytes.or(Some(0)), ..known });
         };
         let size_bytes = match response.status() {
-            StatusCode::PARTIAL_CONTENT => {
-                response.header(&header::CONTENT_RANGE).and_then(ContentRange::parse).and_then(|r| r.total)
-            }
+            StatusCode::PARTIAL_CONTENT => total(response),
             _ => response.content_length(),
         };
         if let (Some(expected), Some(actual)) = (self.file.promise.size_bytes, size_bytes)
@@ -91,6 +103,21 @@ impl Fetch {
     pub(super) fn wrong_range(&self) -> HubError {
         HubError::Range { model: self.model.to_string() }
     }
+}
+
+/// Whether a piece says that it is of another version than what is there.
+pub(super) fn is_of_another(response: &HttpResponse, part: &Part) -> bool {
+    differ(etag(response), part.etag()) || differ(total(response), part.promise().size_bytes)
+}
+
+/// Whether two are known and not the same.
+fn differ<T: PartialEq>(told: Option<T>, known: Option<T>) -> bool {
+    told.zip(known).is_some_and(|(told, known)| told != known)
+}
+
+/// The size of the whole file, as a piece says it.
+fn total(response: &HttpResponse) -> Option<u64> {
+    response.header(&header::CONTENT_RANGE).and_then(ContentRange::parse)?.total
 }
 
 /// The digest in a header; `None`: it is none.

@@ -43,19 +43,19 @@ impl Fetch {
         Ok(answer)
     }
 
-    /// A further piece. Whatever is no piece belongs to another version.
+    /// A further piece. Whatever is no piece belongs to another version, also with servers that heed no `If-Range`.
     pub(super) async fn next(&self, part: &Arc<Part>, piece: &Range<u64>) -> Result<HttpResponse, HubError> {
         let response = self.ask(Some(piece), part.validator()).await?;
         match self.judge(response, piece)? {
-            Answer::Piece(response) => Ok(response),
-            Answer::Whole(_) | Answer::Nothing => Err(self.wrong_range()),
+            Answer::Piece(response) if !answer::is_of_another(&response, part) => Ok(response),
+            Answer::Piece(_) | Answer::Whole(_) | Answer::Nothing => Err(self.wrong_range()),
         }
     }
 
     /// The whole file.
     pub(super) async fn all(&self) -> Result<HttpResponse, HubError> {
         let response = self.ask(None, None).await?;
-        self.or_fail(response.into_success())
+        self.file_of(response)
     }
 
     async fn ask(
@@ -96,13 +96,18 @@ impl Fetch {
             request = request.bearer(token);
         }
         if let Some(piece) = piece {
-            let range = format!("bytes={}-{}", piece.start, piece.end - 1);
-            request =
-                request.header(header::RANGE, HeaderValue::try_from(range).expect("digits fit a header"));
+            request = request.header(header::RANGE, range(piece));
         }
         if let Some(validator) = validator {
             request = request.header(header::IF_RANGE, validator);
         }
         self.or_fail(request.send().await)
     }
+}
+
+/// The header that asks for a piece. Servers count in 63 bits: one that is longer is the rest, however much that is.
+fn range(piece: &Range<u64>) -> HeaderValue {
+    let last = (piece.end <= i64::MAX as u64).then(|| (piece.end - 1).to_string());
+    let range = format!("bytes={}-{}", piece.start, last.unwrap_or_default());
+    HeaderValue::try_from(range).expect("digits fit a header")
 }

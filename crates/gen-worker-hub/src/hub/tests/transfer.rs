@@ -7,7 +7,8 @@ use std::{
 
 use super::*;
 use crate::testing::Answer::{
-    Corrupt, Cut, CutWhole, Good, Huge, Long, Short, Stall, Status, Whole, WrongRange,
+    Changed, Corrupt, Cut, CutWhole, Empty, Good, Huge, Long, Packed, Said, Short, Stall, Status, Whole,
+    WrongRange,
 };
 use crate::testing::{client_that_waits, config_at};
 
@@ -58,9 +59,10 @@ async fn what_misbehaves_is_fetched_again_and_the_file_is_right() {
     for answers in [
         &[Short][..],
         &[Good, Short, Short],
-        &[Long, Long, Long],
+        &[Long, Long],
         &[Good, Cut(1000), Cut(2000)],
         &[Good, WrongRange],
+        &[Good, Changed],
         &[Good, Whole],
         &[Corrupt],
         &[Good, Good, Corrupt],
@@ -150,6 +152,76 @@ async fn an_empty_file_is_a_file() {
     let cache = tempfile::tempdir().unwrap();
     let local = fetch(&in_pieces(cache.path(), &server)).await.unwrap();
     assert_eq!((read(&local, "m"), local.size_bytes), (Vec::new(), 0));
+}
+
+/// No digest is promised: nothing but the validator tells that the second piece is another file's.
+#[tokio::test]
+async fn pieces_of_two_versions_make_no_file() {
+    let server = FileServer::with_headers(&content(), &[Good, Changed], &[("etag", "\"v1\"")], 100).await;
+    let cache = tempfile::tempdir().unwrap();
+    let config = HubConfig { range_bytes: PIECE, connections: 1, ..config(cache.path(), &server) };
+    let local = fetch(&Hub::new(config, client(&[]))).await.unwrap();
+    assert_eq!(read(&local, "m"), content());
+    assert_eq!(server.paths().len(), 8, "it is fetched anew");
+}
+
+/// A place is taken for a file of the size that is promised, and stays empty if the server has none of it.
+#[tokio::test]
+async fn a_file_of_which_nothing_came_is_not_one_of_zeros() {
+    let server = FileServer::with_headers(b"", &[], &[("etag", "\"v1\"")], 100).await;
+    let cache = tempfile::tempdir().unwrap();
+    let hub = Hub::new(config(cache.path(), &server), client(&[]));
+    let commit = "0123456789abcdef0123456789abcdef01234567";
+    let page = serde_json::json!({"sha": commit, "siblings": [{"rfilename": "m.onnx", "size": 9}]});
+    server.put("/api/models/org/m/revision/main?blobs=true", page.to_string());
+    server.answer(&[Good, Empty, Empty, Empty]);
+    let m = model("hf:org/m");
+    let failure = hub.ensure(&m, Arc::<RecordedEvents>::default()).await.unwrap_err();
+    assert_eq!((failure.kind, server.paths().len()), (FailureKind::Retryable, 4), "{failure:?}");
+    assert!(hub.on_disk().is_empty());
+}
+
+#[tokio::test]
+async fn an_answer_that_is_no_file_is_not_taken_for_one() {
+    for status in [202, 204] {
+        let server = FileServer::start(&content(), &[Said(status)]).await;
+        let cache = tempfile::tempdir().unwrap();
+        let hub = in_pieces(cache.path(), &server);
+        let failure = fetch(&hub).await.unwrap_err();
+        assert_eq!(failure.safe_message, format!("model cozy:org/m:latest: a server answered {status}"));
+        assert_eq!(read(&fetch(&hub).await.unwrap(), "m"), content());
+    }
+}
+
+/// Servers count in 63 bits.
+#[tokio::test]
+async fn a_file_in_one_piece_is_asked_for_to_its_end() {
+    let headers = [("etag", "\"v1\"")];
+    let server = FileServer::with_headers(&content(), &[Cut(1000)], &headers, 100).await;
+    let cache = tempfile::tempdir().unwrap();
+    let config = HubConfig { range_bytes: 0, ..config(cache.path(), &server) };
+    assert_eq!(read(&fetch(&Hub::new(config, client(&[]))).await.unwrap(), "m"), content());
+    assert_eq!(server.seen("range"), ["bytes=0-", "bytes=1000-2999999"]);
+}
+
+#[tokio::test]
+async fn more_than_was_asked_for_is_asked_for_once_more() {
+    let server = FileServer::start(&content(), &[Good, Long]).await;
+    let cache = tempfile::tempdir().unwrap();
+    let config = HubConfig { range_bytes: PIECE, connections: 1, ..config(cache.path(), &server) };
+    assert_eq!(read(&fetch(&Hub::new(config, client(&[]))).await.unwrap(), "m"), content());
+    let asked = [&pieces()[..2], &pieces()[1..]].concat();
+    assert_eq!(server.seen("range"), asked, "the piece, and no range that is none");
+}
+
+#[tokio::test]
+async fn what_is_packed_unasked_is_refused() {
+    let server = FileServer::start(&content(), &[Packed; 3]).await;
+    let cache = tempfile::tempdir().unwrap();
+    let failure = fetch(&in_pieces(cache.path(), &server)).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Retryable);
+    assert_eq!(failure.safe_message, "model cozy:org/m:latest: a server's answer was not understood");
+    assert_eq!(server.paths().len(), 3);
 }
 
 #[tokio::test]
