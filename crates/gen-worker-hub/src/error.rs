@@ -147,6 +147,16 @@ pub enum HubError {
         /// 401 or 403.
         status: u16,
     },
+    /// The URL in the payload does not open the input.
+    #[error(
+        "input {reference} answered {status}: its URL must open it without a credential, and not have expired"
+    )]
+    InputDenied {
+        /// The reference, without query.
+        reference: String,
+        /// 401 or 403.
+        status: u16,
+    },
     /// The input is larger than the worker takes.
     #[error("input {reference} is larger than {max} bytes")]
     InputTooLarge {
@@ -196,6 +206,7 @@ impl HubError {
             | Self::NoFileApi
             | Self::InputNotFound { .. }
             | Self::InputRefused { .. }
+            | Self::InputDenied { .. }
             | Self::InputTooLarge { .. }
             | Self::InputDigest { .. } => None,
         }
@@ -236,6 +247,7 @@ impl Classify for HubError {
             | Self::InputRef { .. }
             | Self::NoFileApi
             | Self::InputNotFound { .. }
+            | Self::InputDenied { .. }
             | Self::InputTooLarge { .. }
             | Self::InputDigest { .. } => FailureKind::Validation,
             Self::Refused { .. } | Self::TokenFile { .. } | Self::InputRefused { .. } => FailureKind::Auth,
@@ -262,6 +274,7 @@ impl Classify for HubError {
             | Self::InputRef { .. }
             | Self::NoFileApi
             | Self::InputNotFound { .. }
+            | Self::InputDenied { .. }
             | Self::InputTooLarge { .. }
             | Self::InputDigest { .. }
             | Self::GivenUp { .. } => self.to_string(),

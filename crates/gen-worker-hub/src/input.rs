@@ -172,7 +172,8 @@ impl Input<'_> {
         let reference = self.shown.to_owned();
         match response.status().as_u16() {
             404 | 410 => Err(HubError::InputNotFound { reference }),
-            status @ (401 | 403) => Err(HubError::InputRefused { reference, status }),
+            status @ (401 | 403) if place.is_file_api() => Err(HubError::InputRefused { reference, status }),
+            status @ (401 | 403) => Err(HubError::InputDenied { reference, status }),
             _ => self.or_fail(response.into_success()),
         }
     }

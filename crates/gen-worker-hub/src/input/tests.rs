@@ -138,6 +138,18 @@ async fn refusals_are_told_apart() {
     }
 }
 
+/// No credential of the worker's goes to a URL, so none is at fault: the caller named it.
+#[tokio::test]
+async fn a_url_that_refuses_is_the_callers_fault() {
+    for status in [401, 403] {
+        let server = FileServer::start(CONTENT, &[Answer::Status(status)]).await;
+        let error = error_of(&server, asset(&server.url("/cat.png?sig=1"))).await;
+        assert_eq!((error.kind(), server.paths().len()), (FailureKind::Validation, 1));
+        let message = format!("input {} answered {status}: its URL must", server.url("/cat.png"));
+        assert!(error.safe_message().starts_with(&message), "{}", error.safe_message());
+    }
+}
+
 #[tokio::test]
 async fn a_way_out_of_the_file_api_is_not_tried() {
     let server = FileServer::start(CONTENT, &[]).await;
