@@ -142,7 +142,9 @@ impl Bringer {
                     info!(%model, "addresses have expired; asking for new ones");
                     resolved = self.sources.resolve(model, token).await?;
                 }
-                Err(HubError::Expired { model }) => return Err(HubError::Refused { model, status: 403 }),
+                Err(HubError::Expired { model, status }) => {
+                    return Err(HubError::Refused { model, status });
+                }
                 Err(error) => return Err(error),
                 Ok(local) => {
                     self.remember(model, key, resolved.moves).await?;

@@ -20,7 +20,7 @@ pub enum HubError {
     Refused {
         /// The reference, without query.
         model: String,
-        /// 401 or 403.
+        /// 401 or 403; 400 of an address that carries its own permission.
         status: u16,
     },
     /// The file that the credential of a source lies in holds none.
@@ -37,6 +37,8 @@ pub enum HubError {
     Expired {
         /// The reference, without query.
         model: String,
+        /// 400, 401 or 403.
+        status: u16,
     },
     /// The source says what is wrong with the question.
     #[error("the source of model {model} answered {status}: {said}")]

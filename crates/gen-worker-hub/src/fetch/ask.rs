@@ -65,7 +65,7 @@ impl Fetch {
     ) -> Result<HttpResponse, HubError> {
         if let Some(led) = self.address.get() {
             let response = self.send(led, piece, validator.clone()).await?;
-            if !matches!(response.status().as_u16(), 401 | 403 | 404 | 410) {
+            if !matches!(response.status().as_u16(), 400 | 401 | 403 | 404 | 410) {
                 return Ok(response);
             }
             self.address.set(None);
@@ -74,7 +74,10 @@ impl Fetch {
         let model = || self.model.to_string();
         match response.status().as_u16() {
             404 | 410 => Err(HubError::NotFound { model: model() }),
-            401 | 403 if self.file.signed => Err(HubError::Expired { model: model() }),
+            // 400: what the address was signed with has expired, say the stores.
+            status @ (400 | 401 | 403) if self.file.signed => {
+                Err(HubError::Expired { model: model(), status })
+            }
             status @ (401 | 403) => Err(HubError::Refused { model: model(), status }),
             _ => {
                 let led = Some(response.url()).filter(|url| **url != self.file.url);
