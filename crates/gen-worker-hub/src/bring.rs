@@ -306,8 +306,14 @@ impl Bringer {
     }
 
     async fn recall(&self, model: &ModelRef) -> Result<Option<Led>, HubError> {
-        let (store, model) = (self.store.clone(), model.clone());
-        blocking(move || Ok(store.recall(&model))).await
+        let (store, model, pickles) = (self.store.clone(), model.clone(), self.takes_pickles(model));
+        // What was selected under another rule lacks files, or has some that are refused.
+        blocking(move || Ok(store.recall(&model).filter(|led| led.pickles == pickles))).await
+    }
+
+    /// Whether files that can run code are taken from where this model is.
+    fn takes_pickles(&self, model: &ModelRef) -> bool {
+        self.config.allow_pickle && model.hugging_face().is_some()
     }
 
     async fn open(&self, model: &ModelRef, key: &str) -> Result<Option<LocalModel>, HubError> {
@@ -316,7 +322,12 @@ impl Bringer {
     }
 
     async fn remember(&self, model: &ModelRef, key: String, moves: bool) -> Result<(), HubError> {
-        let led = Led { written: model.known_as().to_owned(), key, asked: moves.then(unix_seconds) };
+        let led = Led {
+            written: model.known_as().to_owned(),
+            key,
+            asked: moves.then(unix_seconds),
+            pickles: self.takes_pickles(model),
+        };
         let (store, model) = (self.store.clone(), model.clone());
         blocking(move || Ok(store.remember(&model, &led)?)).await
     }

@@ -44,10 +44,18 @@ impl Snapshot {
         // Whatever tag or branch led here.
         let name = match (&self.revision, model.hub(), model.hugging_face()) {
             (Some(_), Some(hub), _) => format!("cozy:{}", hub.path),
-            (Some(_), _, Some(repo)) => format!("hf:{}#{}", repo.repo, repo.files.unwrap_or_default()),
+            // Which of its files are wanted is for the reference and for the settings to say.
+            (Some(_), _, Some(repo)) => format!("hf:{}#{}", repo.repo, self.paths().join("\n")),
             _ => model.canonical().to_owned(),
         };
         Digest::of(Algorithm::Sha256, format!("{name}{revision}").as_bytes()).hex()
+    }
+
+    /// The paths of its files, in order.
+    fn paths(&self) -> Vec<&str> {
+        let mut paths: Vec<_> = self.files.iter().map(|file| file.path.as_str()).collect();
+        paths.sort_unstable();
+        paths
     }
 
     /// Its size in bytes, if each file's is known.
@@ -96,17 +104,32 @@ mod tests {
         }
     }
 
+    fn file(path: &str) -> RemoteFile {
+        RemoteFile {
+            path: FilePath::parse(path).unwrap(),
+            url: "http://h/f".parse().unwrap(),
+            trust: Trust::Operator,
+            token: None,
+            signed: false,
+            promise: Promise::default(),
+        }
+    }
+
     #[test]
     fn tags_that_lead_to_one_snapshot_share_it() {
-        let key = |text: &str, revision: Option<&str>| {
-            let snapshot = Snapshot { revision: revision.map(str::to_owned), files: Vec::new() };
+        let of = |text: &str, revision: Option<&str>, paths: &[&str]| {
+            let files = paths.iter().map(|path| file(path)).collect();
+            let snapshot = Snapshot { revision: revision.map(str::to_owned), files };
             snapshot.key(&ModelRef::parse(text).unwrap())
         };
+        let key = |text, revision| of(text, revision, &["a", "b"]);
         assert_eq!(key("a/b:v1", Some("s")), key("cozy:a/b", Some("s")));
         assert_ne!(key("a/b", Some("s")), key("a/b", Some("t")));
         assert_ne!(key("a/b", Some("s")), key("a/c", Some("s")));
         assert_ne!(key("a/b:v1", None), key("a/b", None));
         assert_eq!(key("hf:a/b@main", Some("s")), key("hf:a/b", Some("s")));
-        assert_ne!(key("hf:a/b#*.onnx", Some("s")), key("hf:a/b", Some("s")));
+        // What is selected of a repository also depends on settings.
+        assert_eq!(of("hf:a/b#*", Some("s"), &["b", "a"]), key("hf:a/b", Some("s")));
+        assert_ne!(of("hf:a/b#*", Some("s"), &["a"]), of("hf:a/b#*", Some("s"), &["a", "b"]));
     }
 }

@@ -65,6 +65,9 @@ pub(crate) struct Led {
     pub(crate) key: String,
     /// When, in Unix seconds; `None`: for good.
     pub(crate) asked: Option<u64>,
+    /// Whether files that can run code were allowed then.
+    #[serde(default)]
+    pub(crate) pickles: bool,
 }
 
 impl Store {

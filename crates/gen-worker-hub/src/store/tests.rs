@@ -66,7 +66,7 @@ fn a_published_model_is_opened() {
 #[test]
 fn a_reference_is_remembered_while_its_model_is_there() {
     let bench = Bench::new(None);
-    let led = Led { written: "org/repo".to_owned(), key: "k".to_owned(), asked: None };
+    let led = Led { written: "org/repo".to_owned(), key: "k".to_owned(), asked: None, pickles: false };
     bench.store.remember(&model("org/repo"), &led).unwrap();
     assert_eq!(bench.store.recall(&model("cozy:org/repo:latest")).unwrap().key, "k");
     assert!(bench.store.scan().is_empty());

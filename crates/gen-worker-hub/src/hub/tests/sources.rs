@@ -269,6 +269,25 @@ async fn what_can_run_code_is_refused_by_name() {
     assert_eq!(read(&local, "unet/pytorch_model.bin"), b"bin");
 }
 
+#[tokio::test]
+async fn what_may_run_code_is_there_as_soon_as_it_is_allowed_and_not_after() {
+    let bench = bench(HubApi::Auto).await;
+    let elsewhere = FileServer::with_headers(b"", &[], &[("etag", "\"e\"")], 1000).await;
+    hugging_face(&bench, &elsewhere).await;
+    let safe = ["unet/config.json", "unet/model.onnx"];
+    let all = ["unet/config.json", "unet/model.onnx", "unet/pytorch_model.bin"];
+    let commit = format!("hf:org/pipe@{COMMIT}#unet/*");
+    for (allow_pickle, files) in [(false, &safe[..]), (true, &all), (false, &safe)] {
+        let config = HubConfig { allow_pickle, ..config(bench.cache.path(), &bench.server) };
+        let hub = Hub::new(config, client(&[]));
+        for text in ["hf:org/pipe#unet/*", &commit] {
+            let local = hub.ensure(&model(text), bench.events.clone()).await.unwrap();
+            assert_eq!(local.files.keys().collect::<Vec<_>>(), files, "{text}");
+        }
+    }
+    assert_eq!((elsewhere.paths().len(), bench.published()), (1, 2));
+}
+
 /// A hub whose credentials lie in a file, and a server that refuses the first requests and waits before it answers.
 async fn renewing(refusals: usize) -> (Bench, std::path::PathBuf) {
     let refused = vec![Answer::Said(401); refusals];
