@@ -2,7 +2,7 @@
 
 use std::{
     path::PathBuf,
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -20,7 +20,7 @@ use crate::{
     progress::Reporter,
     snapshot::RemoteFile,
     source::{Resolved, Sources, local},
-    store::{Entry, Led, Lock, MarkedFile, Marker, Store, Verdict},
+    store::{Entry, Led, Lock, MarkedFile, Marker, Room, Store, Verdict},
     token,
 };
 
@@ -36,7 +36,7 @@ pub(crate) struct Bringer {
     client: HttpClient,
     sources: Sources,
     store: Store,
-    evicted: Mutex<Vec<String>>,
+    room: Room,
 }
 
 /// How it went, and what had to go for it.
@@ -56,7 +56,8 @@ struct Job<'a> {
 impl Bringer {
     pub(crate) fn new(config: HubConfig, client: HttpClient, store: Store) -> Self {
         let sources = Sources::new(config.clone(), client.clone());
-        Self { config, client, sources, store, evicted: Mutex::default() }
+        let room = Room::new(store.clone());
+        Self { config, client, sources, store, room }
     }
 
     /// Makes the model present. `slots` bounds how many are downloaded at once.
@@ -67,8 +68,7 @@ impl Bringer {
         slots: &Semaphore,
     ) -> Brought {
         let outcome = self.present(model, reporter, slots).await;
-        let evicted = std::mem::take(&mut *self.evicted.lock().unwrap_or_else(PoisonError::into_inner));
-        Brought { outcome, evicted }
+        Brought { outcome, evicted: self.room.take_gone() }
     }
 
     async fn present(
@@ -222,6 +222,7 @@ impl Bringer {
                     lanes: lanes.clone(),
                     meter,
                     address: Default::default(),
+                    room: self.room.clone(),
                 });
                 let fetched = fetch.run(&place).await?;
                 let (size_bytes, digest) = (fetched.size_bytes, fetched.digest);
@@ -267,14 +268,12 @@ impl Bringer {
     }
 
     async fn make_room(&self, need: u64) -> Result<(), HubError> {
-        let store = self.store.clone();
-        let swept = blocking(move || {
+        let (store, room) = (self.store.clone(), self.room.clone());
+        blocking(move || {
             store.sweep(SystemTime::now())?;
-            store.make_room(need)
+            room.make(need)
         })
-        .await?;
-        self.evicted.lock().unwrap_or_else(PoisonError::into_inner).extend(swept.models);
-        Ok(())
+        .await
     }
 
     async fn publish(&self, job: &Job<'_>, files: Vec<MarkedFile>) -> Result<LocalModel, HubError> {

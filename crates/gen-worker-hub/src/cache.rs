@@ -185,7 +185,9 @@ mod tests {
     #[tokio::test]
     async fn the_list_says_what_is_there_and_gc_holds_the_limit() {
         let directory = tempfile::tempdir().unwrap();
-        assert!(Cache::new(directory.path(), ByteLimit::Unlimited).list().is_empty());
+        let nothing = Cache::new(&directory.path().join("none"), ByteLimit::Unlimited);
+        assert_eq!((nothing.list().len(), nothing.used(), nothing.verify().unwrap()), (0, 0, vec![]));
+        assert_eq!(nothing.gc().unwrap(), Freed::default());
         let server = FileServer::start(b"content", &[]).await;
         fetched(directory.path(), &server).await;
         let cache = Cache::new(directory.path(), ByteLimit::Max(gen_worker_core::ByteSize(3)));

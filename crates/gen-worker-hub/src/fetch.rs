@@ -21,6 +21,7 @@ use crate::{
     part::{Part, PartPlace, Writing},
     progress::FileMeter,
     snapshot::RemoteFile,
+    store::Room,
 };
 
 mod answer;
@@ -50,6 +51,7 @@ pub(crate) struct Fetch {
     pub(crate) meter: FileMeter,
     /// Where redirects led.
     pub(crate) address: Address,
+    pub(crate) room: Room,
 }
 
 /// A file that is complete, checked and durable, still under its working name.
@@ -209,8 +211,15 @@ impl Fetch {
     async fn begin(&self, part: &Arc<Part>, response: Option<&HttpResponse>) -> Result<(), HubError> {
         let promise = self.promised(part, response)?;
         let etag = response.and_then(answer::etag).or_else(|| part.etag());
-        let part = Arc::clone(part);
-        blocking(move || part.begin(promise, etag)).await
+        let (part, room, listed) = (Arc::clone(part), self.room.clone(), self.file.promise.size_bytes);
+        blocking(move || {
+            // For what its list gave no size no room was made.
+            if let (None, Some(size)) = (listed, promise.size_bytes) {
+                room.make(part.lacks(size))?;
+            }
+            part.begin(promise, etag)
+        })
+        .await
     }
 
     async fn renew(&self, part: &Arc<Part>) -> Result<(), HubError> {

@@ -257,9 +257,14 @@ impl Part {
         }
     }
 
+    /// How many bytes a file of this size takes beyond what it has. Blocks.
+    pub(crate) fn lacks(&self, size: u64) -> u64 {
+        size.saturating_sub(allocated(&self.place.part))
+    }
+
     /// Takes the room that the file needs, before its first byte comes.
     fn reserve(&self, size: u64) -> Result<(), HubError> {
-        room::check(&self.place.part, size.saturating_sub(allocated(&self.place.part)))?;
+        room::check(&self.place.part, self.lacks(size))?;
         let file = self.file();
         let made = match size.cmp(&file.metadata()?.len()) {
             Ordering::Greater => allocate(&file, size),

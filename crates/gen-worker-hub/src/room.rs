@@ -9,8 +9,11 @@ const RESERVE_BYTES: u64 = 16 << 20;
 
 /// Whether this many more bytes fit where `path` lies; its directory exists. Blocks.
 pub(crate) fn check(path: &Path, need: u64) -> Result<(), HubError> {
+    if need == 0 {
+        return Ok(());
+    }
     let have = free(path.parent().unwrap_or(path))?;
-    if need > 0 && have < need.saturating_add(RESERVE_BYTES) {
+    if have < need.saturating_add(RESERVE_BYTES) {
         return Err(HubError::NoRoom { need, have });
     }
     Ok(())

@@ -29,6 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use self::marker::{MARKER, examine};
 pub(crate) use self::{
+    evict::Room,
     lock::Lock,
     marker::{MarkedFile, Marker, Verdict},
 };

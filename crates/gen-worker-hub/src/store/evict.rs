@@ -4,6 +4,7 @@ use std::{
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, SystemTime},
 };
 
@@ -33,11 +34,46 @@ pub(crate) struct Swept {
     pub(crate) bytes: u64,
 }
 
+/// Makes room for what is about to come, and remembers what had to go for it. Clones share what they remember.
+#[derive(Debug, Clone)]
+pub(crate) struct Room {
+    store: Store,
+    gone: Arc<Mutex<Vec<String>>>,
+}
+
+impl Room {
+    pub(crate) fn new(store: Store) -> Self {
+        Self { store, gone: Arc::default() }
+    }
+
+    /// Makes room for this many bytes more. Blocks.
+    pub(crate) fn make(&self, need: u64) -> Result<(), HubError> {
+        let mut swept = Swept::default();
+        let made = self.store.make_room_and_tell(need, &mut swept);
+        self.gone.lock().unwrap_or_else(PoisonError::into_inner).extend(swept.models);
+        made
+    }
+
+    /// The keys of the models that had to go since the last call.
+    pub(crate) fn take_gone(&self) -> Vec<String> {
+        std::mem::take(&mut *self.gone.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
 impl Store {
     /// Makes room for this many bytes more, on the disk and under the limit. Models that nobody uses go, those first that
     /// nobody asked for for longest. Blocks.
     pub(crate) fn make_room(&self, need: u64) -> Result<Swept, HubError> {
         let mut swept = Swept::default();
+        self.make_room_and_tell(need, &mut swept)?;
+        Ok(swept)
+    }
+
+    /// The same; `swept` has what went, also if that is not enough.
+    fn make_room_and_tell(&self, need: u64, swept: &mut Swept) -> Result<(), HubError> {
+        if let Some(limit) = self.limit.filter(|limit| need > *limit) {
+            return Err(HubError::OverLimit { need, have: limit });
+        }
         let used = self.used();
         let over = self.limit.map_or(0, |limit| (used + need).saturating_sub(limit));
         let short = room::shortfall(&self.root, need)?;
@@ -46,14 +82,13 @@ impl Store {
             if swept.bytes >= goal {
                 break;
             }
-            self.evict(&entry, &mut swept)?;
+            self.evict(&entry, swept)?;
         }
         if swept.bytes < over {
             let limit = self.limit.unwrap_or_default();
             return Err(HubError::OverLimit { need, have: limit.saturating_sub(used - swept.bytes) });
         }
-        room::check(&self.root.join("models"), need)?;
-        Ok(swept)
+        room::check(&self.root.join("models"), need)
     }
 
     /// Removes leftovers that are old, and says how many bytes they had. Blocks.
@@ -92,7 +127,7 @@ impl Store {
     /// Removes a model that nobody uses or builds.
     fn evict(&self, entry: &Entry, swept: &mut Swept) -> io::Result<()> {
         let Some(lock) = Lock::take(&entry.lock)? else { return Ok(()) };
-        let Some(pin) = Lock::take(&entry.pin)? else { return Ok(()) };
+        let Some(pin) = Lock::take(&entry.pin)? else { return lock.remove() };
         let marker = match entry.look() {
             Verdict::Whole(marker) | Verdict::Damaged(marker) => marker,
             Verdict::Absent => return Ok(()),
@@ -136,8 +171,10 @@ impl Store {
         }
         for path in list(&self.root.join("models")).filter(|path| is_old(path, now)) {
             let abandoned = has_extension(&path, "building") || has_extension(&path, "gone");
-            if abandoned && Lock::take(&path.with_extension("lock"))?.is_some() {
+            // Held until it is gone: whoever comes for it meanwhile builds in its place.
+            if abandoned && let Some(lock) = Lock::take(&path.with_extension("lock"))? {
                 fs::remove_dir_all(&path)?;
+                lock.remove()?;
             }
         }
         for path in list(&self.root.join("quarantine")).filter(|path| is_old(path, now)) {
@@ -168,7 +205,17 @@ impl Entry {
 
     /// Whether somebody uses it now, here or in another process.
     pub(crate) fn is_used(&self) -> bool {
-        matches!(Lock::take(&self.pin), Ok(None))
+        // Who misses the model because its pin is held here waits for this lock, and looks again.
+        match Lock::take(&self.lock) {
+            Ok(Some(lock)) => {
+                let used = matches!(Lock::take(&self.pin), Ok(None));
+                // One that cannot be removed is in nobody's way.
+                let _ = lock.remove();
+                used
+            }
+            Ok(None) => true,
+            Err(_) => false,
+        }
     }
 }
 

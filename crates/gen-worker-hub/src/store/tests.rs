@@ -128,6 +128,29 @@ fn a_model_that_is_being_built_is_not_evicted() {
 }
 
 #[test]
+fn what_alone_exceeds_the_limit_makes_nobody_go() {
+    let bench = Bench::new(Some(100));
+    let entry = bench.publish("k", &[("m", &[1; 10])], 1);
+    let error = bench.store.make_room(101).unwrap_err();
+    assert!(matches!(error, HubError::OverLimit { need: 101, have: 100 }), "{error:?}");
+    assert!(is_there(&entry));
+}
+
+/// Whoever looks whether it is used holds it for a moment, and others who want it then must not find it missing.
+#[test]
+fn a_model_is_looked_at_only_while_nobody_can_miss_it() {
+    let bench = Bench::new(None);
+    let entry = bench.publish("k", &[("m", b"abc")], 1);
+    assert!(!entry.is_used());
+    let used = entry.open(&model("org/repo")).unwrap();
+    assert!(entry.is_used());
+    drop(used);
+    let _built = Lock::take(&entry.lock).unwrap().unwrap();
+    assert!(entry.is_used(), "those who build or mend it");
+    assert_eq!(list(&bench.cache.path().join("models")).count(), 3, "no lock but theirs");
+}
+
+#[test]
 fn more_than_the_disk_has_is_refused_before_the_first_byte() {
     let bench = Bench::new(None);
     let error = bench.store.make_room(1 << 60).unwrap_err();
@@ -142,6 +165,7 @@ fn leftovers_are_swept_when_they_are_old_and_nobody_has_them() {
         fs::write(root.join("partial").join(name), b"abc").unwrap();
     }
     fs::create_dir(root.join("models/k.building")).unwrap();
+    fs::create_dir(root.join("models/k.1.gone")).unwrap();
     fs::create_dir_all(root.join("quarantine/k.1")).unwrap();
     fs::write(bench.store.object(Digest::of(Algorithm::Sha256, b"abc")), b"abc").unwrap();
     let kept = bench.publish("kept", &[("m", b"kept")], 1);
@@ -158,7 +182,8 @@ fn leftovers_are_swept_when_they_are_old_and_nobody_has_them() {
     };
     assert_eq!(names("partial"), ["b.lock", "b.part"]);
     assert_eq!((names("quarantine").len(), bench.objects()), (0, 1));
-    assert!(is_there(&kept) && !root.join("models/k.building").exists());
+    assert!(is_there(&kept));
+    assert_eq!(names("models"), ["kept", "kept.pin"], "neither what is old nor a lock of it");
 }
 
 #[tokio::test(start_paused = true)]

@@ -266,6 +266,28 @@ async fn a_model_beyond_the_limit_is_refused_and_one_below_makes_others_go() {
     assert_eq!(hub.on_disk(), ["org/b"]);
 }
 
+/// No list says how large it is, so that room can be made only when its server has answered.
+#[tokio::test]
+async fn a_file_whose_size_only_its_server_says_makes_others_go_too() {
+    let server = FileServer::with_headers(&content(), &[], &[("etag", "\"v1\"")], 100).await;
+    server.put("/org/other", [b"x", content().as_slice()].concat());
+    let cache = tempfile::tempdir().unwrap();
+    let hub = |bytes| {
+        let cache_limit = ByteLimit::Max(ByteSize(bytes));
+        Hub::new(HubConfig { cache_limit, ..config(cache.path(), &server) }, client(&[]))
+    };
+    let failure = fetch(&hub(2_000_000)).await.unwrap_err();
+    assert_eq!((failure.kind, server.paths().len()), (FailureKind::Resource, 1), "{failure:?}");
+    let hub = hub(4_000_000);
+    let first = fetch(&hub).await.unwrap();
+    let other = model("org/other");
+    let failure = hub.ensure(&other, Arc::<RecordedEvents>::default()).await.unwrap_err();
+    assert_eq!(failure.kind, FailureKind::Resource, "the first is in use");
+    drop(first);
+    hub.ensure(&other, Arc::<RecordedEvents>::default()).await.unwrap();
+    assert_eq!(hub.on_disk(), ["org/other"]);
+}
+
 #[tokio::test]
 async fn a_file_for_which_there_is_no_room_leaves_nothing() {
     let server = FileServer::start(&content(), &[Huge]).await;
