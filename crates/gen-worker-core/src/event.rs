@@ -15,6 +15,8 @@ use crate::id::RunId;
 pub enum EventClass {
     /// May be dropped; drops are counted. Progress and logs.
     Droppable,
+    /// The end of what such events told of: dropped only when none of them is left to drop.
+    Closing,
     /// Part of the run's output: whoever emits it waits for room.
     Durable,
 }
@@ -178,7 +180,13 @@ impl Event {
         if !download.source.is_empty() {
             payload.insert("source".to_owned(), download.source.into());
         }
-        Self::custom("model.download", payload)
+        let class = match state {
+            DownloadState::Downloading => EventClass::Droppable,
+            DownloadState::Completed | DownloadState::Failed | DownloadState::AlreadyPresent => {
+                EventClass::Closing
+            }
+        };
+        Self { class, ..Self::custom("model.download", payload) }
     }
 
     /// `model.state`: where a model is on its way into memory or out of it, the bytes that it takes there (0: none, or not

@@ -2,7 +2,7 @@
 
 use std::{collections::VecDeque, sync::Arc};
 
-use gen_worker_core::Event;
+use gen_worker_core::{Event, EventClass};
 
 use super::Key;
 use crate::{admission::Permit, wire::Message};
@@ -28,13 +28,20 @@ impl Arrivals {
         Self { capacity, endings: Vec::new(), events: VecDeque::new(), dropped: 0 }
     }
 
-    /// Takes an event that may be dropped; where there is no room, the oldest goes. `None`: it was dropped on its way.
+    /// Whether the next event makes another go.
+    pub(super) fn are_full(&self) -> bool {
+        self.events.len() >= self.capacity
+    }
+
+    /// Takes an event that may be dropped; where there is no room, the oldest goes that closes nothing. `None`: it was
+    /// dropped on its way.
     pub(super) fn hear(&mut self, event: Option<Event>) {
-        if event.is_none() || self.events.len() >= self.capacity {
+        if event.is_none() || self.are_full() {
             self.dropped += 1;
         }
-        if event.is_some() && self.events.len() >= self.capacity {
-            self.events.pop_front();
+        if event.is_some() && self.are_full() {
+            let droppable = |event: &Event| event.class == EventClass::Droppable;
+            self.events.remove(self.events.iter().position(droppable).unwrap_or(0));
         }
         self.events.extend(event);
     }
@@ -51,6 +58,12 @@ mod tests {
             arrivals.hear(Some(Event::progress(f64::from(n), None)));
         }
         assert_eq!((arrivals.events.len(), arrivals.dropped), (3, 99_997));
+        let closing = Event { class: EventClass::Closing, ..Event::progress(1.0, None) };
+        arrivals.hear(Some(closing));
+        for _ in 0..9 {
+            arrivals.hear(Some(Event::progress(99999.0, None)));
+        }
+        assert_eq!((arrivals.events.len(), arrivals.events[0].class), (3, EventClass::Closing));
         let newest = String::from_utf8_lossy(&arrivals.events[2].payload_json);
         assert!(newest.contains("99999"), "{newest}");
     }

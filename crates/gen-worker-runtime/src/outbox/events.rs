@@ -33,6 +33,7 @@ pub(super) struct Events {
     capacity: usize,
     durable: Line,
     droppable: Line,
+    closing: Line,
     /// The numbers of each run's events, in order.
     by_run: HashMap<RunId, VecDeque<u64>>,
     next: u64,
@@ -45,29 +46,30 @@ impl Events {
             capacity,
             durable: Line::default(),
             droppable: Line::default(),
+            closing: Line::default(),
             by_run: HashMap::new(),
             next: 0,
             dropped: 0,
         }
     }
 
-    /// Takes an event. When there is no room, the oldest that may be dropped goes, if need be this one.
+    /// Takes an event. When there is no room, the oldest that may be dropped goes, if need be this one; for what only
+    /// tells how far something is, never one that closes it.
     ///
     /// # Errors
     /// There is no room, and neither this event nor any that waits may be dropped.
     pub(super) fn push(&mut self, event: Event) -> Result<(), Event> {
         if self.len() >= self.capacity {
-            match (self.droppable.oldest(), event.class) {
-                (Some(oldest), _) => {
-                    self.take(oldest);
-                }
-                (None, EventClass::Durable) => return Err(event),
-                (None, EventClass::Droppable) => {
-                    self.dropped += 1;
-                    return Ok(());
-                }
+            let closing = self.closing.oldest().filter(|_| event.class != EventClass::Droppable);
+            let goes = self.droppable.oldest().or(closing);
+            if goes.is_none() && event.class == EventClass::Durable {
+                return Err(event);
             }
             self.dropped += 1;
+            match goes {
+                Some(oldest) => drop(self.take(oldest)),
+                None => return Ok(()),
+            }
         }
         self.push_beyond(event);
         Ok(())
@@ -83,6 +85,7 @@ impl Events {
         match event.class {
             EventClass::Durable => self.durable.0.push_back((number, event)),
             EventClass::Droppable => self.droppable.0.push_back((number, event)),
+            EventClass::Closing => self.closing.0.push_back((number, event)),
         }
     }
 
@@ -93,7 +96,7 @@ impl Events {
 
     /// The oldest.
     pub(super) fn pop(&mut self) -> Option<Event> {
-        let oldest = [self.durable.oldest(), self.droppable.oldest()];
+        let oldest = [self.durable.oldest(), self.droppable.oldest(), self.closing.oldest()];
         self.take(oldest.into_iter().flatten().min()?)
     }
 
@@ -107,7 +110,7 @@ impl Events {
     }
 
     pub(super) fn len(&self) -> usize {
-        self.durable.0.len() + self.droppable.0.len()
+        self.durable.0.len() + self.droppable.0.len() + self.closing.0.len()
     }
 
     pub(super) fn is_empty(&self) -> bool {
@@ -116,7 +119,7 @@ impl Events {
 
     /// Whether one that may not be dropped would be taken.
     pub(super) fn has_room(&self) -> bool {
-        self.len() < self.capacity || !self.droppable.0.is_empty()
+        self.len() < self.capacity || !self.droppable.0.is_empty() || !self.closing.0.is_empty()
     }
 
     /// How many were dropped since the last call.
@@ -125,7 +128,8 @@ impl Events {
     }
 
     fn take(&mut self, number: u64) -> Option<Event> {
-        let event = self.droppable.take(number).or_else(|| self.durable.take(number))?;
+        let lines = [&mut self.droppable, &mut self.durable, &mut self.closing];
+        let event = lines.into_iter().find_map(|line| line.take(number))?;
         if let Some(run_id) = &event.run_id
             && let Some(numbers) = self.by_run.get_mut(run_id)
         {
@@ -190,6 +194,32 @@ mod tests {
         assert_eq!((events.len(), events.take_dropped()), (3, 4));
         events.push_beyond(delta("a", 5));
         assert_eq!(events.len(), 4);
+    }
+
+    #[test]
+    fn a_flood_of_progress_drops_no_end() {
+        let mut events = Events::new(3);
+        let end = |run| Event { class: EventClass::Closing, ..progress(run) };
+        events.push(end("a")).unwrap();
+        for _ in 0..100 {
+            events.push(progress("loud")).unwrap();
+        }
+        events.push(end("b")).unwrap();
+        assert_eq!(events.pop().unwrap().class, EventClass::Closing);
+        let rest: Vec<_> = std::iter::from_fn(|| events.pop()).map(|event| event.class).collect();
+        assert_eq!(rest, [EventClass::Droppable, EventClass::Closing], "in order");
+        // Ends alone are bounded too, and what a run puts out goes before them.
+        for _ in 0..9 {
+            events.push(end("a")).unwrap();
+        }
+        events.push(progress("a")).unwrap();
+        assert_eq!(events.len(), 3);
+        for n in 0..3 {
+            assert!(events.has_room());
+            events.push(delta("a", n)).unwrap();
+        }
+        events.push(end("a")).unwrap();
+        assert!(events.push(delta("a", 4)).is_err() && events.len() == 3);
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 
 use bytes::Bytes;
 use futures_util::{FutureExt, StreamExt};
-use gen_worker_core::{ByteLimit, Call, CancelReason, Frame, Function, WorkerError};
+use gen_worker_core::{ByteLimit, Call, CancelReason, Download, DownloadState, Frame, Function, WorkerError};
 
 use super::*;
 use crate::{
@@ -116,6 +116,23 @@ fn every_buffer_is_bounded() {
     let held = queue.results.all().count;
     restart(&mut queue);
     assert!(queue.shed().is_empty() && queue.results.unwritten().count == held, "what waits is never shed");
+}
+
+#[test]
+fn a_download_has_its_end_whatever_else_is_said() {
+    let outbox = outbox(3);
+    let end = |run| {
+        let event = Event::model_download("m", DownloadState::Completed, Download::default());
+        outbox.emit(event.about(&key(run).0));
+        for _ in 0..100 {
+            outbox.emit(progress("loud"));
+        }
+    };
+    ["a", "b"].into_iter().for_each(end);
+    let mut queue = outbox.queue();
+    let stream = restart(&mut queue);
+    assert_eq!(drain(&mut queue, stream), ["+a", "+b", "+loud"]);
+    assert_eq!(queue.take_losses().events, 199);
 }
 
 #[test]
