@@ -77,9 +77,15 @@ mod tests {
 
     #[test]
     fn reads_what_is_set_and_defaults_what_is_not() {
-        let env = Env::from_iter([("WORKER_DOWNLOAD_RETRIES", "5"), ("WORKER_URL_ALLOW", "10.0.0.0/8")]);
+        let env = Env::from_iter([
+            ("WORKER_DOWNLOAD_RETRIES", "5"),
+            ("WORKER_URL_ALLOW", "10.0.0.0/8, minio:9000,files"),
+        ]);
         let mut errors = ConfigErrors::default();
         let config = NetConfig::from_env(&env, &mut errors);
+        let admits = |url: &str| config.url_allow.admits_url(&url.parse().unwrap());
+        let named = ["http://minio:9000/k", "http://minio/k", "https://files/k"].map(admits);
+        assert_eq!(named, [true, false, true]);
         assert_eq!((config.attempts, config.idle_timeout), (5, Duration::from_secs(30)));
         assert!(config.url_allow.admits_ip([10, 1, 2, 3].into()));
         assert_eq!(errors, ConfigErrors::default());

@@ -138,6 +138,16 @@ async fn refusals_are_told_apart() {
     }
 }
 
+/// Not even at a host that the operator trusts: who put it there may want it sent elsewhere.
+#[tokio::test]
+async fn a_url_with_a_user_is_not_asked_for() {
+    let server = FileServer::start(CONTENT, &[]).await;
+    let url = format!("http://user:hunter2@{}/cat.png", server.address);
+    let error = error_of(&server, asset(&url)).await;
+    assert_eq!((error.kind(), server.paths().len()), (FailureKind::Validation, 0));
+    assert!(!format!("{error:?} {}", error.safe_message()).contains("hunter2"));
+}
+
 /// No credential of the worker's goes to a URL, so none is at fault: the caller named it.
 #[tokio::test]
 async fn a_url_that_refuses_is_the_callers_fault() {
