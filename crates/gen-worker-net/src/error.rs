@@ -19,7 +19,7 @@ pub enum NetError {
         source: reqwest::Error,
     },
     /// The address may not be reached. Asking again will not help.
-    #[error("address of {host} is blocked")]
+    #[error("address of {host} is blocked; WORKER_URL_ALLOW names private ones that a payload may reach")]
     Blocked {
         /// The host that was named, without port.
         host: String,
