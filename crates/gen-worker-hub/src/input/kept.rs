@@ -5,6 +5,7 @@
 
 use std::{
     fs, io,
+    os::unix::fs::DirBuilderExt,
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -40,7 +41,8 @@ impl Kept {
             return Ok(());
         }
         let owner = self.path.parent().unwrap_or(&self.root);
-        fs::create_dir_all(owner)?;
+        // Callers' files are for nobody else on this machine, as those of a run are.
+        fs::DirBuilder::new().recursive(true).mode(0o700).create(owner)?;
         let fresh = owner.join(format!(".{}", Uuid::new_v4().simple()));
         // A file system without links keeps nothing: a copy would cost as much as it saves.
         if fs::hard_link(file, &fresh).is_ok() {
@@ -78,7 +80,7 @@ impl Kept {
 
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::{os::unix::fs::PermissionsExt, time::Duration};
 
     use super::*;
 
@@ -89,9 +91,11 @@ mod tests {
         let keep = |name: &str, owner: &str, age: u64| {
             let file = directory.path().join(name);
             fs::write(&file, [0; 40]).unwrap();
+            let private = |path: &Path| fs::metadata(path).unwrap().permissions().mode() & 0o077 == 0;
             let digest = Digest::of(Algorithm::Sha256, name.as_bytes());
             let kept = Kept::new(&root, 100, owner.as_bytes(), digest);
             kept.keep(&file).unwrap();
+            assert!(private(&root) && private(kept.path.parent().unwrap()), "others on this machine look in");
             let aged = fs::File::options().append(true).open(file).unwrap();
             aged.set_modified(SystemTime::now() - Duration::from_secs(age)).unwrap();
             kept
