@@ -1,9 +1,14 @@
 //! Files that runs read and store (contract §7): at the run's file API, at public URLs, at presigned addresses.
 
+use std::collections::BTreeMap;
+
+use gen_worker::{Asset, Call, Env, Function, Worker, WorkerConfig, WorkerError, assemble};
 use gen_worker_core::{Algorithm, Digest};
 use gen_worker_proto::scheduler::{self as v1, TaskExecutionResult, worker_scheduler_message::Msg};
 use gen_worker_testkit::{FakeFileApi, FakeHub, FakeScheduler, Fault, RecordedRequest, WorkerStream};
-use gen_worker_tests::{WorkerProcess, pack, unpack};
+use gen_worker_tests::{Embedded, WorkerProcess, pack, unpack};
+use schemars::JsonSchema;
+use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::worker;
@@ -87,6 +92,67 @@ async fn an_input_is_fetched_with_the_runs_credential_and_gone_after_the_run() {
     assert_eq!(request.path, "/api/v1/file/in/a%20cat.png");
     assert_eq!(request.header("authorization"), Some("Bearer token-of-the-run"));
     assert_eq!(request.header("x-cozy-tenant-id"), Some("acme"));
+}
+
+/// Files wherever a payload can have them.
+#[derive(Deserialize, JsonSchema)]
+struct Album {
+    cover: Asset,
+    back: Option<Asset>,
+    pages: Vec<Page>,
+    by_name: BTreeMap<String, Vec<Asset>>,
+    pair: (Asset, u8),
+}
+
+#[derive(Deserialize, JsonSchema)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+enum Page {
+    Picture { picture: Box<Asset> },
+    Blank,
+}
+
+impl Album {
+    fn contents(self) -> Result<Vec<String>, WorkerError> {
+        let pages = self.pages.into_iter().filter_map(|page| match page {
+            Page::Picture { picture } => Some(*picture),
+            Page::Blank => None,
+        });
+        let named = self.by_name.into_values().flatten();
+        let all = [self.cover].into_iter().chain(self.back).chain(pages).chain(named).chain([self.pair.0]);
+        all.map(|asset| Ok(String::from_utf8_lossy(&asset.read(100)?).into_owned())).collect()
+    }
+}
+
+#[tokio::test]
+async fn files_are_there_wherever_they_nest() {
+    let api = FakeFileApi::start(TOKEN).await;
+    let names = ["cover", "back", "page", "name", "pair"];
+    names.iter().for_each(|name| api.put(name, *name, "text/plain"));
+    let scheduler = FakeScheduler::start().await;
+    let directory = tempfile::tempdir().unwrap();
+    let (place, runs) = (directory.path().to_string_lossy(), directory.path().join("runs"));
+    let config = WorkerConfig::from_env(&Env::from_iter([("WORKER_RUN_DIR", &*place)])).unwrap();
+    let settings = Embedded::settings(&scheduler.addr().to_string());
+    let runtime = gen_worker::RuntimeConfig { run_dir: runs.clone(), ..settings };
+    let album = Function::builder::<Album>("album", "tests")
+        .asynchronous(|call: Call<Album>| async move { call.input.contents() })
+        .unwrap();
+    let functions = vec![album.clone()];
+    let ports = tokio::task::spawn_blocking(move || assemble(&config, &functions)).await.unwrap().unwrap();
+    let worker = Embedded::start(Worker::builder(runtime).function(album).ports(ports));
+    let mut stream = scheduler.accept().await;
+    let file = |name: &str| json!({"ref": name, "local_path": "/etc/passwd"});
+    let mut payload = json!({
+        "cover": file("cover"), "back": file("back"),
+        "pages": [{"kind": "blank"}, {"kind": "picture", "picture": file("page")}],
+        "by_name": {"a": [file("name")]}, "pair": [file("pair"), 1],
+    });
+    assert_eq!(output(&run(&mut stream, &api, "album", payload.clone()).await), json!(names));
+    payload["by_name"]["a"] = json!([file("name"), file("gone")]);
+    let result = run(&mut stream, &api, "album", payload).await;
+    assert_eq!(refusal(&result), ("validation", "input gone not found"));
+    assert_eq!(std::fs::read_dir(runs).unwrap().count(), 0, "nothing of either run is left");
+    worker.leave(stream).await;
 }
 
 #[tokio::test]
