@@ -150,6 +150,27 @@ async fn an_older_hub_lists_a_models_files() {
 }
 
 #[tokio::test]
+async fn the_hubs_credential_stays_with_it_wherever_its_files_are() {
+    let bench = bench(HubApi::Auto).await;
+    let elsewhere = FileServer::with_headers(&content(), &[], &[("etag", "\"e\"")], 1000).await;
+    let config = HubConfig { range_bytes: 1_000_000, ..config(bench.cache.path(), &bench.server) };
+    let hub = Hub::new(HubConfig { hub_api: HubApi::Auto, ..config }, client(&[]));
+    bench.server.answer(&[Answer::Page]);
+    let files = json!({"files": [
+        {"path": "listed.onnx", "url": elsewhere.url("/listed.onnx"), "size": 3_000_000},
+        {"path": "led.onnx", "size": 3_000_000},
+    ]});
+    bench.server.put("/models/org/repo/manifest", files.to_string());
+    bench.server.redirect("/models/org/repo/files/led.onnx", &elsewhere.url("/led.onnx"));
+    let local = hub.ensure(&model("org/repo"), bench.events.clone()).await.unwrap();
+    assert!(["listed.onnx", "led.onnx"].iter().all(|name| read(&local, name) == content()));
+    assert!(bench.server.seen("authorization").iter().all(|token| token == "Bearer hub-token"));
+    // Each in three pieces, of which the later ones go straight to where the first was led.
+    assert_eq!(elsewhere.seen("authorization"), [""; 6]);
+    assert_eq!(bench.server.paths().len(), 3);
+}
+
+#[tokio::test]
 async fn an_address_that_has_expired_is_asked_for_anew() {
     // Stores say it with 403, and with 400 where a credential behind the address has expired.
     for status in [403, 400] {
