@@ -20,7 +20,7 @@ use crate::{
     progress::Reporter,
     snapshot::RemoteFile,
     source::{Resolved, Sources, local},
-    store::{Entry, Led, Lock, MarkedFile, Marker, Room, Store, Verdict},
+    store::{Claim, Entry, Led, Lock, MarkedFile, Marker, Room, Store, Verdict},
     token,
 };
 
@@ -185,15 +185,16 @@ impl Bringer {
         let files = &job.resolved.snapshot.files;
         let need = self.missing(job).await?;
         job.reporter.begin(0, job.resolved.snapshot.size_bytes(), job.resolved.source);
-        self.make_room(need).await?;
+        let claim = Arc::new(self.make_room(need).await?);
         let count = self.config.connections.max(1);
         let lanes = Lanes {
             permits: Arc::new(Semaphore::new(count)),
             count,
             range_bytes: Some(self.config.range_bytes).filter(|bytes| *bytes > 0).unwrap_or(u64::MAX),
         };
-        let fetches =
-            stream::iter(files.clone()).map(|file| self.have(job, file, &lanes)).buffer_unordered(count);
+        let fetches = stream::iter(files.clone())
+            .map(|file| self.have(job, file, &lanes, &claim))
+            .buffer_unordered(count);
         let mut marked: Vec<MarkedFile> = fetches.try_collect().await?;
         marked.sort_by(|a, b| a.path.cmp(&b.path));
         let local = self.publish(job, marked).await?;
@@ -203,7 +204,13 @@ impl Bringer {
     }
 
     /// Makes one file present and part of the model.
-    async fn have(&self, job: &Job<'_>, file: RemoteFile, lanes: &Lanes) -> Result<MarkedFile, HubError> {
+    async fn have(
+        &self,
+        job: &Job<'_>,
+        file: RemoteFile,
+        lanes: &Lanes,
+        claim: &Arc<Claim>,
+    ) -> Result<MarkedFile, HubError> {
         let meter = job.reporter.file();
         let place = self.store.part(&job.entry.key, &file);
         // Another model may want this file too, and be about to have it.
@@ -222,7 +229,7 @@ impl Bringer {
                     lanes: lanes.clone(),
                     meter,
                     address: Default::default(),
-                    room: self.room.clone(),
+                    claim: claim.clone(),
                 });
                 let fetched = fetch.run(&place).await?;
                 let (size_bytes, digest) = (fetched.size_bytes, fetched.digest);
@@ -267,11 +274,11 @@ impl Bringer {
         .await
     }
 
-    async fn make_room(&self, need: u64) -> Result<(), HubError> {
+    async fn make_room(&self, need: u64) -> Result<Claim, HubError> {
         let (store, room) = (self.store.clone(), self.room.clone());
         blocking(move || {
             store.sweep(SystemTime::now())?;
-            room.make(need)
+            room.claim(need)
         })
         .await
     }

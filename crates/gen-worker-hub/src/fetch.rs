@@ -21,7 +21,7 @@ use crate::{
     part::{Part, PartPlace, Writing},
     progress::FileMeter,
     snapshot::RemoteFile,
-    store::Room,
+    store::Claim,
 };
 
 mod answer;
@@ -51,7 +51,8 @@ pub(crate) struct Fetch {
     pub(crate) meter: FileMeter,
     /// Where redirects led.
     pub(crate) address: Address,
-    pub(crate) room: Room,
+    /// The room that the model was given.
+    pub(crate) claim: Arc<Claim>,
 }
 
 /// A file that is complete, checked and durable, still under its working name.
@@ -211,11 +212,17 @@ impl Fetch {
     async fn begin(&self, part: &Arc<Part>, response: Option<&HttpResponse>) -> Result<(), HubError> {
         let promise = self.promised(part, response)?;
         let etag = response.and_then(answer::etag).or_else(|| part.etag());
-        let (part, room, listed) = (Arc::clone(part), self.room.clone(), self.file.promise.size_bytes);
+        let (part, claim, listed) = (Arc::clone(part), self.claim.clone(), self.file.promise.size_bytes);
         blocking(move || {
+            let lacks = promise.size_bytes.map_or(0, |size| part.lacks(size));
+            if listed.is_some() {
+                part.begin(promise, etag)?;
+                claim.took(lacks);
+                return Ok(());
+            }
             // For what its list gave no size no room was made.
-            if let (None, Some(size)) = (listed, promise.size_bytes) {
-                room.make(part.lacks(size))?;
+            if lacks > 0 {
+                claim.grow(lacks)?;
             }
             part.begin(promise, etag)
         })

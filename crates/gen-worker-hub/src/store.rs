@@ -29,7 +29,7 @@ use serde::{Deserialize, Serialize};
 
 use self::marker::{MARKER, examine};
 pub(crate) use self::{
-    evict::Room,
+    evict::{Claim, Room},
     lock::Lock,
     marker::{MarkedFile, Marker, Verdict},
 };

@@ -4,7 +4,10 @@ use std::{
     fs, io,
     os::unix::fs::MetadataExt,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
     time::{Duration, SystemTime},
 };
 
@@ -39,15 +42,37 @@ pub(crate) struct Swept {
 pub(crate) struct Room {
     store: Store,
     gone: Arc<Mutex<Vec<String>>>,
+    /// What each model that comes was given and has not taken yet.
+    claims: Arc<Mutex<Vec<Weak<AtomicU64>>>>,
+}
+
+/// Room for a model that comes, which no other is given while this is alive.
+#[derive(Debug)]
+pub(crate) struct Claim {
+    room: Room,
+    left: Arc<AtomicU64>,
 }
 
 impl Room {
     pub(crate) fn new(store: Store) -> Self {
-        Self { store, gone: Arc::default() }
+        Self { store, gone: Arc::default(), claims: Arc::default() }
     }
 
-    /// Makes room for this many bytes more. Blocks.
-    pub(crate) fn make(&self, need: u64) -> Result<(), HubError> {
+    /// Makes room for this many bytes more, beside what others were given. Blocks.
+    pub(crate) fn claim(&self, need: u64) -> Result<Claim, HubError> {
+        // Held all the while: two who come at once would count on the same room.
+        let mut claims = self.claims();
+        self.make(need, &claims)?;
+        let left = Arc::new(AtomicU64::new(need));
+        claims.retain(|claim| claim.strong_count() > 0);
+        claims.push(Arc::downgrade(&left));
+        Ok(Claim { room: self.clone(), left })
+    }
+
+    fn make(&self, need: u64, claims: &[Weak<AtomicU64>]) -> Result<(), HubError> {
+        let given = claims.iter().filter_map(Weak::upgrade).map(|left| left.load(Ordering::Relaxed));
+        // Who needs nothing is not in the way of others.
+        let need = if need == 0 { 0 } else { need.saturating_add(given.sum()) };
         let mut swept = Swept::default();
         let made = self.store.make_room_and_tell(need, &mut swept);
         self.gone.lock().unwrap_or_else(PoisonError::into_inner).extend(swept.models);
@@ -57,6 +82,23 @@ impl Room {
     /// The keys of the models that had to go since the last call.
     pub(crate) fn take_gone(&self) -> Vec<String> {
         std::mem::take(&mut *self.gone.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    fn claims(&self) -> MutexGuard<'_, Vec<Weak<AtomicU64>>> {
+        self.claims.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Claim {
+    /// Makes room for a file that was not counted. It is to be taken at once. Blocks.
+    pub(crate) fn grow(&self, bytes: u64) -> Result<(), HubError> {
+        self.room.make(bytes, &self.room.claims())
+    }
+
+    /// So much of it was taken: the disk counts it from here on.
+    pub(crate) fn took(&self, bytes: u64) {
+        let rest = |left: u64| Some(left.saturating_sub(bytes));
+        let _ = self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, rest);
     }
 }
 

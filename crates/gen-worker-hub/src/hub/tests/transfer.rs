@@ -266,6 +266,36 @@ async fn a_model_beyond_the_limit_is_refused_and_one_below_makes_others_go() {
     assert_eq!(hub.on_disk(), ["org/b"]);
 }
 
+/// The room of the first is its own, though none of it is taken yet.
+#[tokio::test]
+async fn two_models_that_come_at_once_share_the_limit() {
+    let etag = [("etag", "\"v1\"")];
+    let server = FileServer::with_headers(b"", &[], &etag, 100).await;
+    let files = FileServer::with_headers(b"", &[], &etag, 0).await;
+    for name in ["a", "b"] {
+        let own = [name.as_bytes(), &content()].concat();
+        sources::serve(&server, name, "v1", &[("m.onnx", &own)]);
+        files.put(&format!("/{name}"), own);
+        server.redirect(&format!("/files/{name}/v1/m.onnx"), &files.url(&format!("/{name}")));
+    }
+    let cache = tempfile::tempdir().unwrap();
+    let cache_limit = ByteLimit::Max(ByteSize(4_000_000));
+    let config = HubConfig { hub_api: HubApi::Snapshots, cache_limit, ..config(cache.path(), &server) };
+    let hub = Hub::new(config, client(&[]));
+    let (a, b) = (model("org/a"), model("org/b"));
+    let others = async {
+        until(|| files.paths().len() == 1).await;
+        let second = hub.ensure(&b, Arc::<RecordedEvents>::default()).await;
+        files.open();
+        second
+    };
+    let (first, second) = tokio::join!(hub.ensure(&a, Arc::<RecordedEvents>::default()), others);
+    assert_eq!(second.unwrap_err().kind, FailureKind::Resource);
+    drop(first.unwrap());
+    hub.ensure(&b, Arc::<RecordedEvents>::default()).await.unwrap();
+    assert_eq!(hub.on_disk(), ["org/b"]);
+}
+
 /// No list says how large it is, so that room can be made only when its server has answered.
 #[tokio::test]
 async fn a_file_whose_size_only_its_server_says_makes_others_go_too() {
