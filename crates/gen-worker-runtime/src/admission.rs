@@ -17,7 +17,7 @@ use gen_worker_core::{
 use tokio::{sync::Notify, time::sleep_until};
 
 use self::book::Book;
-pub(crate) use self::book::{PermitId, Zombies};
+pub(crate) use self::book::{Held, PermitId, Zombies};
 use crate::shutdown::{Phase, Shutdown};
 
 /// What admission enforces.
@@ -148,7 +148,7 @@ impl Admission {
     }
 
     /// Why no run is admitted now.
-    fn closed(&self) -> Option<&'static str> {
+    pub(crate) fn closed(&self) -> Option<&'static str> {
         if self.0.shutdown.phase() >= Phase::Draining {
             return Some("Worker is draining; refusing new tasks");
         }
@@ -184,6 +184,11 @@ impl Admission {
     /// How many functions did not stop, if that is why the worker leaves.
     pub(crate) fn overrun_by(&self) -> Option<u32> {
         self.0.overrun.get().copied()
+    }
+
+    /// How many permits are held.
+    pub(crate) fn held(&self) -> Held {
+        self.book().held()
     }
 
     /// The work that does not stop.

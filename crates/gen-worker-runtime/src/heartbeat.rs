@@ -13,7 +13,7 @@ use tokio::sync::watch;
 use crate::{
     admission::Admission,
     config::RuntimeConfig,
-    host::Host,
+    host::{Host, HostFacts},
     ports::Ports,
     prefetch::Prefetch,
     registry::Registry,
@@ -66,6 +66,24 @@ impl Reporter {
     /// Counts runs that hold a GPU.
     pub(crate) fn gpu_runs(&self) -> Arc<AtomicUsize> {
         self.gpu_runs.clone()
+    }
+
+    /// The functions: how many are advertised, and which wait for their models.
+    pub(crate) fn functions(&self) -> (usize, Vec<String>) {
+        let capacity = self.capacity();
+        (capacity.ready.len(), capacity.loading)
+    }
+
+    /// Facts about the machine.
+    pub(crate) fn host(&self) -> Arc<HostFacts> {
+        self.host.facts()
+    }
+
+    /// How many models are on disk and in memory.
+    pub(crate) fn models(&self) -> (usize, usize) {
+        let on_disk = self.ports.model_source.as_ref().map_or(0, |source| source.on_disk().len());
+        let resident = self.ports.model_provider.as_ref().map_or(0, |provider| provider.resident().len());
+        (on_disk, resident)
     }
 
     /// Changes when a report is due before the next heartbeat: other functions are ready than were.

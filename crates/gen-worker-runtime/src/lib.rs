@@ -28,6 +28,7 @@ mod heartbeat;
 mod host;
 mod job;
 mod journal;
+mod meters;
 mod model_control;
 mod outbox;
 mod ports;
@@ -35,6 +36,7 @@ mod prefetch;
 mod realtime;
 mod registry;
 mod shutdown;
+mod vitals;
 mod wire;
 mod worker;
 
@@ -42,6 +44,7 @@ pub use crate::{
     config::{FakeGpu, RuntimeConfig},
     connection::{Address, AddressError, ClientTls, ConnectionError, RedirectTarget},
     journal::JournalError,
+    meters::METRICS,
     ports::Ports,
     registry::RegistryError,
     shutdown::{Phase, Shutdown},

@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use gen_worker_core::{CancelReason, Extensions, Function, ModelRef};
+use gen_worker_core::{CancelReason, Extensions, Function, ModelRef, ports::Observer};
 use tokio::{
     runtime::{Builder, Handle, Runtime},
     sync::Semaphore,
@@ -22,12 +22,14 @@ use crate::{
     host::Host,
     job::{Jobs, ModelTable, Workshop},
     journal::JournalError,
+    meters::Meters,
     model_control::ModelControl,
     outbox::Outbox,
     ports::Ports,
     prefetch::Prefetch,
     registry::{Registry, RegistryError},
     shutdown::{Phase, Shutdown},
+    vitals::{Pulse, Watched, watch},
 };
 
 /// How long a worker that leaves may take to hand over what it still holds.
@@ -231,6 +233,8 @@ struct Parts {
     tracker: TaskTracker,
     shutdown: Shutdown,
     observing: CancellationToken,
+    observer: Option<Arc<dyn Observer>>,
+    watched: Arc<Watched>,
 }
 
 impl Parts {
@@ -245,6 +249,7 @@ impl Parts {
     ) -> Self {
         let (observing, tracker) = (CancellationToken::new(), TaskTracker::new());
         let host = Host::observe(config.fake_gpu.as_ref(), observing.clone());
+        let meters = Arc::new(Meters::new(&registry));
         let limits = Limits { max_input: config.max_input, max_concurrency: config.max_concurrency };
         let admission = Admission::new(limits, ports.credential.clone(), shutdown.clone());
         let places = host.facts().gpu.count.max(1) * config.gpu_concurrency.get();
@@ -271,7 +276,7 @@ impl Parts {
             users: users.clone(),
             tracker: tracker.clone(),
         };
-        let credential = ports.credential.clone();
+        let (credential, observer) = (ports.credential.clone(), ports.observer.clone());
         let keeper = Keeper::new(credential.clone());
         let jobs = Jobs::new(Workshop {
             config: config.clone(),
@@ -286,15 +291,26 @@ impl Parts {
             gpu_runs: reporter.gpu_runs(),
             users,
             tracker: tracker.clone(),
+            meters: meters.clone(),
             lines: Default::default(),
         });
         let dispatcher = Arc::new(Dispatcher::new(jobs, models, prefetch, keeper.clone(), shutdown.clone()));
+        let reporter = Arc::new(reporter);
+        let watched = Watched {
+            meters: meters.clone(),
+            reporter: reporter.clone(),
+            admission: admission.clone(),
+            outbox: outbox.clone(),
+            gpu_runs: reporter.gpu_runs(),
+            pulse: Pulse::default(),
+        };
         let link = Link {
             outbox: outbox.clone(),
-            reporter: Arc::new(reporter),
+            reporter,
             dispatcher: dispatcher.clone(),
             credential,
             shutdown: shutdown.clone(),
+            meters,
         };
         Self {
             connection: Connection::new(config.clone(), link),
@@ -306,12 +322,25 @@ impl Parts {
             tracker,
             shutdown,
             observing,
+            observer,
+            watched: Arc::new(watched),
         }
     }
 
     async fn run(self, models: &[(String, ModelRef)]) -> Result<(), WorkerFailure> {
-        let Self { config, connection, dispatcher, keeper, admission, outbox, tracker, shutdown, observing } =
-            self;
+        let Self {
+            config,
+            connection,
+            dispatcher,
+            keeper,
+            admission,
+            outbox,
+            tracker,
+            shutdown,
+            observing,
+            observer,
+            watched,
+        } = self;
         if !models.is_empty() {
             dispatcher.configure(ModelConfig::of(models));
         }
@@ -321,6 +350,7 @@ impl Parts {
             ended = &mut connection => ended,
             never = keeper.keep() => match never {},
             never = admission.enforce_deadlines() => match never {},
+            never = watch(observer, watched) => match never {},
             () = leave(&config, &admission, &tracker, &shutdown) => {
                 timeout(FLUSH, connection).await.unwrap_or(Ok(()))
             }

@@ -52,6 +52,7 @@ pub fn assemble(config: &WorkerConfig, functions: &[Function]) -> Result<Ports, 
         model_source: Some(hub),
         model_provider: model_provider(config, functions)?,
         credential: Arc::new(credential),
+        observer: None,
     })
 }
 

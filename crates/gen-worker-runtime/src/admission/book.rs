@@ -43,6 +43,17 @@ pub(crate) struct Zombies {
     pub by_function: HashMap<FunctionName, u32>,
 }
 
+/// How many hold a permit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// Runs and sessions that were not answered.
+    pub in_flight: usize,
+    /// Permits, those of runs that were answered and go on included.
+    pub permits: usize,
+    /// Of these, those of work that does not stop.
+    pub zombies: usize,
+}
+
 /// How many places are taken, in the worker and in one function.
 struct Places {
     all: u32,
@@ -183,6 +194,11 @@ impl Book {
     pub(super) fn abandon(&mut self, permit: PermitId) -> Option<u32> {
         self.active.get_mut(&permit)?.zombie = true;
         Some(self.zombies().all)
+    }
+
+    pub(super) fn held(&self) -> Held {
+        let zombies = self.active.values().filter(|active| active.zombie).count();
+        Held { in_flight: self.by_run.len(), permits: self.active.len(), zombies }
     }
 
     pub(super) fn zombies(&self) -> Zombies {

@@ -32,10 +32,10 @@ pub(crate) enum Stage {
 }
 
 impl Stage {
-    const ALL: [Self; 7] =
+    pub(crate) const ALL: [Self; 7] =
         [Self::Inputs, Self::Model, Self::Load, Self::GpuWait, Self::Run, Self::Store, Self::Attached];
 
-    const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Inputs => "inputs",
             Self::Model => "model",
@@ -88,7 +88,8 @@ impl Timings {
         Some(Event::custom("job.timings", payload))
     }
 
-    fn reached(&self) -> impl Iterator<Item = (Stage, Duration)> {
+    /// The stages that were reached, and how long they took.
+    pub(crate) fn reached(&self) -> impl Iterator<Item = (Stage, Duration)> {
         Stage::ALL.into_iter().filter_map(|stage| {
             let micros = self.stages[stage as usize].load(Ordering::Relaxed).checked_sub(1)?;
             Some((stage, Duration::from_micros(micros)))
