@@ -3,12 +3,13 @@
 use std::{io::IsTerminal, sync::Arc};
 
 use gen_worker_auth::AuthError;
-use gen_worker_core::ports::ModelProvider;
+use gen_worker_core::ports::{ModelProvider, Observer};
 use gen_worker_hub::Hub;
 #[cfg(feature = "ort")]
 use gen_worker_models_ort::{ModelError, OrtModels};
 use gen_worker_net::{HttpClient, NetError};
 use gen_worker_runtime::Ports;
+use gen_worker_status::{Status, StatusError};
 use gen_worker_upload::{FileApi, OutputTargets, Transfers};
 
 use crate::{__private::Function, config::WorkerConfig};
@@ -27,6 +28,9 @@ pub enum AssembleError {
     #[cfg(feature = "ort")]
     #[error(transparent)]
     Models(#[from] ModelError),
+    /// Health and metrics cannot be served.
+    #[error(transparent)]
+    Status(#[from] StatusError),
     /// The operating system gave no threads.
     #[error("cannot start a thread")]
     Threads(#[from] std::io::Error),
@@ -40,6 +44,7 @@ pub enum AssembleError {
 /// # Panics
 /// It was called from async code.
 pub fn assemble(config: &WorkerConfig, functions: &[Function]) -> Result<Ports, AssembleError> {
+    let status = Status::open(&config.status, Vec::new())?;
     let credential = verified(config)?;
     let client = HttpClient::new(config.net.clone())?;
     let hub = gen_worker_hub::HubConfig { show_bars: std::io::stderr().is_terminal(), ..config.hub.clone() };
@@ -52,7 +57,7 @@ pub fn assemble(config: &WorkerConfig, functions: &[Function]) -> Result<Ports, 
         model_source: Some(hub),
         model_provider: model_provider(config, functions)?,
         credential: Arc::new(credential),
-        observer: None,
+        observer: status.map(|status| Arc::new(status) as Arc<dyn Observer>),
     })
 }
 

@@ -12,6 +12,7 @@ use gen_worker_hub::HubConfig;
 use gen_worker_models_ort::OrtConfig;
 use gen_worker_net::NetConfig;
 use gen_worker_runtime::RuntimeConfig;
+use gen_worker_status::StatusConfig;
 use gen_worker_upload::UploadConfig;
 
 /// Every setting of a worker, one field for each crate's.
@@ -27,6 +28,8 @@ pub struct WorkerConfig {
     pub hub: HubConfig,
     /// Outputs.
     pub upload: UploadConfig,
+    /// Where it is seen.
+    pub status: StatusConfig,
     /// ONNX Runtime.
     #[cfg(feature = "ort")]
     pub ort: OrtConfig,
@@ -45,6 +48,7 @@ impl WorkerConfig {
             auth: AuthConfig::from_env(env, &mut errors),
             hub: HubConfig::from_env(env, &mut errors),
             upload: UploadConfig::from_env(env, &mut errors),
+            status: StatusConfig::from_env(env, &mut errors),
             #[cfg(feature = "ort")]
             ort: OrtConfig::from_env(env, &mut errors),
         };
@@ -59,6 +63,7 @@ impl WorkerConfig {
             ("Models and input files", HubConfig::VARS),
             ("Outputs", UploadConfig::VARS),
             ("HTTP", NetConfig::VARS),
+            ("Health and metrics", StatusConfig::VARS),
             #[cfg(feature = "dev")]
             ("The orchestrator of `dev`", gen_worker_orchestrator::OrchestratorConfig::VARS),
             #[cfg(feature = "ort")]

@@ -38,6 +38,8 @@ mod dev;
 #[cfg(doctest)]
 mod doctests;
 mod logging;
+#[cfg(test)]
+mod metrics;
 
 pub use gen_worker_core::{
     ActionContext, Asset, AssetRef, ByteStream, Call, CancelReason, DeltaStream, Extract, Frame, Function,

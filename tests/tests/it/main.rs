@@ -22,6 +22,7 @@ mod secrets;
 mod seed;
 mod soak;
 mod start;
+mod status;
 mod tls;
 mod upscale;
 

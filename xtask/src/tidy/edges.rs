@@ -8,7 +8,7 @@ const NET: &str = "gen-worker-net";
 const PROTO: &str = "gen-worker-proto";
 
 /// Each crate under crates/ with the crates of the workspace that it may depend on, tests aside.
-const EDGES: [(&str, &[&str]); 13] = [
+const EDGES: [(&str, &[&str]); 14] = [
     (CORE, &[]),
     (PROTO, &[]),
     ("gen-worker-macros", &[]),
@@ -17,6 +17,7 @@ const EDGES: [(&str, &[&str]); 13] = [
     ("gen-worker-hub", &[CORE, NET]),
     ("gen-worker-upload", &[CORE, NET]),
     ("gen-worker-models-ort", &[CORE]),
+    ("gen-worker-status", &[CORE]),
     ("gen-worker-runtime", &[CORE, PROTO]),
     (
         "gen-worker",
@@ -30,6 +31,7 @@ const EDGES: [(&str, &[&str]); 13] = [
             "gen-worker-upload",
             "gen-worker-models-ort",
             "gen-worker-runtime",
+            "gen-worker-status",
             "gen-worker-orchestrator",
             "gen-worker-testkit",
         ],
