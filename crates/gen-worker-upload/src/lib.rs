@@ -24,6 +24,7 @@ mod content;
 mod error;
 mod fields;
 mod file_api;
+mod meters;
 mod mime;
 #[cfg(feature = "s3")]
 mod multipart;
@@ -40,5 +41,6 @@ mod testing;
 mod transfer;
 
 pub use crate::{
-    config::UploadConfig, error::UploadError, file_api::FileApi, target::OutputTargets, transfer::Transfers,
+    config::UploadConfig, error::UploadError, file_api::FileApi, meters::METRICS, target::OutputTargets,
+    transfer::Transfers,
 };

@@ -2,11 +2,11 @@
 
 use std::sync::Arc;
 
-use gen_worker_core::ByteLimit;
+use gen_worker_core::{ByteLimit, metric::Readings, ports::Measured};
 use gen_worker_net::HttpClient;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use crate::{config::UploadConfig, source::BUFFERED_BYTES};
+use crate::{config::UploadConfig, meters::Meters, source::BUFFERED_BYTES};
 
 /// What one permit for buffers stands for: a semaphore counts less than bytes go up to.
 const UNIT_BYTES: u64 = 1 << 10;
@@ -18,6 +18,7 @@ pub struct Transfers {
     client: HttpClient,
     places: Arc<Semaphore>,
     buffers: Arc<Semaphore>,
+    meters: Arc<Meters>,
 }
 
 /// A place among the transfers, with room for its buffers. Both are free again when it is dropped.
@@ -37,11 +38,16 @@ impl Transfers {
             client,
             places: Arc::new(Semaphore::new(places)),
             buffers: Arc::new(Semaphore::new(units(config.buffer))),
+            meters: Arc::default(),
         }
     }
 
     pub(crate) fn client(&self) -> &HttpClient {
         &self.client
+    }
+
+    pub(crate) fn meters(&self) -> &Meters {
+        &self.meters
     }
 
     /// Waits for a place. Held for one request and its tries; nobody who holds one waits for another.
@@ -51,6 +57,12 @@ impl Transfers {
         let wanted = (BUFFERED_BYTES / UNIT_BYTES) as u32;
         let _buffers = self.buffers.clone().acquire_many_owned(wanted).await.expect(open);
         Place { _place, _buffers }
+    }
+}
+
+impl Measured for Transfers {
+    fn measure(&self, readings: &mut Readings) {
+        self.meters.measure(readings);
     }
 }
 

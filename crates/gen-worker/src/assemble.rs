@@ -44,12 +44,12 @@ pub enum AssembleError {
 /// # Panics
 /// It was called from async code.
 pub fn assemble(config: &WorkerConfig, functions: &[Function]) -> Result<Ports, AssembleError> {
-    let status = Status::open(&config.status, Vec::new())?;
     let credential = verified(config)?;
     let client = HttpClient::new(config.net.clone())?;
     let hub = gen_worker_hub::HubConfig { show_bars: std::io::stderr().is_terminal(), ..config.hub.clone() };
     let hub = Arc::new(Hub::new(hub, client.clone()));
     let transfers = Transfers::new(&config.upload, client);
+    let status = Status::open(&config.status, vec![hub.clone(), Arc::new(transfers.clone())])?;
     Ok(Ports {
         files: Arc::new(FileApi::new(config.upload.clone(), transfers.clone())),
         inputs: hub.clone(),

@@ -6,7 +6,12 @@ use gen_worker_core::metric::{Metric, MetricKind};
 
 /// The tables of all metrics, by subject.
 fn tables() -> Vec<(&'static str, &'static [&'static Metric])> {
-    vec![("The worker", gen_worker_runtime::METRICS), ("The process", gen_worker_status::METRICS)]
+    vec![
+        ("The worker", gen_worker_runtime::METRICS),
+        ("Models", gen_worker_hub::METRICS),
+        ("Outputs", gen_worker_upload::METRICS),
+        ("The process", gen_worker_status::METRICS),
+    ]
 }
 
 /// `docs/operations/metrics.md` as the tables say it. `UPDATE_DOCS=1` writes it.

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, net::SocketAddr, path::Path, sync::Arc};
 
 use gen_worker::{Call, Function, Ports, Worker, WorkerError};
 use gen_worker_status::{Status, StatusConfig};
-use gen_worker_testkit::FakeScheduler;
+use gen_worker_testkit::{FakeFileApi, FakeScheduler};
 use gen_worker_tests::{Embedded, WorkerProcess, WorkerSettings};
 use serde_json::{Value, json};
 use tokio::{
@@ -12,7 +12,11 @@ use tokio::{
     net::TcpStream,
 };
 
-use super::{CONFORMANCE, worker};
+use super::{
+    CONFORMANCE,
+    models::{MODEL, hub_and_worker, infer, onnx},
+    worker,
+};
 
 const ANYWHERE: (&str, &str) = ("WORKER_HTTP_ADDR", "127.0.0.1:0");
 
@@ -80,6 +84,34 @@ async fn runs_are_counted_by_function_and_outcome() {
         assert_eq!(value(&text, series), expected, "{series}");
     }
     assert!(value(&text, "gen_worker_outbox_result_bytes") > 0.0);
+}
+
+#[tokio::test]
+async fn models_and_files_are_counted_in_bytes() {
+    let files = FakeFileApi::start("hub-token").await;
+    let (_hub, _scheduler, process, mut stream) =
+        hub_and_worker(&[ANYWHERE, ("FILE_API_BASE_URL", &files.url())]).await;
+    let address = address(&process).await;
+    for _ in 0..2 {
+        assert!(infer(&mut stream, MODEL).await.success);
+    }
+    stream.run("1", "save", json!({"name": "a", "size": 1000})).await;
+    assert!(stream.next_result().await.success);
+    assert!(!infer(&mut stream, "acme/none.onnx").await.success);
+    let text = metrics(address).await;
+    for (series, expected) in [
+        ("gen_worker_download_bytes_total", onnx().len() as f64),
+        ("gen_worker_download_duration_seconds_count", 1.0),
+        ("gen_worker_model_cache_hits_total", 1.0),
+        ("gen_worker_downloads_failed_total", 1.0),
+        (r#"gen_worker_upload_bytes_total{to="files"}"#, 1000.0),
+        (r#"gen_worker_upload_duration_seconds_count{to="files"}"#, 1.0),
+        (r#"gen_worker_uploads_failed_total{to="outputs"}"#, 0.0),
+        (r#"gen_worker_models{place="disk"}"#, 1.0),
+        (r#"gen_worker_models{place="memory"}"#, 1.0),
+    ] {
+        assert_eq!(value(&text, series), expected, "{series}");
+    }
 }
 
 #[tokio::test]
