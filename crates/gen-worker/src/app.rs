@@ -1,6 +1,6 @@
 //! What a worker binary does: its verbs and its exit codes.
 
-use std::{error::Error, path::Path, process::ExitCode};
+use std::{error::Error, path::Path, process::ExitCode, time::Instant};
 
 use clap::{Parser, Subcommand};
 use gen_worker_core::{Function, config::ConfigErrors};
@@ -84,12 +84,33 @@ fn serve(functions: Vec<Function>) -> Result<(), AppError> {
 
 /// A worker with these settings and models that leaves on SIGTERM.
 pub(crate) fn worker(functions: Vec<Function>, project: Project) -> Result<Worker, AppError> {
+    let mut phases = Phases::begin();
     let config = WorkerConfig::from_env(&project.env)?;
+    let settings_ms = phases.next();
     let ports = assemble(&config, &functions)?;
+    let assemble_ms = phases.next();
     let names: Vec<&str> = functions.iter().map(|function| function.spec().name.as_str()).collect();
-    tracing::info!(worker_id = %config.runtime.worker_id, functions = names.join(","), "starting");
+    let (worker_id, names) = (config.runtime.worker_id.clone(), names.join(","));
     let builder = Worker::builder(config.runtime).functions(functions).models(project.models);
-    Ok(builder.ports(ports).stop_on_signals().build()?)
+    let worker = builder.ports(ports).stop_on_signals().build()?;
+    let build_ms = phases.next();
+    tracing::info!(%worker_id, functions = names, settings_ms, assemble_ms, build_ms, "starting");
+    Ok(worker)
+}
+
+/// Where the time of the start went.
+struct Phases(Instant);
+
+impl Phases {
+    fn begin() -> Self {
+        Self(Instant::now())
+    }
+
+    /// How long the phase took that ends here, in milliseconds.
+    fn next(&mut self) -> u64 {
+        let since = std::mem::replace(&mut self.0, Instant::now());
+        (self.0 - since).as_millis() as u64
+    }
 }
 
 /// The error and its causes in one line each, for a person.

@@ -15,6 +15,8 @@ use gen_worker_runtime::RuntimeConfig;
 use gen_worker_status::StatusConfig;
 use gen_worker_upload::UploadConfig;
 
+use crate::logging::LogConfig;
+
 /// Every setting of a worker, one field for each crate's.
 #[derive(Debug, Clone)]
 pub struct WorkerConfig {
@@ -28,6 +30,8 @@ pub struct WorkerConfig {
     pub hub: HubConfig,
     /// Outputs.
     pub upload: UploadConfig,
+    /// How it logs.
+    pub log: LogConfig,
     /// Where it is seen.
     pub status: StatusConfig,
     /// ONNX Runtime.
@@ -48,6 +52,7 @@ impl WorkerConfig {
             auth: AuthConfig::from_env(env, &mut errors),
             hub: HubConfig::from_env(env, &mut errors),
             upload: UploadConfig::from_env(env, &mut errors),
+            log: LogConfig::from_env(env, &mut errors),
             status: StatusConfig::from_env(env, &mut errors),
             #[cfg(feature = "ort")]
             ort: OrtConfig::from_env(env, &mut errors),
@@ -64,6 +69,7 @@ impl WorkerConfig {
             ("Outputs", UploadConfig::VARS),
             ("HTTP", NetConfig::VARS),
             ("Health and metrics", StatusConfig::VARS),
+            ("Logs", LogConfig::VARS),
             #[cfg(feature = "dev")]
             ("The orchestrator of `dev`", gen_worker_orchestrator::OrchestratorConfig::VARS),
             #[cfg(feature = "ort")]

@@ -58,6 +58,7 @@ pub use gen_worker_testkit as testing;
 pub use crate::{
     assemble::{AssembleError, assemble},
     config::{WorkerConfig, environment},
+    logging::{LogConfig, LogFormat},
 };
 
 /// Writes `fn main` of a worker binary: it serves every function that is marked with [`worker_function`] and linked in.

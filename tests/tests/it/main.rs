@@ -5,6 +5,7 @@ mod cancel;
 mod connection;
 mod credentials;
 mod delivery;
+mod diagnosis;
 mod drain;
 mod files;
 mod gpu;
