@@ -154,6 +154,14 @@ impl WorkerProcess {
         self.signal("-INT").await;
     }
 
+    /// Sends SIGUSR1.
+    ///
+    /// # Panics
+    /// The process has ended.
+    pub async fn ask(&self) {
+        self.signal("-USR1").await;
+    }
+
     async fn signal(&self, signal: &str) {
         let id = self.child.id().expect("the worker is running").to_string();
         let sent = Command::new("kill").args([signal, &id]).status().await.expect("kill is there");

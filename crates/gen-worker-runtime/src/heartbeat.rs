@@ -79,11 +79,14 @@ impl Reporter {
         self.host.facts()
     }
 
-    /// How many models are on disk and in memory.
-    pub(crate) fn models(&self) -> (usize, usize) {
-        let on_disk = self.ports.model_source.as_ref().map_or(0, |source| source.on_disk().len());
-        let resident = self.ports.model_provider.as_ref().map_or(0, |provider| provider.resident().len());
-        (on_disk, resident)
+    /// The models on disk.
+    pub(crate) fn on_disk(&self) -> Vec<String> {
+        self.ports.model_source.as_ref().map(|source| source.on_disk()).unwrap_or_default()
+    }
+
+    /// The models in memory.
+    pub(crate) fn resident(&self) -> Vec<String> {
+        self.ports.model_provider.as_ref().map(|provider| provider.resident()).unwrap_or_default()
     }
 
     /// Changes when a report is due before the next heartbeat: other functions are ready than were.
@@ -128,7 +131,7 @@ impl Reporter {
             gpu_count: gpu.count as i32,
             gpu_memory_bytes: gpu.memory_bytes as i64,
             available_functions: capacity.ready,
-            vram_models: models.map(|models| models.resident()).unwrap_or_default(),
+            vram_models: self.resident(),
             supports_model_loading: models.is_some(),
             deployment_id: config.deployment_id.as_ref().map(ToString::to_string).unwrap_or_default(),
             runpod_pod_id: config.runpod_pod_id.clone(),
@@ -145,7 +148,7 @@ impl Reporter {
             gpu_sm: gpu.compute_capability.clone(),
             tensorrt_version: String::new(),
             onnxruntime_version: models.and_then(|models| models.engine_version()).unwrap_or_default(),
-            disk_models: self.ports.model_source.as_ref().map(|source| source.on_disk()).unwrap_or_default(),
+            disk_models: self.on_disk(),
             features: FEATURES.map(str::to_owned).to_vec(),
             loading_functions: capacity.loading,
         }

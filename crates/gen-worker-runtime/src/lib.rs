@@ -36,6 +36,7 @@ mod prefetch;
 mod realtime;
 mod registry;
 mod shutdown;
+mod snapshot;
 mod vitals;
 mod wire;
 mod worker;

@@ -1,15 +1,19 @@
 //! What the worker counts of itself while it works. Counting is an atomic addition.
 
 use std::{
-    collections::BTreeMap,
-    sync::atomic::{AtomicBool, Ordering},
-    time::Duration,
+    collections::{BTreeMap, VecDeque},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant},
 };
 
 use gen_worker_core::{
     FailureKind, FunctionName,
     metric::{Counter, Histogram, Metric, Readings},
 };
+use serde::Serialize;
 
 use crate::{job::Stage, registry::Registry};
 
@@ -102,6 +106,16 @@ impl Cause {
     }
 }
 
+/// Reconnects that a snapshot shows.
+const MAX_RECENT: usize = 8;
+
+/// A reconnect that is past.
+#[derive(Debug, Serialize)]
+pub(crate) struct Reconnect {
+    ago_ms: u64,
+    cause: &'static str,
+}
+
 macro_rules! metrics {
     ($($name:ident = $kind:ident($($given:expr),*);)*) => {
         $(pub(crate) static $name: Metric = Metric::$kind($($given),*);)*
@@ -155,6 +169,7 @@ pub(crate) struct Meters {
     refused: [Counter; KINDS.len()],
     stages: [Histogram; Stage::ALL.len()],
     reconnects: [Counter; Cause::ALL.len()],
+    recent: Mutex<VecDeque<(Instant, Cause)>>,
     heartbeat_lateness: Histogram,
     is_connected: AtomicBool,
     was_connected: AtomicBool,
@@ -174,6 +189,7 @@ impl Meters {
             refused: Default::default(),
             stages: Default::default(),
             reconnects: Default::default(),
+            recent: Mutex::default(),
             heartbeat_lateness: Histogram::default(),
             is_connected: AtomicBool::new(false),
             was_connected: AtomicBool::new(false),
@@ -212,7 +228,22 @@ impl Meters {
         self.is_connected.store(false, Ordering::Relaxed);
         if let Some(cause) = cause {
             self.reconnects[cause as usize].one();
+            let mut recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+            recent.push_back((Instant::now(), cause));
+            if recent.len() > MAX_RECENT {
+                recent.pop_front();
+            }
         }
+    }
+
+    /// The last reconnects, oldest first.
+    pub(crate) fn recent(&self) -> Vec<Reconnect> {
+        let recent = self.recent.lock().unwrap_or_else(PoisonError::into_inner);
+        let ago_ms = |since: &Instant| since.elapsed().as_millis() as u64;
+        recent
+            .iter()
+            .map(|(since, cause)| Reconnect { ago_ms: ago_ms(since), cause: cause.as_str() })
+            .collect()
     }
 
     pub(crate) fn heartbeat(&self, lateness: Duration) {

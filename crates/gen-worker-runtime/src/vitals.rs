@@ -20,6 +20,8 @@ use crate::{
     heartbeat::Reporter,
     meters::{self, Meters},
     outbox::{Census, Losses, Outbox},
+    prefetch::Prefetch,
+    shutdown::Shutdown,
 };
 
 /// How often the control loop shows that it turns: often enough for a watchdog of a few seconds.
@@ -31,6 +33,8 @@ pub(crate) struct Watched {
     pub reporter: Arc<Reporter>,
     pub admission: Admission,
     pub outbox: Arc<Outbox>,
+    pub prefetch: Prefetch,
+    pub shutdown: Shutdown,
     pub gpu_runs: Arc<AtomicUsize>,
     pub pulse: Pulse,
 }
@@ -94,7 +98,7 @@ impl Measured for Watched {
         readings.add(&meters::IN_FLIGHT, in_flight);
         readings.add(&meters::PERMITS, permits);
         readings.add(&meters::ZOMBIES, zombies);
-        readings.add(&meters::GPU_RUNS, self.gpu_runs.load(Ordering::Relaxed));
+        readings.add(&meters::GPU_RUNS, self.gpu_runs());
         let (available, loading) = self.reporter.functions();
         readings.add_by(&meters::FUNCTIONS, ["available"], available);
         readings.add_by(&meters::FUNCTIONS, ["loading"], loading.len());
@@ -104,6 +108,11 @@ impl Measured for Watched {
 }
 
 impl Watched {
+    /// How many runs hold a GPU.
+    pub(crate) fn gpu_runs(&self) -> usize {
+        self.gpu_runs.load(Ordering::Relaxed)
+    }
+
     fn measure_outbox(&self, readings: &mut Readings) {
         let Census { results, result_bytes, unwritten, oldest, events, lost } = self.outbox.census();
         let Losses { events: dropped, results: shed } = lost;
@@ -117,9 +126,8 @@ impl Watched {
     }
 
     fn measure_machine(&self, readings: &mut Readings) {
-        let (on_disk, resident) = self.reporter.models();
-        readings.add_by(&meters::MODELS, ["disk"], on_disk);
-        readings.add_by(&meters::MODELS, ["memory"], resident);
+        readings.add_by(&meters::MODELS, ["disk"], self.reporter.on_disk().len());
+        readings.add_by(&meters::MODELS, ["memory"], self.reporter.resident().len());
         let gpu = &self.reporter.host().gpu;
         readings.add(&meters::GPUS, u64::from(gpu.count));
         if gpu.count > 0 {

@@ -29,6 +29,7 @@ use crate::{
     prefetch::Prefetch,
     registry::{Registry, RegistryError},
     shutdown::{Phase, Shutdown},
+    snapshot::when_asked,
     vitals::{Pulse, Watched, watch},
 };
 
@@ -115,7 +116,8 @@ impl WorkerBuilder {
         self
     }
 
-    /// Leaves on SIGTERM and SIGINT: the first drains, a second cancels. Without this only [`Worker::shutdown`] ends it.
+    /// Leaves on SIGTERM and SIGINT: the first drains, a second cancels; SIGUSR1 writes a snapshot to the log. Without this only
+    /// [`Worker::shutdown`] ends it.
     pub fn stop_on_signals(mut self) -> Self {
         self.signals = Signals::Heed;
         self
@@ -200,10 +202,11 @@ impl Worker {
             users.handle().clone(),
             outbox.clone(),
         );
+        let watched = parts.watched.clone();
         let ended = control.block_on(async {
             tokio::select! {
                 ended = parts.run(&models) => ended,
-                never = heed(signals, &told) => match never {},
+                never = heed(signals, &told, &watched) => match never {},
             }
         });
         // Threads that ignore their cancel would be waited for otherwise; what they were doing has been reported.
@@ -215,9 +218,9 @@ impl Worker {
     }
 }
 
-async fn heed(signals: Signals, shutdown: &Shutdown) -> Infallible {
+async fn heed(signals: Signals, shutdown: &Shutdown, watched: &Watched) -> Infallible {
     if signals == Signals::Heed {
-        shutdown.heed_signals().await;
+        tokio::join!(shutdown.heed_signals(), when_asked(watched));
     }
     std::future::pending().await
 }
@@ -294,9 +297,12 @@ impl Parts {
             meters: meters.clone(),
             lines: Default::default(),
         });
-        let dispatcher = Arc::new(Dispatcher::new(jobs, models, prefetch, keeper.clone(), shutdown.clone()));
+        let dispatcher =
+            Arc::new(Dispatcher::new(jobs, models, prefetch.clone(), keeper.clone(), shutdown.clone()));
         let reporter = Arc::new(reporter);
         let watched = Watched {
+            prefetch,
+            shutdown: shutdown.clone(),
             meters: meters.clone(),
             reporter: reporter.clone(),
             admission: admission.clone(),

@@ -11,6 +11,7 @@ use std::{
 use gen_worker_core::{FailureKind, FunctionName, FunctionSpec, JobFailure, RunId};
 
 use super::{Applicant, Limits, Refusal, Stop, busy, input_too_large};
+use crate::snapshot::Doing;
 
 /// How long a cancel for an unknown run is remembered, so that a dispatch that it overtook ends `canceled`.
 pub(super) const TOMBSTONE: Duration = Duration::from_secs(60);
@@ -41,6 +42,18 @@ struct Active {
 pub(crate) struct Zombies {
     pub all: u32,
     pub by_function: HashMap<FunctionName, u32>,
+}
+
+/// What holds a permit.
+pub(crate) struct Holder {
+    pub run_id: RunId,
+    pub attempt: i64,
+    pub function: FunctionName,
+    pub doing: Doing,
+    /// It was reported, and does not stop.
+    pub zombie: bool,
+    /// It was reported, and what it started goes on.
+    pub answered: bool,
 }
 
 /// How many hold a permit.
@@ -194,6 +207,18 @@ impl Book {
     pub(super) fn abandon(&mut self, permit: PermitId) -> Option<u32> {
         self.active.get_mut(&permit)?.zombie = true;
         Some(self.zombies().all)
+    }
+
+    pub(super) fn list(&self) -> Vec<Holder> {
+        let holder = |(permit, active): (&PermitId, &Active)| Holder {
+            run_id: active.run_id.clone(),
+            attempt: active.attempt,
+            function: active.function.clone(),
+            doing: active.run.doing(),
+            zombie: active.zombie,
+            answered: self.by_run.get(&active.run_id) != Some(permit),
+        };
+        self.active.iter().map(holder).collect()
     }
 
     pub(super) fn held(&self) -> Held {

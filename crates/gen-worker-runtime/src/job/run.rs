@@ -23,6 +23,7 @@ use super::{Workshop, invoke::panicked, timings::Timings};
 use crate::{
     admission::{Permit, PermitId, Stop},
     meters::Outcome,
+    snapshot::Doing,
     wire::outbound,
 };
 
@@ -255,6 +256,10 @@ impl Run {
 }
 
 impl Stop for Run {
+    fn doing(&self) -> Doing {
+        Doing { age: self.timings.total(), stage: self.timings.current() }
+    }
+
     /// Called on the control runtime.
     fn stop(self: Arc<Self>, permit: PermitId, reason: CancelReason) {
         if self.cancellation.cancel(reason) {

@@ -11,6 +11,7 @@ use crate::{
     admission::{self, Admission, Applicant, PermitId, Stop},
     ports::Ports,
     shutdown::Shutdown,
+    snapshot::Doing,
     wire::v1::worker_scheduler_message::Msg,
 };
 
@@ -268,6 +269,10 @@ fn a_result_is_held_back_until_the_journal_has_it() {
 struct Unstoppable;
 
 impl Stop for Unstoppable {
+    fn doing(&self) -> Doing {
+        Doing { age: Duration::ZERO, stage: None }
+    }
+
     fn stop(self: Arc<Self>, _permit: PermitId, _reason: CancelReason) {}
 }
 
