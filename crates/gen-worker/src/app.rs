@@ -9,6 +9,7 @@ use gen_worker_runtime::{ConnectionError, Worker, WorkerFailure};
 use crate::{
     assemble::{AssembleError, assemble},
     config::{Project, WorkerConfig},
+    isolation::{IsolationError, hide_credentials},
     logging,
 };
 
@@ -17,6 +18,8 @@ use crate::{
 pub(crate) enum AppError {
     #[error("the settings have mistakes:\n{0}")]
     Config(#[from] ConfigErrors),
+    #[error(transparent)]
+    Isolation(#[from] IsolationError),
     #[error(transparent)]
     Assemble(#[from] AssembleError),
     #[error(transparent)]
@@ -37,7 +40,7 @@ impl AppError {
             Self::Worker(WorkerFailure::Connection(ConnectionError::Denied { .. })) => 6,
             Self::Worker(WorkerFailure::Zombies { .. }) => 7,
             Self::Worker(WorkerFailure::Unsaid { .. }) => 8,
-            Self::Assemble(_) | Self::Worker(_) => 1,
+            Self::Isolation(_) | Self::Assemble(_) | Self::Worker(_) => 1,
             #[cfg(feature = "dev")]
             Self::Dev(error) => error.exit_code(),
         }
@@ -77,15 +80,23 @@ pub(crate) fn main(functions: Vec<Function>) -> ExitCode {
 }
 
 fn serve(functions: Vec<Function>) -> Result<(), AppError> {
-    let project = Project::read(Path::new("."))?;
+    let project = project()?;
     logging::start(&project.env, "info");
     Ok(worker(functions, project)?.run()?)
+}
+
+/// What the worker is told, with its credentials out of the environment: user code runs in this process.
+pub(crate) fn project() -> Result<Project, AppError> {
+    let mut project = Project::read(Path::new("."))?;
+    hide_credentials(&mut project.env)?;
+    Ok(project)
 }
 
 /// A worker with these settings and models that leaves on SIGTERM.
 pub(crate) fn worker(functions: Vec<Function>, project: Project) -> Result<Worker, AppError> {
     let mut phases = Phases::begin();
     let config = WorkerConfig::from_env(&project.env)?;
+    config.process.apply()?;
     let settings_ms = phases.next();
     let ports = assemble(&config, &functions)?;
     let assemble_ms = phases.next();

@@ -15,7 +15,7 @@ use gen_worker_runtime::RuntimeConfig;
 use gen_worker_status::StatusConfig;
 use gen_worker_upload::UploadConfig;
 
-use crate::logging::LogConfig;
+use crate::{isolation::ProcessConfig, logging::LogConfig};
 
 /// Every setting of a worker, one field for each crate's.
 #[derive(Debug, Clone)]
@@ -30,6 +30,8 @@ pub struct WorkerConfig {
     pub hub: HubConfig,
     /// Outputs.
     pub upload: UploadConfig,
+    /// What is set up for the whole process.
+    pub process: ProcessConfig,
     /// How it logs.
     pub log: LogConfig,
     /// Where it is seen.
@@ -52,6 +54,7 @@ impl WorkerConfig {
             auth: AuthConfig::from_env(env, &mut errors),
             hub: HubConfig::from_env(env, &mut errors),
             upload: UploadConfig::from_env(env, &mut errors),
+            process: ProcessConfig::from_env(env, &mut errors),
             log: LogConfig::from_env(env, &mut errors),
             status: StatusConfig::from_env(env, &mut errors),
             #[cfg(feature = "ort")]
@@ -70,6 +73,7 @@ impl WorkerConfig {
             ("HTTP", NetConfig::VARS),
             ("Health and metrics", StatusConfig::VARS),
             ("Logs", LogConfig::VARS),
+            ("The process", ProcessConfig::VARS),
             #[cfg(feature = "dev")]
             ("The orchestrator of `dev`", gen_worker_orchestrator::OrchestratorConfig::VARS),
             #[cfg(feature = "ort")]

@@ -3,10 +3,7 @@
 mod once;
 mod show;
 
-use std::{
-    path::{Path, PathBuf},
-    thread,
-};
+use std::{path::PathBuf, thread};
 
 use gen_worker_core::{
     Function,
@@ -21,8 +18,7 @@ use url::Url;
 
 use self::once::Once;
 use crate::{
-    app::{AppError, worker},
-    config::Project,
+    app::{AppError, project, worker},
     logging,
 };
 
@@ -67,7 +63,7 @@ pub(crate) struct DevArguments {
 }
 
 pub(crate) fn run(functions: Vec<Function>, arguments: DevArguments) -> Result<(), AppError> {
-    let mut project = Project::read(Path::new("."))?;
+    let mut project = project()?;
     let job = arguments.once.read(&functions)?;
     logging::start(&project.env, if job.is_some() { "warn" } else { "info" });
     let runtime = Builder::new_multi_thread()

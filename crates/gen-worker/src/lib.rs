@@ -37,6 +37,7 @@ mod config;
 mod dev;
 #[cfg(doctest)]
 mod doctests;
+mod isolation;
 mod logging;
 #[cfg(test)]
 mod metrics;
@@ -58,6 +59,7 @@ pub use gen_worker_testkit as testing;
 pub use crate::{
     assemble::{AssembleError, assemble},
     config::{WorkerConfig, environment},
+    isolation::ProcessConfig,
     logging::{LogConfig, LogFormat},
 };
 

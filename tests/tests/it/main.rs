@@ -15,6 +15,8 @@ mod journal;
 mod models;
 mod outputs;
 mod prefetch;
+#[cfg(target_os = "linux")]
+mod process;
 mod realtime;
 mod reconnect;
 mod registration;
