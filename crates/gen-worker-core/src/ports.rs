@@ -229,6 +229,8 @@ pub struct Condition {
     pub was_connected: bool,
     /// Whether it is now.
     pub is_connected: bool,
+    /// Whether it was told to leave.
+    pub is_leaving: bool,
     /// Why it takes no runs; `None`: it does.
     pub closed: Option<&'static str>,
     /// How many functions are advertised.

@@ -21,7 +21,7 @@ use crate::{
     meters::{self, Meters},
     outbox::{Census, Losses, Outbox},
     prefetch::Prefetch,
-    shutdown::Shutdown,
+    shutdown::{Phase, Shutdown},
 };
 
 /// How often the control loop shows that it turns: often enough for a watchdog of a few seconds.
@@ -84,6 +84,7 @@ impl Vitals for Watched {
             turned_ago: self.pulse.ago(),
             was_connected: self.meters.was_connected(),
             is_connected: self.meters.is_connected(),
+            is_leaving: self.shutdown.phase() >= Phase::Draining,
             closed: self.admission.closed(),
             available,
             loading,

@@ -352,14 +352,20 @@ impl Parts {
         }
         let connection = connection.run();
         tokio::pin!(connection);
-        let ended = tokio::select! {
-            ended = &mut connection => ended,
-            never = keeper.keep() => match never {},
-            never = admission.enforce_deadlines() => match never {},
-            never = watch(observer, watched) => match never {},
-            () = leave(&config, &admission, &tracker, &shutdown) => {
-                timeout(FLUSH, connection).await.unwrap_or(Ok(()))
+        let working = async {
+            tokio::select! {
+                ended = &mut connection => ended,
+                never = keeper.keep() => match never {},
+                never = admission.enforce_deadlines() => match never {},
+                () = leave(&config, &admission, &tracker, &shutdown) => {
+                    timeout(FLUSH, connection).await.unwrap_or(Ok(()))
+                }
             }
+        };
+        let ended = tokio::select! {
+            ended = working => ended,
+            // To the very end: a watchdog waits for a worker that leaves too.
+            never = watch(observer, watched) => match never {},
         };
         observing.cancel();
         ended?;

@@ -67,6 +67,7 @@ mod tests {
             turned_ago: Duration::ZERO,
             was_connected: true,
             is_connected: true,
+            is_leaving: false,
             closed: None,
             available: 1,
             loading: Vec::new(),

@@ -1,7 +1,8 @@
-//! A worker seen from the outside: health and metrics over HTTP.
+//! A worker seen from the outside: health and metrics over HTTP, and what systemd wants to know.
 //!
-//! A [`Status`] is the observer of a worker. It answers on the worker's control thread, so that no user code, however it
-//! spins, keeps an answer back: `/livez`, `/readyz` and `/startupz` in JSON, `/metrics` in Prometheus's text.
+//! A [`Status`] is the observer of a worker. It works on the worker's control thread, so that no user code, however it
+//! spins, keeps an answer back: it serves `/livez`, `/readyz` and `/startupz` in JSON and `/metrics` in Prometheus's text, and
+//! sends systemd its signs of life.
 //!
 //! ```
 //! use gen_worker_core::config::{ConfigErrors, Env};
@@ -18,6 +19,8 @@
 mod config;
 mod health;
 mod http;
+#[cfg(unix)]
+mod notify;
 mod process;
 mod status;
 mod text;

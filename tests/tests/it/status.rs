@@ -1,6 +1,6 @@
 //! Health and metrics over HTTP, from a real worker.
 
-use std::{collections::BTreeSet, net::SocketAddr, path::Path, sync::Arc};
+use std::{collections::BTreeSet, net::SocketAddr, path::Path, sync::Arc, time::Duration};
 
 use gen_worker::{Call, Function, Ports, Worker, WorkerError};
 use gen_worker_status::{Status, StatusConfig};
@@ -9,7 +9,8 @@ use gen_worker_tests::{Embedded, WorkerProcess, WorkerSettings};
 use serde_json::{Value, json};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpStream,
+    net::{TcpStream, UnixDatagram},
+    time::timeout,
 };
 
 use super::{
@@ -49,6 +50,13 @@ async fn metrics(address: SocketAddr) -> String {
 fn value(text: &str, series: &str) -> f64 {
     let found = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
     found.unwrap_or_else(|| panic!("{series} is missing in\n{text}")).parse().unwrap()
+}
+
+/// Waits until so many runs were admitted.
+async fn in_flight(address: SocketAddr, runs: usize) {
+    let admitted =
+        async { while value(&metrics(address).await, "gen_worker_runs_in_flight") < runs as f64 {} };
+    timeout(Duration::from_secs(30), admitted).await.expect("the runs are admitted");
 }
 
 /// Where the worker says that it is seen.
@@ -140,7 +148,7 @@ async fn a_worker_says_why_it_is_not_ready() {
     let mut stream = scheduler.accept().await;
     stream.next_registration().await;
     stream.run("1", "sleep", json!({"ms": 60_000})).await;
-    process.says("connected").await;
+    in_flight(address, 1).await;
     for path in ["/livez", "/startupz", "/readyz"] {
         assert_eq!(health(address, path).await, (200, vec![]), "{path}");
     }
@@ -186,9 +194,9 @@ async fn an_address_that_is_taken_ends_the_start() {
 #[tokio::test]
 async fn health_is_answered_while_every_user_thread_is_busy() {
     let scheduler = FakeScheduler::start().await;
-    let config = StatusConfig { http_addr: Some("127.0.0.1:0".to_owned()) };
+    let config = StatusConfig { http_addr: Some("127.0.0.1:0".to_owned()), ..StatusConfig::default() };
     let status = Status::open(&config, Vec::new()).unwrap().unwrap();
-    let address = status.address();
+    let address = status.address().unwrap();
     let (release, released) = std::sync::mpsc::channel::<()>();
     let released = Arc::new(std::sync::Mutex::new(released));
     let busy = Function::builder::<Value>("busy", "tests")
@@ -212,7 +220,7 @@ async fn health_is_answered_while_every_user_thread_is_busy() {
     }
     // A peer that says nothing takes nothing from the others.
     let silent = TcpStream::connect(address).await.unwrap();
-    while value(&metrics(address).await, "gen_worker_runs_in_flight") < runs as f64 {}
+    in_flight(address, runs).await;
     assert_eq!(health(address, "/livez").await, (200, vec![]));
     assert_eq!(health(address, "/readyz").await, (200, vec![]));
     drop((release, silent));
@@ -220,4 +228,46 @@ async fn health_is_answered_while_every_user_thread_is_busy() {
         assert!(stream.next_result().await.success);
     }
     embedded.leave(stream).await;
+}
+
+/// Waits until the service manager is told this.
+async fn told(manager: &UnixDatagram, expected: &str) {
+    let heard = async {
+        loop {
+            let mut message = vec![0; 4096];
+            let length = manager.recv(&mut message).await.unwrap();
+            let message = String::from_utf8(message[..length].to_vec()).unwrap();
+            if message.lines().any(|line| line == expected) {
+                return;
+            }
+        }
+    };
+    timeout(Duration::from_secs(30), heard).await.unwrap_or_else(|_| panic!("{expected} was not told"));
+}
+
+#[tokio::test]
+async fn systemd_is_told_that_a_worker_has_started_lives_and_leaves() {
+    let directory = tempfile::tempdir().unwrap();
+    let socket = directory.path().join("notify");
+    let manager = UnixDatagram::bind(&socket).unwrap();
+    let socket = socket.to_str().unwrap();
+    let (_scheduler, mut process, mut stream) =
+        worker(&[("NOTIFY_SOCKET", socket), ("WATCHDOG_USEC", "100000")]).await;
+    stream.run("1", "echo", json!({"text": "a"})).await;
+    stream.next_result().await;
+    for message in ["READY=1", "WATCHDOG=1", "WATCHDOG=1"] {
+        told(&manager, message).await;
+    }
+    process.terminate().await;
+    told(&manager, "STOPPING=1").await;
+    stream.ended().await.unwrap();
+    stream.end_ok();
+    assert_eq!(process.ended().await.code(), Some(0));
+}
+
+#[tokio::test]
+async fn a_manager_that_is_not_there_ends_the_start() {
+    let mut process = WorkerSettings::anywhere(CONFORMANCE).set("NOTIFY_SOCKET", "/no/such/socket").start();
+    assert_eq!(process.ended().await.code(), Some(1));
+    assert!(process.log().contains("which NOTIFY_SOCKET says"), "{}", process.log());
 }
