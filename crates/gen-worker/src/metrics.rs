@@ -63,3 +63,46 @@ fn names_follow_the_conventions() {
         assert!(labels.iter().all(|label| !unbounded.contains(label)), "{name}");
     }
 }
+
+/// A file of `docs/operations`.
+fn example(name: &str) -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/operations");
+    std::fs::read_to_string(folder.join(name)).unwrap()
+}
+
+/// The words of a text that begin so, each once.
+fn words<'t>(text: &'t str, prefixes: &[&str]) -> BTreeSet<&'t str> {
+    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    words.filter(|word| prefixes.iter().any(|prefix| word.starts_with(prefix))).collect()
+}
+
+#[test]
+fn the_board_and_the_alerts_ask_for_metrics_that_exist() {
+    let metrics: Vec<_> = tables().into_iter().flat_map(|(_, metrics)| metrics).collect();
+    let is_known = |word: &str| {
+        metrics.iter().any(|Metric { name, kind, .. }| match kind {
+            MetricKind::Histogram => {
+                ["_bucket", "_sum", "_count"].iter().any(|part| word == format!("{name}{part}"))
+            }
+            MetricKind::Counter | MetricKind::Gauge => word == *name,
+        })
+    };
+    for file in ["alerts.yml", "alerts.test.yml", "grafana.json"] {
+        let text = example(file);
+        let asked = words(&text, &["gen_worker_", "process_"]);
+        assert!(asked.len() > 3, "{file}");
+        assert_eq!(asked.into_iter().find(|word| !is_known(word)), None, "{file}");
+    }
+}
+
+#[test]
+fn the_examples_set_variables_that_exist() {
+    let known: BTreeSet<_> =
+        crate::WorkerConfig::variables().into_iter().flat_map(|(_, vars)| vars).map(|var| var.name).collect();
+    for file in ["gen-worker.service", "kubernetes.yml"] {
+        let text = example(file);
+        let set = words(&text, &["WORKER_", "SCHEDULER_"]);
+        assert!(set.len() > 5, "{file}");
+        assert_eq!(set.into_iter().find(|word| !known.contains(word)), None, "{file}");
+    }
+}
