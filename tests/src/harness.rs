@@ -114,6 +114,16 @@ impl WorkerProcess {
         self.directory.path()
     }
 
+    /// A file that the system shows of the process, below `/proc/<id>`.
+    ///
+    /// # Panics
+    /// The process has ended, or there is no such file.
+    pub fn proc(&self, file: &str) -> String {
+        let id = self.child.id().expect("the worker is running");
+        let bytes = std::fs::read(format!("/proc/{id}/{file}")).expect("the system shows it");
+        String::from_utf8_lossy(&bytes).into_owned()
+    }
+
     /// Everything on stderr so far.
     pub fn log(&self) -> String {
         self.log.text()
@@ -152,6 +162,14 @@ impl WorkerProcess {
     /// The process has ended.
     pub async fn interrupt(&self) {
         self.signal("-INT").await;
+    }
+
+    /// Sends SIGUSR1.
+    ///
+    /// # Panics
+    /// The process has ended.
+    pub async fn ask(&self) {
+        self.signal("-USR1").await;
     }
 
     async fn signal(&self, signal: &str) {

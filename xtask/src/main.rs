@@ -32,7 +32,7 @@ enum Chore {
     Ort,
     /// Puts SeaweedFS, an S3-compatible store for tests, at .weed/weed and prints its path
     Seaweed,
-    /// Writes docs/configuration.md from the code
+    /// Writes docs/configuration.md and docs/operations/metrics.md from the code
     Docs,
     /// Enlarges a picture: an orchestrator and the upscale worker in one process
     Demo,

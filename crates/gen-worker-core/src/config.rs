@@ -49,6 +49,11 @@ impl Var {
     ) -> Self {
         Self { name, unit, default, doc }
     }
+
+    /// Whether its value is a credential: its unit says so.
+    pub fn is_secret(&self) -> bool {
+        matches!(self.unit, "secret" | "token")
+    }
 }
 
 /// The variables a process was given; a map, so that tests can give others.
@@ -137,6 +142,7 @@ impl<'a> Reader<'a> {
 
     /// A secret; its value is in no message.
     pub fn secret(&mut self, var: &Var) -> Option<Secret<String>> {
+        debug_assert!(var.is_secret(), "the unit of {} must be `secret`", var.name);
         self.env.get(var.name).map(Secret::from)
     }
 
@@ -221,7 +227,7 @@ mod tests {
     const COUNT: Var = Var::new("COUNT", "", "3", "");
     const SIZE: Var = Var::new("SIZE", "bytes", "0", "");
     const URL: Var = Var::new("URL", "URL", "", "");
-    const TOKEN: Var = Var::new("TOKEN", "", "", "");
+    const TOKEN: Var = Var::new("TOKEN", "secret", "", "");
 
     #[test]
     fn collects_every_mistake_and_goes_on() {

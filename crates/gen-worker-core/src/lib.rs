@@ -26,6 +26,7 @@ mod function;
 mod handler;
 mod id;
 mod json;
+pub mod metric;
 mod model_ref;
 mod need;
 mod output;

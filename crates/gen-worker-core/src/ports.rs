@@ -1,6 +1,12 @@
 //! What the runtime needs of the outside world. Other crates implement these; the facade joins them.
 
-use std::{any::Any, future::Future, path::Path, sync::Arc, time::SystemTime};
+use std::{
+    any::Any,
+    future::Future,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
 
 use async_trait::async_trait;
 use serde::Serialize;
@@ -11,6 +17,7 @@ use crate::{
     event::Event,
     failure::{JobFailure, WorkerError},
     id::RunId,
+    metric::Readings,
     model_ref::{LocalModel, ModelRef},
     output::{OutputBody, RawOutput},
     scope::RunScope,
@@ -282,4 +289,42 @@ pub trait CredentialSource: Send + Sync {
     /// # Cancel safety
     /// Dropping the future leaves the token held.
     async fn refresh(&self, token: Secret<String>) -> Result<(), JobFailure>;
+}
+
+/// Has numbers for those who watch the worker.
+pub trait Measured: Send + Sync {
+    /// Adds what there is at this moment. Called on the control thread: takes no lock that is held while work goes on.
+    fn measure(&self, readings: &mut Readings);
+}
+
+/// What can be said of a worker without asking anybody else.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Condition {
+    /// How long ago its control loop last turned.
+    pub turned_ago: Duration,
+    /// Whether it has ever been connected to a scheduler.
+    pub was_connected: bool,
+    /// Whether it is now.
+    pub is_connected: bool,
+    /// Whether it was told to leave.
+    pub is_leaving: bool,
+    /// Why it takes no runs; `None`: it does.
+    pub closed: Option<&'static str>,
+    /// How many functions are advertised.
+    pub available: usize,
+    /// The functions that wait for their models.
+    pub loading: Vec<String>,
+}
+
+/// A worker as it is watched.
+pub trait Vitals: Measured {
+    /// How it is at this moment.
+    fn condition(&self) -> Condition;
+}
+
+/// Watches a worker, and tells others of it.
+#[async_trait]
+pub trait Observer: Send + Sync {
+    /// Watches for as long as it is polled, on the worker's control thread: it must not block.
+    async fn watch(&self, worker: Arc<dyn Vitals>);
 }

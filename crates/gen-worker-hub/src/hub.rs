@@ -5,12 +5,14 @@ use std::{
     fmt,
     path::Path,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Instant,
 };
 
 use async_trait::async_trait;
 use gen_worker_core::{
     AssetRef, JobFailure, LocalFile, LocalModel, ModelRef, RunScope,
-    ports::{EventSink, InputSource, ModelSource},
+    metric::Readings,
+    ports::{EventSink, InputSource, Measured, ModelSource},
 };
 use gen_worker_net::HttpClient;
 use indicatif::MultiProgress;
@@ -22,6 +24,7 @@ use crate::{
     error::SharedError,
     flight::{Flights, follow},
     input,
+    meters::{Landed, Meters},
     progress::Reporter,
     store::Store,
 };
@@ -42,6 +45,7 @@ struct Shared {
     /// As the scheduler knows them, with the keys of their places.
     on_disk: Mutex<BTreeMap<String, String>>,
     bars: Option<MultiProgress>,
+    meters: Arc<Meters>,
 }
 
 impl Hub {
@@ -54,6 +58,7 @@ impl Hub {
             flights: Flights::default(),
             slots: Semaphore::new(at_once(&config)),
             bars: config.show_bars.then(MultiProgress::new),
+            meters: Arc::default(),
             config,
             client,
         };
@@ -77,8 +82,8 @@ impl fmt::Debug for Hub {
 impl ModelSource for Hub {
     async fn ensure(&self, model: &ModelRef, events: Arc<dyn EventSink>) -> Result<LocalModel, JobFailure> {
         let flight = self.shared.flights.join(model, |progress| {
-            let bars = self.shared.bars.clone();
-            let reporter = Arc::new(Reporter::new(progress, bars, model.to_string()));
+            let (meters, bars) = (self.shared.meters.clone(), self.shared.bars.clone());
+            let reporter = Arc::new(Reporter::new(progress, meters, bars, model.to_string()));
             self.spawn(Arc::clone(&self.shared).fly(model.clone(), reporter));
         });
         let local = follow(flight, model, &*events).await?;
@@ -92,6 +97,12 @@ impl ModelSource for Hub {
 
     fn at_once(&self) -> usize {
         at_once(&self.shared.config)
+    }
+}
+
+impl Measured for Hub {
+    fn measure(&self, readings: &mut Readings) {
+        self.shared.meters.measure(readings);
     }
 }
 
@@ -114,9 +125,15 @@ fn at_once(config: &HubConfig) -> usize {
 
 impl Shared {
     async fn fly(self: Arc<Self>, model: ModelRef, reporter: Arc<Reporter>) {
-        let landing = Landing { shared: &self, model: &model };
+        let (landing, since) = (Landing { shared: &self, model: &model }, Instant::now());
         let brought = self.bringer.bring(&model, &reporter, &self.slots).await;
         self.forget(&brought.evicted);
+        let landed = match &brought.outcome {
+            Ok(_) if !reporter.has_begun() => Landed::Hit,
+            Ok(_) => Landed::Downloaded,
+            Err(_) => Landed::Failed,
+        };
+        self.meters.landed(landed, since.elapsed());
         self.note(&model, brought.outcome.as_ref().ok());
         // Those who come from here on look at the disk again; only then those who wait are told.
         drop(landing);
@@ -133,6 +150,7 @@ impl Shared {
     }
 
     fn forget(&self, evicted: &[String]) {
+        self.meters.evicted.add(evicted.len() as u64);
         self.on_disk().retain(|_, key| !evicted.contains(key));
     }
 

@@ -36,6 +36,7 @@ mod flight;
 mod follow;
 mod hub;
 mod input;
+mod meters;
 mod part;
 mod plan;
 mod progress;
@@ -56,4 +57,5 @@ pub use crate::{
     config::{HubApi, HubConfig},
     error::HubError,
     hub::Hub,
+    meters::METRICS,
 };

@@ -13,7 +13,7 @@ use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio::{sync::watch, time::Instant};
 use tracing::info;
 
-use crate::error::SharedError;
+use crate::{error::SharedError, meters::Meters};
 
 /// Over how long a rate is measured at least.
 const RATE_WINDOW: Duration = Duration::from_secs(2);
@@ -46,6 +46,7 @@ pub(crate) struct Transfer {
 #[derive(Debug)]
 pub(crate) struct Reporter {
     sender: watch::Sender<Progress>,
+    meters: Arc<Meters>,
     bars: Option<MultiProgress>,
     name: String,
     bar: OnceLock<ProgressBar>,
@@ -68,9 +69,14 @@ pub(crate) struct FileMeter {
 }
 
 impl Reporter {
-    pub(crate) fn new(sender: watch::Sender<Progress>, bars: Option<MultiProgress>, name: String) -> Self {
+    pub(crate) fn new(
+        sender: watch::Sender<Progress>,
+        meters: Arc<Meters>,
+        bars: Option<MultiProgress>,
+        name: String,
+    ) -> Self {
         let (meter, said) = (Mutex::default(), Mutex::default());
-        Self { sender, bars, name, bar: OnceLock::new(), meter, said }
+        Self { sender, meters, bars, name, bar: OnceLock::new(), meter, said }
     }
 
     /// A transfer begins, with this much there of this many bytes.
@@ -78,6 +84,11 @@ impl Reporter {
         self.change(|meter, _| {
             *meter = Meter { transfer: Transfer { done, total, rate: None, source }, since: None };
         });
+    }
+
+    /// Whether something had to be moved.
+    pub(crate) fn has_begun(&self) -> bool {
+        self.sender.borrow().transfer.is_some()
     }
 
     /// How many bytes are present.
@@ -156,6 +167,7 @@ impl FileMeter {
     /// This many more bytes are there.
     pub(crate) fn add(&self, bytes: u64) {
         self.own.fetch_add(bytes, Ordering::Relaxed);
+        self.reporter.meters.bytes.add(bytes);
         self.reporter.change(|meter, now| meter.add(i128::from(bytes), now));
     }
 

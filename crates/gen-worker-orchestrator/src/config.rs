@@ -61,13 +61,13 @@ const WORKER_GRACE: Var = Var::new(
 );
 const API_TOKEN: Var = Var::new(
     "ORCHESTRATOR_API_TOKEN",
-    "",
+    "secret",
     "",
     "The bearer token that callers must send. Unset: everybody on this machine may call.",
 );
 const WORKER_TOKEN: Var = Var::new(
     "ORCHESTRATOR_WORKER_TOKEN",
-    "",
+    "secret",
     "",
     "The bearer token that workers must send. Unset: every worker on this machine may connect.",
 );

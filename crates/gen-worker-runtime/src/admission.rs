@@ -17,8 +17,11 @@ use gen_worker_core::{
 use tokio::{sync::Notify, time::sleep_until};
 
 use self::book::Book;
-pub(crate) use self::book::{PermitId, Zombies};
-use crate::shutdown::{Phase, Shutdown};
+pub(crate) use self::book::{Held, Holder, PermitId, Zombies};
+use crate::{
+    shutdown::{Phase, Shutdown},
+    snapshot::Doing,
+};
 
 /// What admission enforces.
 #[derive(Debug, Clone)]
@@ -41,6 +44,9 @@ pub(crate) struct Applicant<'a> {
 
 /// What can be told to stop. Telling it again changes nothing.
 pub(crate) trait Stop: Send + Sync {
+    /// What it is doing.
+    fn doing(&self) -> Doing;
+
     /// Stops what holds this permit.
     fn stop(self: Arc<Self>, permit: PermitId, reason: CancelReason);
 }
@@ -148,7 +154,7 @@ impl Admission {
     }
 
     /// Why no run is admitted now.
-    fn closed(&self) -> Option<&'static str> {
+    pub(crate) fn closed(&self) -> Option<&'static str> {
         if self.0.shutdown.phase() >= Phase::Draining {
             return Some("Worker is draining; refusing new tasks");
         }
@@ -184,6 +190,16 @@ impl Admission {
     /// How many functions did not stop, if that is why the worker leaves.
     pub(crate) fn overrun_by(&self) -> Option<u32> {
         self.0.overrun.get().copied()
+    }
+
+    /// Everything that holds a permit.
+    pub(crate) fn list(&self) -> Vec<Holder> {
+        self.book().list()
+    }
+
+    /// How many permits are held.
+    pub(crate) fn held(&self) -> Held {
+        self.book().held()
     }
 
     /// The work that does not stop.

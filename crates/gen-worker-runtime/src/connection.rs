@@ -133,6 +133,7 @@ impl Connection {
     async fn hold(&mut self, address: &Address) -> Result<Then, ConnectionError> {
         let session = Session::new(&self.config, &self.link, address, self.ping_interval, &mut self.gap);
         let Course { ended, uptime, answered } = session.run().await;
+        self.link.meters.disconnected(ended.cause(uptime.is_some()));
         let stable = uptime.is_some_and(|uptime| uptime >= self.config.stable);
         if stable {
             self.backoff.reset();

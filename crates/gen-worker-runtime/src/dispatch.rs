@@ -139,6 +139,7 @@ impl Dispatcher {
             return warn!(%run_id, attempt, reason = failure.error_message(), "already running, and sent again otherwise");
         }
         warn!(%run_id, attempt, kind = failure.kind.as_str(), reason = failure.error_message(), "run refused");
+        self.jobs.meters().refused(failure.kind);
         let may_come_again = failure.kind == FailureKind::Retryable;
         let message = outbound::result(run_id, attempt, &Err(failure));
         self.jobs.outbox().refusal((run_id.clone(), attempt), message, may_come_again);

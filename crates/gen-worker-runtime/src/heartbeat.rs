@@ -14,7 +14,7 @@ use crate::{
     admission::Admission,
     config::RuntimeConfig,
     fitness::Unfit,
-    host::Host,
+    host::{Host, HostFacts},
     ports::Ports,
     prefetch::Prefetch,
     registry::Registry,
@@ -74,6 +74,29 @@ impl Reporter {
         self.gpu_runs.clone()
     }
 
+    /// The functions: how many are advertised, and which wait for their models.
+    pub(crate) fn functions(&self) -> (usize, Vec<String>) {
+        let capacity = self.capacity();
+        (capacity.ready.len(), capacity.loading)
+    }
+
+    /// Facts about the machine.
+    pub(crate) fn host(&self) -> Arc<HostFacts> {
+        self.host.facts()
+    }
+
+    /// The models on disk: what the source has there, and what only the manager knows of.
+    pub(crate) fn on_disk(&self) -> Vec<String> {
+        let mut models = self.ports.model_source.as_ref().map(|source| source.on_disk()).unwrap_or_default();
+        models.extend(self.ports.model_manager.as_ref().map(|manager| manager.on_disk()).unwrap_or_default());
+        models
+    }
+
+    /// The models in memory.
+    pub(crate) fn resident(&self) -> Vec<String> {
+        self.ports.model_manager.as_ref().map(|manager| manager.resident()).unwrap_or_default()
+    }
+
     /// Changes when a report is due before the next heartbeat: other functions are ready than were.
     pub(crate) fn news(&self) -> watch::Receiver<()> {
         self.prefetch.changes()
@@ -107,14 +130,6 @@ impl Reporter {
         Capacity { ready, loading, max_concurrency, function_concurrency }
     }
 
-    /// What the source has on disk, and what only the manager knows of.
-    fn disk_models(&self) -> Vec<String> {
-        let mut models = self.ports.model_source.as_ref().map(|source| source.on_disk()).unwrap_or_default();
-        let more = self.ports.model_manager.as_ref().map(|manager| manager.on_disk()).unwrap_or_default();
-        models.extend(more);
-        models
-    }
-
     fn resources(&self) -> v1::WorkerResources {
         let (config, host) = (&self.config, self.host.facts());
         let (gpu, models) = (&host.gpu, self.ports.model_manager.as_ref());
@@ -126,7 +141,7 @@ impl Reporter {
             gpu_count: gpu.count as i32,
             gpu_memory_bytes: gpu.memory_bytes as i64,
             available_functions: capacity.ready,
-            vram_models: models.map(|models| models.resident()).unwrap_or_default(),
+            vram_models: self.resident(),
             supports_model_loading: models.is_some(),
             deployment_id: config.deployment_id.as_ref().map(ToString::to_string).unwrap_or_default(),
             runpod_pod_id: config.runpod_pod_id.clone(),
@@ -143,7 +158,7 @@ impl Reporter {
             gpu_sm: gpu.compute_capability.clone(),
             tensorrt_version: String::new(),
             onnxruntime_version: models.and_then(|models| models.engine_version()).unwrap_or_default(),
-            disk_models: self.disk_models(),
+            disk_models: self.on_disk(),
             features: FEATURES.map(str::to_owned).to_vec(),
             loading_functions: capacity.loading,
         }

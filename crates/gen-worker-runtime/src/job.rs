@@ -24,19 +24,19 @@ use gen_worker_core::{
 use tokio::{runtime::Handle, sync::Semaphore};
 use tokio_util::task::TaskTracker;
 
-pub(crate) use self::inject::ModelTable;
 use self::{
     decode::Received,
     inject::Ready,
     ration::Ration,
     run::{Audience, Run},
-    timings::Stage,
 };
+pub(crate) use self::{inject::ModelTable, timings::Stage};
 use crate::{
     admission::{Admission, Applicant, Permit, Refusal},
     command::RunRequest,
     config::RuntimeConfig,
     fitness::Unfit,
+    meters::Meters,
     outbox::Outbox,
     ports::Ports,
     prefetch::Prefetch,
@@ -59,6 +59,7 @@ pub(crate) struct Workshop {
     pub gpu_runs: Arc<AtomicUsize>,
     pub users: Handle,
     pub tracker: TaskTracker,
+    pub meters: Arc<Meters>,
     /// Of runs that succeeded.
     pub lines: Ration,
 }
@@ -78,6 +79,10 @@ impl Jobs {
 
     pub(crate) fn outbox(&self) -> &Arc<Outbox> {
         &self.0.outbox
+    }
+
+    pub(crate) fn meters(&self) -> &Meters {
+        &self.0.meters
     }
 
     pub(crate) fn model_table(&self) -> &ModelTable {

@@ -29,6 +29,7 @@ mod heartbeat;
 mod host;
 mod job;
 mod journal;
+mod meters;
 mod model_control;
 mod outbox;
 mod ports;
@@ -36,6 +37,8 @@ mod prefetch;
 mod realtime;
 mod registry;
 mod shutdown;
+mod snapshot;
+mod vitals;
 mod wire;
 mod worker;
 
@@ -43,6 +46,7 @@ pub use crate::{
     config::{FakeGpu, RuntimeConfig},
     connection::{Address, AddressError, ClientTls, ConnectionError, RedirectTarget},
     journal::JournalError,
+    meters::METRICS,
     ports::Ports,
     registry::RegistryError,
     shutdown::{Phase, Shutdown},

@@ -67,6 +67,23 @@ pub(crate) struct Losses {
     pub results: u64,
 }
 
+/// What is held at one moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Census {
+    /// Results that are not delivered.
+    pub results: usize,
+    /// What they take, in bytes.
+    pub result_bytes: usize,
+    /// Those of them that the stream that is up was not told.
+    pub unwritten: usize,
+    /// How long the oldest result has been held; `None`: there is none.
+    pub oldest: Option<Duration>,
+    /// Events that wait.
+    pub events: usize,
+    /// What was lost since the start.
+    pub lost: Losses,
+}
+
 /// The queue, shared by jobs that fill it and the stream that empties it. Outlives every stream.
 ///
 /// Runs speak and end on the user runtime, and what they leave is taken in by whoever looks at the queue next, as a rule the
@@ -122,7 +139,7 @@ impl Outbox {
         info!(directory = %directory.display(), undelivered = undelivered.len(), "results are kept in a journal");
         let outbox = Arc::new(Self { journal: Some(journal), ..Self::new(limits) });
         for (key, message) in undelivered {
-            outbox.queue().results.push(key, message);
+            outbox.queue().results.push(key, message, Instant::now());
         }
         let released = Arc::downgrade(&outbox);
         let release = move |ids: &[u64]| {
@@ -160,9 +177,9 @@ impl Outbox {
                 return;
             }
             if !may_come_again {
-                return self.take(queue, key, message);
+                return self.take(queue, key, message, Instant::now());
             }
-            queue.results.push(key.clone(), message);
+            queue.results.push(key.clone(), message, Instant::now());
             queue.results.mark_refusal(&key);
             self.drop_from_journal(queue.shed());
         });
@@ -170,7 +187,7 @@ impl Outbox {
 
     /// Takes a run's result. Where there is a journal, it is sent once it is there.
     pub(crate) fn result(&self, key: Key, message: Message) {
-        self.change(|queue| self.take(queue, key, message));
+        self.change(|queue| self.take(queue, key, message, Instant::now()));
     }
 
     /// Takes the result of a run that has ended, and gives back the place that it held.
@@ -189,11 +206,11 @@ impl Outbox {
         self.change(|_| ());
     }
 
-    fn take(&self, queue: &mut Queue, key: Key, message: Message) {
+    fn take(&self, queue: &mut Queue, key: Key, message: Message, now: Instant) {
         match &self.journal {
-            None => queue.results.push(key, message),
+            None => queue.results.push(key, message, now),
             Some(journal) => {
-                let id = queue.results.hold_back(key.clone(), message.clone());
+                let id = queue.results.hold_back(key.clone(), message.clone(), now);
                 if !journal.keep(id, key, message) {
                     queue.results.release(id);
                 }
@@ -321,6 +338,11 @@ impl Outbox {
         self.queue().take_losses()
     }
 
+    /// What is held.
+    pub(crate) fn census(&self) -> Census {
+        self.queue().census(Instant::now())
+    }
+
     /// So much waits for the stream that nothing more should be read from it.
     pub(crate) fn is_congested(&self) -> bool {
         self.congested.load(Ordering::Relaxed)
@@ -383,9 +405,13 @@ impl Outbox {
     fn settle(&self, queue: &mut Queue) {
         std::mem::swap(&mut *self.arrivals(), &mut queue.arrived);
         queue.hear_arrived();
+        if queue.arrived.endings.is_empty() {
+            return;
+        }
+        let now = Instant::now();
         let mut endings = std::mem::take(&mut queue.arrived.endings);
         for Ending { key, message, permit } in endings.drain(..) {
-            self.take(queue, key, message);
+            self.take(queue, key, message, now);
             permit.settle();
         }
         queue.arrived.endings = endings;

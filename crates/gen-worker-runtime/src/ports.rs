@@ -6,8 +6,8 @@ use async_trait::async_trait;
 use gen_worker_core::{
     Asset, AssetRef, Classify, FailureKind, JobFailure, LocalFile, RunScope, Secret,
     ports::{
-        CredentialSource, FileStore, InputSource, ModelManager, ModelSource, OutputStore, OutputTarget,
-        SaveRequest, Watch,
+        CredentialSource, FileStore, InputSource, ModelManager, ModelSource, Observer, OutputStore,
+        OutputTarget, SaveRequest, Watch,
     },
 };
 
@@ -26,6 +26,8 @@ pub struct Ports {
     pub model_manager: Option<Arc<dyn ModelManager>>,
     /// The bearer token for the scheduler.
     pub credential: Arc<dyn CredentialSource>,
+    /// Watches the worker; `None`: nobody does.
+    pub observer: Option<Arc<dyn Observer>>,
 }
 
 impl Default for Ports {
@@ -39,6 +41,7 @@ impl Default for Ports {
             model_source: None,
             model_manager: None,
             credential: nothing,
+            observer: None,
         }
     }
 }

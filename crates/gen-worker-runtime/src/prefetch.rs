@@ -99,6 +99,11 @@ impl Prefetch {
         }
     }
 
+    /// The models that are being fetched ahead.
+    pub(crate) fn under_way(&self) -> Vec<String> {
+        self.state().queue.under_way().map(|model| model.known_as().to_owned()).collect()
+    }
+
     /// The functions some of whose models are on their way.
     pub(crate) fn loading(&self) -> Vec<String> {
         self.state().waiting.names()

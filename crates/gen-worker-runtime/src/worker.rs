@@ -2,7 +2,7 @@
 
 use std::{convert::Infallible, sync::Arc, time::Duration};
 
-use gen_worker_core::{CancelReason, Extensions, Function, ModelRef};
+use gen_worker_core::{CancelReason, Extensions, Function, ModelRef, ports::Observer};
 use tokio::{
     runtime::{Builder, Handle, Runtime},
     sync::Semaphore,
@@ -23,12 +23,15 @@ use crate::{
     host::Host,
     job::{Jobs, ModelTable, Workshop},
     journal::JournalError,
+    meters::Meters,
     model_control::ModelControl,
     outbox::Outbox,
     ports::Ports,
     prefetch::Prefetch,
     registry::{Registry, RegistryError},
     shutdown::{Phase, Shutdown},
+    snapshot::when_asked,
+    vitals::{Pulse, Watched, watch},
 };
 
 /// How long a worker that leaves may take to hand over what it still holds.
@@ -121,7 +124,8 @@ impl WorkerBuilder {
         self
     }
 
-    /// Leaves on SIGTERM and SIGINT: the first drains, a second cancels. Without this only [`Worker::shutdown`] ends it.
+    /// Leaves on SIGTERM and SIGINT: the first drains, a second cancels; SIGUSR1 writes a snapshot to the log. Without this only
+    /// [`Worker::shutdown`] ends it.
     pub fn stop_on_signals(mut self) -> Self {
         self.signals = Signals::Heed;
         self
@@ -210,10 +214,11 @@ impl Worker {
             users.handle().clone(),
             outbox.clone(),
         );
+        let watched = parts.watched.clone();
         let ended = control.block_on(async {
             tokio::select! {
                 ended = parts.run(&models, fetch_ahead) => ended,
-                never = heed(signals, &told) => match never {},
+                never = heed(signals, &told, &watched) => match never {},
             }
         });
         // Threads that ignore their cancel would be waited for otherwise; what they were doing has been reported.
@@ -226,9 +231,9 @@ impl Worker {
     }
 }
 
-async fn heed(signals: Signals, shutdown: &Shutdown) -> Infallible {
+async fn heed(signals: Signals, shutdown: &Shutdown, watched: &Watched) -> Infallible {
     if signals == Signals::Heed {
-        shutdown.heed_signals().await;
+        tokio::join!(shutdown.heed_signals(), when_asked(watched));
     }
     std::future::pending().await
 }
@@ -244,6 +249,8 @@ struct Parts {
     tracker: TaskTracker,
     shutdown: Shutdown,
     observing: CancellationToken,
+    observer: Option<Arc<dyn Observer>>,
+    watched: Arc<Watched>,
 }
 
 impl Parts {
@@ -261,6 +268,7 @@ impl Parts {
         }
         let (observing, tracker) = (CancellationToken::new(), TaskTracker::new());
         let host = Host::observe(config.fake_gpu.as_ref(), observing.clone());
+        let meters = Arc::new(Meters::new(&registry));
         let limits = Limits { max_input: config.max_input, max_concurrency: config.max_concurrency };
         let admission = Admission::new(limits, ports.credential.clone(), shutdown.clone());
         let places = host.facts().gpu.count.max(1) * config.gpu_concurrency.get();
@@ -292,7 +300,7 @@ impl Parts {
             users: users.clone(),
             tracker: tracker.clone(),
         };
-        let credential = ports.credential.clone();
+        let (credential, observer) = (ports.credential.clone(), ports.observer.clone());
         let keeper = Keeper::new(credential.clone());
         let jobs = Jobs::new(Workshop {
             config: config.clone(),
@@ -308,15 +316,29 @@ impl Parts {
             gpu_runs: reporter.gpu_runs(),
             users,
             tracker: tracker.clone(),
+            meters: meters.clone(),
             lines: Default::default(),
         });
-        let dispatcher = Arc::new(Dispatcher::new(jobs, models, prefetch, keeper.clone(), shutdown.clone()));
+        let dispatcher =
+            Arc::new(Dispatcher::new(jobs, models, prefetch.clone(), keeper.clone(), shutdown.clone()));
+        let reporter = Arc::new(reporter);
+        let watched = Watched {
+            prefetch,
+            shutdown: shutdown.clone(),
+            meters: meters.clone(),
+            reporter: reporter.clone(),
+            admission: admission.clone(),
+            outbox: outbox.clone(),
+            gpu_runs: reporter.gpu_runs(),
+            pulse: Pulse::default(),
+        };
         let link = Link {
             outbox: outbox.clone(),
-            reporter: Arc::new(reporter),
+            reporter,
             dispatcher: dispatcher.clone(),
             credential,
             shutdown: shutdown.clone(),
+            meters,
         };
         Self {
             connection: Connection::new(config.clone(), link),
@@ -328,24 +350,44 @@ impl Parts {
             tracker,
             shutdown,
             observing,
+            observer,
+            watched: Arc::new(watched),
         }
     }
 
     async fn run(self, models: &[(String, ModelRef)], fetch_ahead: bool) -> Result<(), WorkerFailure> {
-        let Self { config, connection, dispatcher, keeper, admission, outbox, tracker, shutdown, observing } =
-            self;
+        let Self {
+            config,
+            connection,
+            dispatcher,
+            keeper,
+            admission,
+            outbox,
+            tracker,
+            shutdown,
+            observing,
+            observer,
+            watched,
+        } = self;
         if !models.is_empty() {
             dispatcher.configure(ModelConfig::of(models), fetch_ahead);
         }
         let connection = connection.run();
         tokio::pin!(connection);
-        let ended = tokio::select! {
-            ended = &mut connection => ended,
-            never = keeper.keep() => match never {},
-            never = admission.enforce_deadlines() => match never {},
-            () = leave(&config, &admission, &tracker, &shutdown) => {
-                timeout(FLUSH, connection).await.unwrap_or(Ok(()))
+        let working = async {
+            tokio::select! {
+                ended = &mut connection => ended,
+                never = keeper.keep() => match never {},
+                never = admission.enforce_deadlines() => match never {},
+                () = leave(&config, &admission, &tracker, &shutdown) => {
+                    timeout(FLUSH, connection).await.unwrap_or(Ok(()))
+                }
             }
+        };
+        let ended = tokio::select! {
+            ended = working => ended,
+            // To the very end: a watchdog waits for a worker that leaves too.
+            never = watch(observer, watched) => match never {},
         };
         observing.cancel();
         ended?;

@@ -18,6 +18,7 @@ use crate::{
     config::UploadConfig,
     content::{self, Content},
     error::UploadError,
+    meters::To,
     mime::media_type,
     output_ref::OutputRef,
     source::{Piece, Progress},
@@ -123,7 +124,9 @@ impl FileStore for FileApi {
             let spooled = Spooled::of(&request.body, limit, &self.config.spool_dir).await?;
             Ok(self.store(scope, &request, &spooled.body, watch).await?)
         };
-        watch.unless_canceled(save).await
+        let save = watch.unless_canceled(save);
+        let size = |asset: &Asset| asset.size_bytes().unwrap_or(0);
+        self.transfers.meters().count(To::Files, save, size).await
     }
 }
 

@@ -24,6 +24,7 @@ mod content;
 mod error;
 mod fields;
 mod file_api;
+mod meters;
 mod mime;
 #[cfg(feature = "s3")]
 mod multipart;
@@ -43,5 +44,6 @@ mod transfer;
 mod unfinished;
 
 pub use crate::{
-    config::UploadConfig, error::UploadError, file_api::FileApi, target::OutputTargets, transfer::Transfers,
+    config::UploadConfig, error::UploadError, file_api::FileApi, meters::METRICS, target::OutputTargets,
+    transfer::Transfers,
 };

@@ -17,6 +17,7 @@ use crate::{
     config::UploadConfig,
     error::UploadError,
     fields::Fields,
+    meters::To,
     presigned::Presigned,
     signed_url::{self, SignedUrl},
     spool::{Body, Spooled},
@@ -47,6 +48,7 @@ pub(crate) trait Place: Send + Sync {
 /// A place, and how what goes there is made ready.
 struct Target {
     place: Box<dyn Place>,
+    transfers: Transfers,
     limit: ByteLimit,
     spool_dir: PathBuf,
 }
@@ -58,9 +60,12 @@ impl OutputTarget for Target {
     }
 
     async fn store(&self, output: &RawOutput, watch: &Watch) -> Result<StoredOutput, JobFailure> {
-        let spooled = Spooled::of(&output.body, self.limit, &self.spool_dir);
-        let spooled = watch.unless_canceled(spooled).await?;
-        self.place.put(&spooled.body, &output.content_type, watch).await
+        let put = async {
+            let spooled = Spooled::of(&output.body, self.limit, &self.spool_dir);
+            let spooled = watch.unless_canceled(spooled).await?;
+            self.place.put(&spooled.body, &output.content_type, watch).await
+        };
+        self.transfers.meters().count(To::Outputs, put, |stored| stored.size_bytes).await
     }
 }
 
@@ -107,7 +112,8 @@ impl OutputTargets {
 impl OutputStore for OutputTargets {
     fn target(&self, output_upload: Secret<String>) -> Result<Arc<dyn OutputTarget>, JobFailure> {
         let place = self.place(output_upload.expose())?;
-        Ok(Arc::new(Target { place, limit: self.limit, spool_dir: self.spool_dir.clone() }))
+        let (transfers, spool_dir) = (self.transfers.clone(), self.spool_dir.clone());
+        Ok(Arc::new(Target { place, transfers, limit: self.limit, spool_dir }))
     }
 
     #[cfg(feature = "s3")]

@@ -2,13 +2,13 @@
 
 use std::{error::Error, future::Future, sync::Arc};
 
-use gen_worker_core::ByteLimit;
+use gen_worker_core::{ByteLimit, metric::Readings, ports::Measured};
 use gen_worker_net::{HttpClient, HttpRequest, NetError};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 #[cfg(feature = "s3")]
 use crate::unfinished::Unfinished;
-use crate::{config::UploadConfig, reader::BUFFERED_BYTES};
+use crate::{config::UploadConfig, meters::Meters, reader::BUFFERED_BYTES};
 
 /// What one permit for buffers stands for: a semaphore counts less than bytes go up to.
 const UNIT_BYTES: u64 = 1 << 10;
@@ -22,6 +22,7 @@ pub struct Transfers {
     buffers: Arc<Semaphore>,
     #[cfg(feature = "s3")]
     unfinished: Arc<Unfinished>,
+    meters: Arc<Meters>,
 }
 
 /// By which connection a try goes.
@@ -61,11 +62,16 @@ impl Transfers {
             buffers: Arc::new(Semaphore::new(units(config.buffer))),
             #[cfg(feature = "s3")]
             unfinished: Arc::default(),
+            meters: Arc::default(),
         }
     }
 
     pub(crate) fn client(&self) -> &HttpClient {
         &self.client
+    }
+
+    pub(crate) fn meters(&self) -> &Meters {
+        &self.meters
     }
 
     /// What was begun at some store and is neither whole nor forgotten.
@@ -103,6 +109,12 @@ impl Transfers {
         let wanted = (BUFFERED_BYTES / UNIT_BYTES) as u32;
         let _buffers = self.buffers.clone().acquire_many_owned(wanted).await.expect(open);
         Place { _place, _buffers }
+    }
+}
+
+impl Measured for Transfers {
+    fn measure(&self, readings: &mut Readings) {
+        self.meters.measure(readings);
     }
 }
 

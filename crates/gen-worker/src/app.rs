@@ -1,6 +1,6 @@
 //! What a worker binary does: its verbs and its exit codes.
 
-use std::{error::Error, path::Path, process::ExitCode};
+use std::{error::Error, path::Path, process::ExitCode, time::Instant};
 
 use clap::{Parser, Subcommand};
 use gen_worker_core::{Function, config::ConfigErrors};
@@ -10,6 +10,7 @@ use crate::{
     assemble::{AssembleError, assemble},
     config::{Project, WorkerConfig, cozy_toml},
     cozy_toml::CozyToml,
+    isolation::{IsolationError, hide_credentials},
     logging, manifest,
     prefetch::ModelsVerb,
 };
@@ -19,6 +20,8 @@ use crate::{
 pub(crate) enum AppError {
     #[error("the settings have mistakes:\n{0}")]
     Config(#[from] ConfigErrors),
+    #[error(transparent)]
+    Isolation(#[from] IsolationError),
     #[error(transparent)]
     Assemble(#[from] AssembleError),
     #[error(transparent)]
@@ -52,7 +55,7 @@ impl AppError {
             Self::Worker(WorkerFailure::Connection(ConnectionError::Denied { .. })) => 6,
             Self::Worker(WorkerFailure::Zombies { .. }) => 7,
             Self::Worker(WorkerFailure::Unsaid { .. }) => 8,
-            Self::Assemble(_) | Self::Worker(_) => 1,
+            Self::Isolation(_) | Self::Assemble(_) | Self::Worker(_) => 1,
             #[cfg(feature = "dev")]
             Self::Here(_) => 1,
             #[cfg(feature = "dev")]
@@ -112,7 +115,7 @@ pub(crate) fn main(functions: Vec<Function>) -> ExitCode {
 }
 
 fn serve(functions: Vec<Function>) -> Result<(), AppError> {
-    let project = Project::read(Path::new("."))?;
+    let project = project()?;
     logging::start(&project.env, "info");
     Ok(worker(functions, project)?.run()?)
 }
@@ -132,6 +135,13 @@ fn list(functions: &[Function], json: bool) -> Result<(), AppError> {
     Ok(())
 }
 
+/// What the worker is told, with its credentials out of the environment: user code runs in this process.
+pub(crate) fn project() -> Result<Project, AppError> {
+    let mut project = Project::read(Path::new("."))?;
+    hide_credentials(&mut project.env)?;
+    Ok(project)
+}
+
 /// A worker with these settings and models that leaves on SIGTERM.
 pub(crate) fn worker(functions: Vec<Function>, project: Project) -> Result<Worker, AppError> {
     let (builder, ports) = builder(functions, project)?;
@@ -143,11 +153,31 @@ pub(crate) fn builder(
     functions: Vec<Function>,
     project: Project,
 ) -> Result<(WorkerBuilder, Ports), AppError> {
+    let mut phases = Phases::begin();
     let config = WorkerConfig::from_env(&project.env)?;
+    config.process.apply()?;
+    let settings_ms = phases.next();
     let ports = assemble(&config, &functions)?;
+    let assemble_ms = phases.next();
     let names: Vec<&str> = functions.iter().map(|function| function.spec().name.as_str()).collect();
-    tracing::info!(worker_id = %config.runtime.worker_id, functions = names.join(","), "starting");
+    let worker_id = &config.runtime.worker_id;
+    tracing::info!(%worker_id, functions = names.join(","), settings_ms, assemble_ms, "starting");
     Ok((Worker::builder(config.runtime).functions(functions).models(project.models), ports))
+}
+
+/// Where the time of the start went.
+struct Phases(Instant);
+
+impl Phases {
+    fn begin() -> Self {
+        Self(Instant::now())
+    }
+
+    /// How long the phase took that ends here, in milliseconds.
+    fn next(&mut self) -> u64 {
+        let since = std::mem::replace(&mut self.0, Instant::now());
+        (self.0 - since).as_millis() as u64
+    }
 }
 
 /// The error and its causes in one line each, for a person.

@@ -3,12 +3,13 @@
 use std::{io::IsTerminal, sync::Arc};
 
 use gen_worker_auth::AuthError;
-use gen_worker_core::ports::ModelManager;
+use gen_worker_core::ports::{ModelManager, Observer};
 use gen_worker_hub::Hub;
 #[cfg(feature = "ort")]
 use gen_worker_models_ort::{ModelError, OrtModels};
 use gen_worker_net::{HttpClient, NetError};
 use gen_worker_runtime::Ports;
+use gen_worker_status::{Status, StatusError};
 use gen_worker_upload::{FileApi, OutputTargets, Transfers};
 
 use crate::{
@@ -38,6 +39,9 @@ pub enum AssembleError {
         /// The Rust paths of those that there are, or how to register one.
         known: String,
     },
+    /// Health and metrics cannot be served.
+    #[error(transparent)]
+    Status(#[from] StatusError),
     /// The operating system gave no threads.
     #[error("cannot start a thread")]
     Threads(#[from] std::io::Error),
@@ -56,6 +60,7 @@ pub fn assemble(config: &WorkerConfig, functions: &[Function]) -> Result<Ports, 
     let hub = gen_worker_hub::HubConfig { show_bars: std::io::stderr().is_terminal(), ..config.hub.clone() };
     let hub = Arc::new(Hub::new(hub, client.clone()));
     let transfers = Transfers::new(&config.upload, client);
+    let status = Status::open(&config.status, vec![hub.clone(), Arc::new(transfers.clone())])?;
     Ok(Ports {
         files: Arc::new(FileApi::new(config.upload.clone(), transfers.clone())),
         inputs: hub.clone(),
@@ -66,6 +71,7 @@ pub fn assemble(config: &WorkerConfig, functions: &[Function]) -> Result<Ports, 
             None => model_manager(config, functions)?,
         },
         credential: Arc::new(credential),
+        observer: status.map(|status| Arc::new(status) as Arc<dyn Observer>),
     })
 }
 

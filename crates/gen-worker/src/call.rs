@@ -110,6 +110,11 @@ pub struct Signature {
 }
 
 impl CallArguments {
+    /// Whether the payload comes from standard input.
+    pub(crate) fn reads_stdin(&self) -> bool {
+        self.payload.as_deref() == Some("-")
+    }
+
     /// The call that they mean; nothing has been started. Without a signature only `--payload` is taken.
     ///
     /// # Errors

@@ -12,9 +12,14 @@ use gen_worker_hub::HubConfig;
 use gen_worker_models_ort::OrtConfig;
 use gen_worker_net::NetConfig;
 use gen_worker_runtime::RuntimeConfig;
+use gen_worker_status::StatusConfig;
 use gen_worker_upload::UploadConfig;
 
-use crate::cozy_toml::{CozyMistake, CozyPlace, CozyToml};
+use crate::{
+    cozy_toml::{CozyMistake, CozyPlace, CozyToml},
+    isolation::ProcessConfig,
+    logging::LogConfig,
+};
 
 const MODEL_MANAGER: Var = Var::new(
     "MODEL_MANAGER_CLASS",
@@ -37,6 +42,12 @@ pub struct WorkerConfig {
     pub hub: HubConfig,
     /// Outputs.
     pub upload: UploadConfig,
+    /// What is set up for the whole process.
+    pub process: ProcessConfig,
+    /// How it logs.
+    pub log: LogConfig,
+    /// Where it is seen.
+    pub status: StatusConfig,
     /// The Rust path of the model manager; `None`: ONNX Runtime's.
     pub model_manager: Option<String>,
     /// ONNX Runtime.
@@ -57,6 +68,9 @@ impl WorkerConfig {
             auth: AuthConfig::from_env(env, &mut errors),
             hub: HubConfig::from_env(env, &mut errors),
             upload: UploadConfig::from_env(env, &mut errors),
+            process: ProcessConfig::from_env(env, &mut errors),
+            log: LogConfig::from_env(env, &mut errors),
+            status: StatusConfig::from_env(env, &mut errors),
             model_manager: Reader::new(env, &mut errors).text(&MODEL_MANAGER),
             #[cfg(feature = "ort")]
             ort: OrtConfig::from_env(env, &mut errors),
@@ -72,6 +86,9 @@ impl WorkerConfig {
             ("Models and input files", HubConfig::VARS),
             ("Outputs", UploadConfig::VARS),
             ("HTTP", NetConfig::VARS),
+            ("Health and metrics", StatusConfig::VARS),
+            ("Logs", LogConfig::VARS),
+            ("The process", ProcessConfig::VARS),
             #[cfg(feature = "dev")]
             ("The orchestrator of `dev`", gen_worker_orchestrator::OrchestratorConfig::VARS),
             ("Models in memory", &[MODEL_MANAGER]),

@@ -1,20 +1,17 @@
 //! `dev`: an orchestrator and this worker in one process, until they are told to leave.
 
-use std::path::Path;
-
 use gen_worker_core::{Function, config::ConfigErrors};
 use gen_worker_orchestrator::OrchestratorConfig;
 use url::Url;
 
 use crate::{
-    app::{AppError, worker},
-    config::Project,
+    app::{AppError, project, worker},
     here::{Folders, Here},
     logging,
 };
 
 pub(crate) fn run(functions: Vec<Function>, folders: &Folders) -> Result<(), AppError> {
-    let project = Project::read(Path::new("."))?;
+    let project = project()?;
     logging::start(&project.env, "info");
     let mut errors = ConfigErrors::default();
     let config = OrchestratorConfig::from_env(&project.env, &mut errors);

@@ -44,8 +44,11 @@ mod dev;
 mod doctests;
 #[cfg(feature = "dev")]
 mod here;
+mod isolation;
 mod logging;
 mod manifest;
+#[cfg(test)]
+mod metrics;
 mod nearest;
 mod prefetch;
 #[cfg(feature = "dev")]
@@ -71,6 +74,8 @@ pub use gen_worker_testkit as testing;
 pub use crate::{
     assemble::{AssembleError, assemble},
     config::{WorkerConfig, environment},
+    isolation::ProcessConfig,
+    logging::{LogConfig, LogFormat},
 };
 
 /// Registers a model manager of one's own, a type that is `ModelManager + Default`. The setting `MODEL_MANAGER_CLASS`, with the

@@ -1,22 +1,74 @@
-//! Log lines on stderr: for people on a terminal, JSON elsewhere.
+//! Log lines on stderr: for people, or JSON.
 
 use std::{backtrace::Backtrace, io::IsTerminal};
 
-use gen_worker_core::config::Env;
+use gen_worker_core::config::{ConfigErrors, Env, Reader, Var};
 use tracing_subscriber::{EnvFilter, fmt};
 
 /// Most of a panic's backtrace that is logged, in bytes.
 const MAX_BACKTRACE: usize = 4096;
+
+const FORMAT: Var = Var::new(
+    "WORKER_LOG_FORMAT",
+    "`text` or `json`",
+    "",
+    "The form of log lines: `text` for people, `json` for one object a line. Unset: text on a terminal, JSON elsewhere.",
+);
+
+/// How the worker logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct LogConfig {
+    /// The form of a line; `None`: what stderr is decides.
+    pub format: Option<LogFormat>,
+}
+
+/// The form of log lines.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// One object a line.
+    Json,
+}
+
+impl LogConfig {
+    /// The variables read.
+    pub const VARS: &[Var] = &[FORMAT];
+
+    /// Reads the settings and keeps every mistake.
+    pub fn from_env(env: &Env, errors: &mut ConfigErrors) -> Self {
+        let text = Reader::new(env, errors).text(&FORMAT);
+        let format = match text.as_deref() {
+            None => None,
+            Some("text") => Some(LogFormat::Text),
+            Some("json") => Some(LogFormat::Json),
+            Some(other) => {
+                errors.push(format!("{} is `{other}`: expected `text` or `json`", FORMAT.name));
+                None
+            }
+        };
+        Self { format }
+    }
+
+    fn format(self) -> LogFormat {
+        let of_stderr = || if std::io::stderr().is_terminal() { LogFormat::Text } else { LogFormat::Json };
+        self.format.unwrap_or_else(of_stderr)
+    }
+}
 
 /// Starts logging at the levels that `RUST_LOG` says, else `default`. Does nothing if somebody else has started it.
 pub(crate) fn start(env: &Env, default: &str) {
     let directives = env.get("RUST_LOG").unwrap_or(default);
     let filter = EnvFilter::try_new(directives).unwrap_or_else(|_| EnvFilter::new(default));
     let lines = fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    let terminal = std::io::stderr().is_terminal();
     // An application that embeds a worker may have a subscriber of its own.
     log_panics();
-    let _ = if terminal { lines.try_init() } else { lines.json().flatten_event(true).try_init() };
+    // A mistake in it is listed with all others.
+    let _ = match LogConfig::from_env(env, &mut ConfigErrors::default()).format() {
+        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).try_init(),
+        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+    };
 }
 
 /// A panic becomes one line with where it happened and the frames that led there, within the span of its run.

@@ -17,7 +17,7 @@ use gen_worker_orchestrator::{OrchestratorClient, OrchestratorConfig, RunSubmiss
 use gen_worker_runtime::Worker;
 
 use crate::{
-    app::{AppError, builder},
+    app::{AppError, builder, project},
     call::{CallArguments, CallError, Signature},
     config::Project,
     here::{Folders, Here},
@@ -34,8 +34,9 @@ pub(crate) struct RunArguments {
 }
 
 pub(crate) fn run(functions: Vec<Function>, arguments: RunArguments) -> Result<(), AppError> {
-    let project = Project::read(Path::new("."))?;
     let RunArguments { call, folders } = arguments;
+    // What is on standard input would not outlive the process that hides its credentials.
+    let project = if call.reads_stdin() { Project::read(Path::new("."))? } else { project()? };
     let signature = signature(&functions, &call.function)?;
     let call = call.read(Some(signature))?;
     logging::start(&project.env, "warn");

@@ -18,10 +18,10 @@ const FIXTURE: &str = concat!(
     env!("CARGO_MANIFEST_DIR"),
     "/../crates/gen-worker-models-ort/tests/fixtures/double_plus_one.onnx"
 );
-const MODEL: &str = "acme/double.onnx";
+pub(super) const MODEL: &str = "acme/double.onnx";
 const PATH: &str = "/acme/double.onnx";
 
-fn onnx() -> Vec<u8> {
+pub(super) fn onnx() -> Vec<u8> {
     fs::read(FIXTURE).expect("the fixture is there")
 }
 
@@ -31,7 +31,9 @@ fn file_ref() -> String {
 }
 
 /// A hub that has the one model, and a worker that takes its models there.
-async fn hub_and_worker(settings: &[(&str, &str)]) -> (FakeHub, FakeScheduler, WorkerProcess, WorkerStream) {
+pub(super) async fn hub_and_worker(
+    settings: &[(&str, &str)],
+) -> (FakeHub, FakeScheduler, WorkerProcess, WorkerStream) {
     let hub = FakeHub::start().await;
     hub.put(PATH, onnx());
     let url = hub.url();
@@ -40,7 +42,7 @@ async fn hub_and_worker(settings: &[(&str, &str)]) -> (FakeHub, FakeScheduler, W
     (hub, scheduler, process, stream)
 }
 
-async fn infer(stream: &mut WorkerStream, model_ref: &str) -> TaskExecutionResult {
+pub(super) async fn infer(stream: &mut WorkerStream, model_ref: &str) -> TaskExecutionResult {
     stream.run("r", "infer", json!({"model_ref": model_ref, "values": [1.0, -3.5]})).await;
     let result = stream.next_result().await;
     // Else it would come again on the next stream.

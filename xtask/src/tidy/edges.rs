@@ -8,7 +8,7 @@ const NET: &str = "gen-worker-net";
 const PROTO: &str = "gen-worker-proto";
 
 /// Each crate under crates/ with the crates of the workspace that it may depend on, tests aside.
-const EDGES: [(&str, &[&str]); 14] = [
+const EDGES: [(&str, &[&str]); 15] = [
     (CORE, &[]),
     (PROTO, &[]),
     ("gen-worker-macros", &[]),
@@ -18,6 +18,7 @@ const EDGES: [(&str, &[&str]); 14] = [
     ("gen-worker-hub", &[CORE, NET]),
     ("gen-worker-upload", &[CORE, NET]),
     ("gen-worker-models-ort", &[CORE]),
+    ("gen-worker-status", &[CORE]),
     ("gen-worker-runtime", &[CORE, PROTO]),
     (
         "gen-worker",
@@ -31,6 +32,7 @@ const EDGES: [(&str, &[&str]); 14] = [
             "gen-worker-upload",
             "gen-worker-models-ort",
             "gen-worker-runtime",
+            "gen-worker-status",
             "gen-worker-orchestrator",
             "gen-worker-testkit",
         ],

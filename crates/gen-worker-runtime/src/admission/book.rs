@@ -11,6 +11,7 @@ use std::{
 use gen_worker_core::{FailureKind, FunctionName, FunctionSpec, JobFailure, RunId};
 
 use super::{Applicant, Limits, Refusal, Stop, busy, input_too_large};
+use crate::snapshot::Doing;
 
 /// How long a cancel for an unknown run is remembered, so that a dispatch that it overtook ends `canceled`.
 pub(super) const TOMBSTONE: Duration = Duration::from_secs(60);
@@ -41,6 +42,29 @@ struct Active {
 pub(crate) struct Zombies {
     pub all: u32,
     pub by_function: HashMap<FunctionName, u32>,
+}
+
+/// What holds a permit.
+pub(crate) struct Holder {
+    pub run_id: RunId,
+    pub attempt: i64,
+    pub function: FunctionName,
+    pub doing: Doing,
+    /// It was reported, and does not stop.
+    pub zombie: bool,
+    /// It was reported, and what it started goes on.
+    pub answered: bool,
+}
+
+/// How many hold a permit.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Held {
+    /// Runs and sessions that were not answered.
+    pub in_flight: usize,
+    /// Permits, those of runs that were answered and go on included.
+    pub permits: usize,
+    /// Of these, those of work that does not stop.
+    pub zombies: usize,
 }
 
 /// How many places are taken, in the worker and in one function.
@@ -183,6 +207,23 @@ impl Book {
     pub(super) fn abandon(&mut self, permit: PermitId) -> Option<u32> {
         self.active.get_mut(&permit)?.zombie = true;
         Some(self.zombies().all)
+    }
+
+    pub(super) fn list(&self) -> Vec<Holder> {
+        let holder = |(permit, active): (&PermitId, &Active)| Holder {
+            run_id: active.run_id.clone(),
+            attempt: active.attempt,
+            function: active.function.clone(),
+            doing: active.run.doing(),
+            zombie: active.zombie,
+            answered: self.by_run.get(&active.run_id) != Some(permit),
+        };
+        self.active.iter().map(holder).collect()
+    }
+
+    pub(super) fn held(&self) -> Held {
+        let zombies = self.active.values().filter(|active| active.zombie).count();
+        Held { in_flight: self.by_run.len(), permits: self.active.len(), zombies }
     }
 
     pub(super) fn zombies(&self) -> Zombies {

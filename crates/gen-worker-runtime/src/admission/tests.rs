@@ -36,6 +36,10 @@ fn desk(max_concurrency: u32, functions: Vec<Function>) -> Desk {
 struct Canceled(OnceLock<CancelReason>);
 
 impl Stop for Canceled {
+    fn doing(&self) -> Doing {
+        Doing { age: std::time::Duration::ZERO, stage: None }
+    }
+
     fn stop(self: Arc<Self>, _permit: PermitId, reason: CancelReason) {
         self.0.get_or_init(|| reason);
     }

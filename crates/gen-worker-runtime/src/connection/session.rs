@@ -25,6 +25,7 @@ use crate::{
     config::RuntimeConfig,
     dispatch::Dispatcher,
     heartbeat::Reporter,
+    meters::Meters,
     outbox::{Losses, Outbox, Speech},
     shutdown::{Phase, Shutdown},
     wire::{
@@ -51,6 +52,7 @@ pub(crate) struct Link {
     pub dispatcher: Arc<Dispatcher>,
     pub credential: Arc<dyn CredentialSource>,
     pub shutdown: Shutdown,
+    pub meters: Arc<Meters>,
 }
 
 type Answer = Result<Response<Heard>, Status>;
@@ -208,7 +210,8 @@ impl<'a> Session<'a> {
             let is_congested = outbox.is_congested();
             tokio::select! {
                 biased;
-                _ = heartbeat.tick() => {
+                due = heartbeat.tick() => {
+                    self.link.meters.heartbeat(due.elapsed());
                     outbox.heartbeat(self.link.reporter.registration(true));
                     self.keep_books();
                 }
@@ -251,6 +254,7 @@ impl<'a> Session<'a> {
 
     fn connected(&mut self) {
         if !std::mem::replace(&mut self.connected, true) {
+            self.link.meters.connected();
             self.gap.connected(self.address);
         }
     }

@@ -2,6 +2,8 @@
 
 use tonic::{Code, Status};
 
+use crate::meters::Cause;
+
 /// How a session ended.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) enum Ended {
@@ -24,6 +26,23 @@ pub(super) enum Ended {
     Unimplemented { message: String },
     /// The scheduler will never take this worker: the process ends.
     Refused { message: String },
+}
+
+impl Ended {
+    /// As what it is counted, if it makes another dial due.
+    pub(super) fn cause(&self, was_connected: bool) -> Option<Cause> {
+        match self {
+            Self::Left | Self::Refused { .. } => None,
+            Self::Lost { .. } if was_connected => Some(Cause::Lost),
+            Self::Lost { .. } => Some(Cause::Unreachable),
+            Self::Unauthenticated { .. } => Some(Cause::Unauthenticated),
+            Self::Denied { .. } => Some(Cause::Denied),
+            Self::Superseded { .. } => Some(Cause::Superseded),
+            Self::Redirected { .. } => Some(Cause::Redirected),
+            Self::TooManyPings { .. } => Some(Cause::TooManyPings),
+            Self::Unimplemented { .. } => Some(Cause::Unimplemented),
+        }
+    }
 }
 
 /// The table. Everything that is not in it is a lost connection.

@@ -22,6 +22,8 @@ use tracing::{Instrument, Span, debug, error, info, info_span, warn};
 use super::{Workshop, invoke::panicked, timings::Timings};
 use crate::{
     admission::{Permit, PermitId, Stop},
+    meters::Outcome,
+    snapshot::Doing,
     wire::outbound,
 };
 
@@ -171,14 +173,20 @@ impl Run {
     fn tell(&self, ended: Option<Ended>, place: Place) {
         let told = self.cancellation.reason();
         match &self.audience {
-            Audience::Scheduler => match outcome(told, ended) {
-                Some(outcome) => self.report(&outcome, place),
-                None => {
-                    info!("superseded by a newer attempt: not reported");
-                    self.vacate(place);
+            Audience::Scheduler => {
+                let outcome = outcome(told, ended);
+                self.count(counted(outcome.as_ref()));
+                match outcome {
+                    Some(outcome) => self.report(&outcome, place),
+                    None => {
+                        info!("superseded by a newer attempt: not reported");
+                        self.vacate(place);
+                    }
                 }
-            },
+            }
             Audience::Session(say) => {
+                let went_on = Outcome::Failed(FailureKind::Canceled);
+                self.count(ended.as_ref().map_or(went_on, |ended| counted(Some(ended))));
                 if let Some(Err(failure)) = &ended {
                     warn!(kind = failure.kind.as_str(), error = failure.chain(), "failed");
                 }
@@ -188,6 +196,11 @@ impl Run {
                 let _ = say.map(|say| say.send(close_reason(told, ended)));
             }
         }
+    }
+
+    fn count(&self, outcome: Outcome) {
+        let (function, timings) = (&self.facts.function, &self.timings);
+        self.shop.meters.ended(function, outcome, timings.total(), timings.reached());
     }
 
     /// Says everything about the run, its result last.
@@ -243,6 +256,10 @@ impl Run {
 }
 
 impl Stop for Run {
+    fn doing(&self) -> Doing {
+        Doing { age: self.timings.total(), stage: self.timings.current() }
+    }
+
     /// Called on the control runtime.
     fn stop(self: Arc<Self>, permit: PermitId, reason: CancelReason) {
         if self.cancellation.cancel(reason) {
@@ -274,6 +291,15 @@ fn outcome(
         (Some(CancelReason::Drain), _) => failed(FailureKind::Retryable, "worker is shutting down"),
         (Some(CancelReason::Deadline), _) => failed(FailureKind::Timeout, "deadline exceeded"),
         (Some(_), _) => failed(FailureKind::Canceled, "canceled"),
+    }
+}
+
+/// As what a run is counted that is reported so; `None`: not at all.
+fn counted(reported: Option<&Ended>) -> Outcome {
+    match reported {
+        Some(Ok(_)) => Outcome::Success,
+        Some(Err(failure)) => Outcome::Failed(failure.kind),
+        None => Outcome::Superseded,
     }
 }
 

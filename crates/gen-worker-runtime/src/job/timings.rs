@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    sync::atomic::{AtomicU64, Ordering},
+    sync::atomic::{AtomicU8, AtomicU64, Ordering},
     time::{Duration, Instant},
 };
 
@@ -13,7 +13,7 @@ use serde_json::Map;
 const WORTH_TELLING: Duration = Duration::from_millis(10);
 
 /// What a run spends its time on, in order.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
     /// Fetching the files that the payload names.
     Inputs,
@@ -32,10 +32,10 @@ pub(crate) enum Stage {
 }
 
 impl Stage {
-    const ALL: [Self; 7] =
+    pub(crate) const ALL: [Self; 7] =
         [Self::Inputs, Self::Model, Self::Load, Self::GpuWait, Self::Run, Self::Store, Self::Attached];
 
-    const fn name(self) -> &'static str {
+    pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Inputs => "inputs",
             Self::Model => "model",
@@ -53,17 +53,21 @@ pub(crate) struct Timings {
     started: Instant,
     /// Microseconds and one, by stage; zero: it was not reached.
     stages: [AtomicU64; Stage::ALL.len()],
+    /// The stage it is in, and one; zero: it is in none.
+    current: AtomicU8,
 }
 
 impl Timings {
     pub(crate) fn start() -> Self {
-        Self { started: Instant::now(), stages: Default::default() }
+        Self { started: Instant::now(), stages: Default::default(), current: AtomicU8::new(0) }
     }
 
     /// Measures one stage; times of the same stage add up.
     pub(crate) async fn stage<F: Future>(&self, stage: Stage, work: F) -> F::Output {
+        self.current.store(stage as u8 + 1, Ordering::Relaxed);
         let since = Instant::now();
         let result = work.await;
+        self.current.store(0, Ordering::Relaxed);
         let micros = since.elapsed().as_micros() as u64;
         let slot = &self.stages[stage as usize];
         let before = slot.load(Ordering::Relaxed).max(1);
@@ -88,7 +92,14 @@ impl Timings {
         Some(Event::custom("job.timings", payload))
     }
 
-    fn reached(&self) -> impl Iterator<Item = (Stage, Duration)> {
+    /// The stage that the run is in; `None`: it is between two.
+    pub(crate) fn current(&self) -> Option<Stage> {
+        let number = usize::from(self.current.load(Ordering::Relaxed));
+        Stage::ALL.get(number.checked_sub(1)?).copied()
+    }
+
+    /// The stages that were reached, and how long they took.
+    pub(crate) fn reached(&self) -> impl Iterator<Item = (Stage, Duration)> {
         Stage::ALL.into_iter().filter_map(|stage| {
             let micros = self.stages[stage as usize].load(Ordering::Relaxed).checked_sub(1)?;
             Some((stage, Duration::from_micros(micros)))
@@ -113,7 +124,8 @@ mod tests {
     #[tokio::test]
     async fn times_of_one_stage_add_up_and_short_runs_say_nothing() {
         let mut timings = Timings::start();
-        timings.stage(Stage::Run, std::future::ready(())).await;
+        timings.stage(Stage::Run, async { assert_eq!(timings.current(), Some(Stage::Run)) }).await;
+        assert_eq!(timings.current(), None);
         timings.stages[Stage::Run as usize] = AtomicU64::new(3001);
         timings.stage(Stage::Run, std::future::ready(())).await;
         assert_eq!(timings.to_string(), "run=3");

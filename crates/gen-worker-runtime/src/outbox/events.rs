@@ -122,6 +122,11 @@ impl Events {
         self.len() < self.capacity || !self.droppable.0.is_empty() || !self.closing.0.is_empty()
     }
 
+    /// How many were dropped since [`take_dropped`](Self::take_dropped).
+    pub(super) fn dropped(&self) -> u64 {
+        self.dropped
+    }
+
     /// How many were dropped since the last call.
     pub(super) fn take_dropped(&mut self) -> u64 {
         std::mem::take(&mut self.dropped)

@@ -4,7 +4,7 @@ use std::{collections::VecDeque, task::Poll, time::Instant};
 
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Key, Losses, arrivals::Arrivals, events::Events, outbound, results::Results};
+use super::{Census, Key, Losses, arrivals::Arrivals, events::Events, outbound, results::Results};
 use crate::wire::Message;
 
 /// Everything there is to say, by kind.
@@ -27,6 +27,8 @@ pub(super) struct Queue {
     stream: u64,
     max_bytes: usize,
     shed: u64,
+    /// What was lost before `take_losses` was last called.
+    lost: Losses,
     /// What has just arrived; empty but while it is taken in.
     pub arrived: Arrivals,
 }
@@ -47,6 +49,7 @@ impl Queue {
             stream: 0,
             max_bytes,
             shed: 0,
+            lost: Losses::default(),
             arrived: Arrivals::new(event_capacity),
         }
     }
@@ -171,6 +174,21 @@ impl Queue {
     }
 
     pub(super) fn take_losses(&mut self) -> Losses {
-        Losses { events: self.events.take_dropped(), results: std::mem::take(&mut self.shed) }
+        let losses = Losses { events: self.events.take_dropped(), results: std::mem::take(&mut self.shed) };
+        self.lost.events += losses.events;
+        self.lost.results += losses.results;
+        losses
+    }
+
+    pub(super) fn census(&self, now: Instant) -> Census {
+        let Losses { events, results } = self.lost;
+        Census {
+            results: self.results.all().count,
+            result_bytes: self.results.all().bytes,
+            unwritten: self.results.unwritten().count + self.results.held_back().count,
+            oldest: self.results.oldest().map(|since| now.saturating_duration_since(since)),
+            events: self.events.len(),
+            lost: Losses { events: events + self.events.dropped(), results: results + self.shed },
+        }
     }
 }

@@ -15,6 +15,8 @@ const KEPT_BYTES: usize = 512;
 struct Held {
     key: Key,
     message: Message,
+    /// When it was taken.
+    since: Instant,
     cost: usize,
     state: State,
     /// It is the refusal of a run that may be sent again.
@@ -71,13 +73,13 @@ pub(super) struct Results {
 
 impl Results {
     /// Takes a result, in place of an undelivered one of the same attempt.
-    pub(super) fn push(&mut self, key: Key, message: Message) {
-        let number = self.hold_back(key, message);
+    pub(super) fn push(&mut self, key: Key, message: Message, now: Instant) {
+        let number = self.hold_back(key, message, now);
         self.release(number);
     }
 
     /// Takes a result that may not be sent before it is released.
-    pub(super) fn hold_back(&mut self, key: Key, message: Message) -> u64 {
+    pub(super) fn hold_back(&mut self, key: Key, message: Message, now: Instant) -> u64 {
         let number = self.next;
         self.next += 1;
         let cost = message.len() + KEPT_BYTES;
@@ -86,7 +88,15 @@ impl Results {
         }
         self.held.insert(
             number,
-            Held { key, message, cost, state: State::HeldBack, is_refusal: false, was_written: false },
+            Held {
+                key,
+                message,
+                since: now,
+                cost,
+                state: State::HeldBack,
+                is_refusal: false,
+                was_written: false,
+            },
         );
         self.all.add(cost);
         self.held_back.add(cost);
@@ -201,6 +211,11 @@ impl Results {
     /// Whether any stream was told this result.
     pub(super) fn was_written(&self, key: &Key) -> bool {
         self.get(key).is_some_and(|held| held.was_written)
+    }
+
+    /// When the oldest that is held was taken.
+    pub(super) fn oldest(&self) -> Option<Instant> {
+        self.held.values().next().map(|held| held.since)
     }
 
     pub(super) fn all(&self) -> Amount {

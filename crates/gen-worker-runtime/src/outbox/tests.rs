@@ -11,6 +11,7 @@ use crate::{
     admission::{self, Admission, Applicant, PermitId, Stop},
     ports::Ports,
     shutdown::Shutdown,
+    snapshot::Doing,
     wire::v1::worker_scheduler_message::Msg,
 };
 
@@ -87,7 +88,7 @@ fn a_result_follows_its_own_events_and_overtakes_those_of_others() {
     for event in [progress("loud"), delta("a", 1), progress("loud"), delta("a", 2)] {
         queue.events.push(event).unwrap();
     }
-    queue.results.push(key("a"), result("a"));
+    queue.results.push(key("a"), result("a"), Instant::now());
     assert_eq!(drain(&mut queue, stream), ["+a", "+a", "=a", "+loud", "+loud"]);
 }
 
@@ -107,7 +108,7 @@ fn every_buffer_is_bounded() {
     let (mut queue, stream) = queue(10);
     let per_result = 700;
     for run in 0..PLENTY / per_result * 2 {
-        queue.results.push(key(&run.to_string()), result(&run.to_string()));
+        queue.results.push(key(&run.to_string()), result(&run.to_string()), Instant::now());
         drain(&mut queue, stream);
         queue.shed();
     }
@@ -140,7 +141,7 @@ fn a_scheduler_that_acknowledges_loses_nothing_and_is_given_no_more() {
     let (mut queue, stream) = queue(10);
     queue.results.await_acknowledgements();
     for run in ["a", "b"] {
-        queue.results.push(key(run), large_result(run));
+        queue.results.push(key(run), large_result(run), Instant::now());
     }
     assert_eq!(drain(&mut queue, stream), ["=a", "=b"]);
     assert!(queue.shed().is_empty());
@@ -169,8 +170,8 @@ fn nothing_more_is_read_from_a_scheduler_that_reads_no_more() {
 #[test]
 fn results_are_delivered_once_or_fenced() {
     let (mut queue, stream) = queue(1);
-    queue.results.push(key("a"), result("a"));
-    queue.results.push(key("b"), result("b"));
+    queue.results.push(key("a"), result("a"), Instant::now());
+    queue.results.push(key("b"), result("b"), Instant::now());
     assert_eq!(drain(&mut queue, stream), ["=a", "=b"]);
     let stream = restart(&mut queue);
     assert_eq!(
@@ -195,7 +196,7 @@ fn a_registration_that_nobody_heard_is_missed_by_nobody() {
 fn a_stream_that_is_over_is_told_nothing() {
     let (mut queue, old) = queue(1);
     let new = restart(&mut queue);
-    queue.results.push(key("a"), result("a"));
+    queue.results.push(key("a"), result("a"), Instant::now());
     assert!(matches!(next(&mut queue, old), Poll::Ready(None)));
     assert_eq!(drain(&mut queue, new), ["=a"]);
 }
@@ -204,7 +205,7 @@ fn a_stream_that_is_over_is_told_nothing() {
 fn a_stream_begins_with_its_registration_and_keeps_one_heartbeat() {
     let mut queue = Queue::new(1, PLENTY);
     let heartbeat = || Some(outbound::registration(Default::default(), Vec::new(), true));
-    queue.results.push(key("a"), result("a"));
+    queue.results.push(key("a"), result("a"), Instant::now());
     let stream = queue.start_stream(registration());
     queue.heartbeat = heartbeat();
     queue.heartbeat = heartbeat();
@@ -217,7 +218,7 @@ fn a_stream_begins_with_its_registration_and_keeps_one_heartbeat() {
 fn without_acknowledgement_a_result_is_kept_for_a_while_of_health() {
     let ((mut queue, stream), retention) = (queue(1), Duration::from_secs(60));
     let much_later = || Instant::now() + retention * 2;
-    queue.results.push(key("a"), result("a"));
+    queue.results.push(key("a"), result("a"), Instant::now());
     queue.results.expire(much_later(), retention);
     assert_eq!(queue.results.unwritten().count, 1, "what was never written is never forgotten");
     drain(&mut queue, stream);
@@ -231,7 +232,7 @@ fn without_acknowledgement_a_result_is_kept_for_a_while_of_health() {
 #[test]
 fn a_result_is_resent_on_demand_and_once() {
     let (mut queue, stream) = queue(1);
-    queue.results.push(key("a"), result("a"));
+    queue.results.push(key("a"), result("a"), Instant::now());
     queue.results.resend(&key("a"));
     queue.results.resend(&key("b"));
     assert_eq!(drain(&mut queue, stream), ["=a"]);
@@ -243,7 +244,7 @@ fn a_result_is_resent_on_demand_and_once() {
 #[test]
 fn a_refusal_is_delivered_and_answers_no_second_try() {
     let (mut queue, stream) = queue(1);
-    queue.results.push(key("a"), result("a"));
+    queue.results.push(key("a"), result("a"), Instant::now());
     queue.results.mark_refusal(&key("a"));
     assert!(!queue.results.has_outcome(&key("a")));
     drain(&mut queue, stream);
@@ -255,9 +256,9 @@ fn a_refusal_is_delivered_and_answers_no_second_try() {
 fn an_acknowledgement_of_a_refusal_costs_no_result() {
     let (mut queue, stream) = queue(1);
     let fenced = (key("a").0, 1);
-    queue.results.push(fenced.clone(), result("a"));
+    queue.results.push(fenced.clone(), result("a"), Instant::now());
     drain(&mut queue, stream);
-    queue.results.push(fenced.clone(), result("a"));
+    queue.results.push(fenced.clone(), result("a"), Instant::now());
     assert!(!queue.can_be_acknowledged(&fenced), "the second was told to nobody");
     drain(&mut queue, stream);
     restart(&mut queue);
@@ -268,13 +269,13 @@ fn an_acknowledgement_of_a_refusal_costs_no_result() {
 #[test]
 fn a_result_is_held_back_until_the_journal_has_it() {
     let (mut queue, stream) = queue(1);
-    let first = queue.results.hold_back(key("a"), result("a"));
+    let first = queue.results.hold_back(key("a"), result("a"), Instant::now());
     queue.events.push(progress("loud")).unwrap();
     assert_eq!(drain(&mut queue, stream), ["+loud"], "and nothing else waits for it");
     let stream = restart(&mut queue);
     queue.results.resend(&key("a"));
     assert!(drain(&mut queue, stream).is_empty() && !queue.is_said());
-    let second = queue.results.hold_back(key("a"), result("a"));
+    let second = queue.results.hold_back(key("a"), result("a"), Instant::now());
     queue.results.release(first);
     assert!(drain(&mut queue, stream).is_empty(), "the first was replaced");
     queue.results.release(second);
@@ -285,6 +286,10 @@ fn a_result_is_held_back_until_the_journal_has_it() {
 struct Unstoppable;
 
 impl Stop for Unstoppable {
+    fn doing(&self) -> Doing {
+        Doing { age: Duration::ZERO, stage: None }
+    }
+
     fn stop(self: Arc<Self>, _permit: PermitId, _reason: CancelReason) {}
 }
 

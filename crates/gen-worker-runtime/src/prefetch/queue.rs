@@ -35,6 +35,11 @@ impl Queue {
         Some(model)
     }
 
+    /// What is being fetched.
+    pub(super) fn under_way(&self) -> impl Iterator<Item = &ModelRef> {
+        self.under_way.iter()
+    }
+
     /// Its fetch has ended, one way or the other.
     pub(super) fn end(&mut self, model: &ModelRef) {
         self.under_way.remove(model);

@@ -1,0 +1,158 @@
+//! The worker as it is watched: its condition and its numbers, read where it works without disturbing it.
+
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc, OnceLock,
+        atomic::{AtomicU64, AtomicUsize, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use gen_worker_core::{
+    metric::Readings,
+    ports::{Condition, Measured, Observer, Vitals},
+};
+use tokio::time::{MissedTickBehavior, interval};
+
+use crate::{
+    admission::{Admission, Held},
+    heartbeat::Reporter,
+    meters::{self, Meters},
+    outbox::{Census, Losses, Outbox},
+    prefetch::Prefetch,
+    shutdown::{Phase, Shutdown},
+};
+
+/// How often the control loop shows that it turns: often enough for a watchdog of a few seconds.
+const PULSE: Duration = Duration::from_secs(1);
+
+/// What is watched, and its pulse.
+pub(crate) struct Watched {
+    pub meters: Arc<Meters>,
+    pub reporter: Arc<Reporter>,
+    pub admission: Admission,
+    pub outbox: Arc<Outbox>,
+    pub prefetch: Prefetch,
+    pub shutdown: Shutdown,
+    pub gpu_runs: Arc<AtomicUsize>,
+    pub pulse: Pulse,
+}
+
+/// Lets whoever was given watch the worker; nothing is done where nobody was.
+pub(crate) async fn watch(observer: Option<Arc<dyn Observer>>, watched: Arc<Watched>) -> Infallible {
+    if let Some(observer) = observer {
+        tokio::select! {
+            never = watched.pulse.beat() => match never {},
+            // It has nobody to tell.
+            () = observer.watch(watched.clone()) => {}
+        }
+    }
+    std::future::pending().await
+}
+
+/// When the control loop last turned.
+#[derive(Default)]
+pub(crate) struct Pulse {
+    first: OnceLock<Instant>,
+    /// After the first beat, in milliseconds.
+    last_ms: AtomicU64,
+}
+
+impl Pulse {
+    async fn beat(&self) -> Infallible {
+        let mut beat = interval(PULSE);
+        beat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            beat.tick().await;
+            let first = self.first.get_or_init(Instant::now);
+            self.last_ms.store(first.elapsed().as_millis() as u64, Ordering::Relaxed);
+        }
+    }
+
+    /// How long ago; zero before the first.
+    fn ago(&self) -> Duration {
+        let since = self.first.get().map_or(Duration::ZERO, Instant::elapsed);
+        since.saturating_sub(Duration::from_millis(self.last_ms.load(Ordering::Relaxed)))
+    }
+}
+
+impl Vitals for Watched {
+    fn condition(&self) -> Condition {
+        let (available, loading) = self.reporter.functions();
+        Condition {
+            turned_ago: self.pulse.ago(),
+            was_connected: self.meters.was_connected(),
+            is_connected: self.meters.is_connected(),
+            is_leaving: self.shutdown.phase() >= Phase::Draining,
+            closed: self.admission.closed(),
+            available,
+            loading,
+        }
+    }
+}
+
+impl Measured for Watched {
+    fn measure(&self, readings: &mut Readings) {
+        self.meters.measure(readings);
+        let Held { in_flight, permits, zombies } = self.admission.held();
+        readings.add(&meters::IN_FLIGHT, in_flight);
+        readings.add(&meters::PERMITS, permits);
+        readings.add(&meters::ZOMBIES, zombies);
+        readings.add(&meters::GPU_RUNS, self.gpu_runs());
+        let (available, loading) = self.reporter.functions();
+        readings.add_by(&meters::FUNCTIONS, ["available"], available);
+        readings.add_by(&meters::FUNCTIONS, ["loading"], loading.len());
+        self.measure_outbox(readings);
+        self.measure_machine(readings);
+    }
+}
+
+impl Watched {
+    /// How many runs hold a GPU.
+    pub(crate) fn gpu_runs(&self) -> usize {
+        self.gpu_runs.load(Ordering::Relaxed)
+    }
+
+    fn measure_outbox(&self, readings: &mut Readings) {
+        let Census { results, result_bytes, unwritten, oldest, events, lost } = self.outbox.census();
+        let Losses { events: dropped, results: shed } = lost;
+        readings.add(&meters::OUTBOX_RESULTS, results);
+        readings.add(&meters::OUTBOX_UNWRITTEN, unwritten);
+        readings.add(&meters::OUTBOX_BYTES, result_bytes);
+        readings.add(&meters::OUTBOX_AGE, oldest.unwrap_or_default());
+        readings.add(&meters::OUTBOX_EVENTS, events);
+        readings.add(&meters::EVENTS_DROPPED, dropped);
+        readings.add(&meters::RESULTS_SHED, shed);
+    }
+
+    fn measure_machine(&self, readings: &mut Readings) {
+        readings.add_by(&meters::MODELS, ["disk"], self.reporter.on_disk().len());
+        readings.add_by(&meters::MODELS, ["memory"], self.reporter.resident().len());
+        let gpu = &self.reporter.host().gpu;
+        readings.add(&meters::GPUS, u64::from(gpu.count));
+        if gpu.count > 0 {
+            readings.add_by(&meters::GPU_MEMORY, ["0"], gpu.memory_bytes);
+            readings.add_by(&meters::GPU_MEMORY_USED, ["0"], gpu.memory_used_bytes);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_pulse_that_stops_is_noticed() {
+        let pulse = Pulse::default();
+        assert_eq!(pulse.ago(), Duration::ZERO);
+        tokio::select! {
+            never = pulse.beat() => match never {},
+            () = tokio::time::sleep(PULSE * 3) => {}
+        }
+        let first = *pulse.first.get().expect("it has beaten");
+        let stopped = Pulse { first: OnceLock::from(first - Duration::from_secs(9)), ..Pulse::default() };
+        assert!(stopped.ago() >= Duration::from_secs(9));
+        assert!(pulse.ago() < Duration::from_secs(9));
+    }
+}

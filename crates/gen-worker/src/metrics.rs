@@ -1,0 +1,108 @@
+//! Every metric of a worker, in one page.
+
+use std::{collections::BTreeSet, fmt::Write, path::Path};
+
+use gen_worker_core::metric::{Metric, MetricKind};
+
+/// The tables of all metrics, by subject.
+fn tables() -> Vec<(&'static str, &'static [&'static Metric])> {
+    vec![
+        ("The worker", gen_worker_runtime::METRICS),
+        ("Models", gen_worker_hub::METRICS),
+        ("Outputs", gen_worker_upload::METRICS),
+        ("The process", gen_worker_status::METRICS),
+    ]
+}
+
+/// `docs/operations/metrics.md` as the tables say it. `UPDATE_DOCS=1` writes it.
+#[test]
+fn the_metrics_page_is_up_to_date() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/operations/metrics.md");
+    let page = page();
+    #[expect(clippy::disallowed_methods, reason = "a switch of this test, no setting")]
+    if std::env::var_os("UPDATE_DOCS").is_some() {
+        std::fs::write(&path, &page).unwrap();
+    }
+    let current = std::fs::read_to_string(&path).unwrap_or_default();
+    assert!(current == page, "docs/operations/metrics.md is stale: run `cargo xtask docs`");
+}
+
+fn page() -> String {
+    let mut page = String::from(include_str!("docs/metrics.md"));
+    for (subject, metrics) in tables() {
+        write!(
+            page,
+            "\n## {subject}\n\n| metric | kind | unit | labels | meaning |\n|---|---|---|---|---|\n"
+        )
+        .unwrap();
+        for Metric { name, kind, unit, labels, help } in metrics {
+            let labels =
+                if labels.is_empty() { "–".to_owned() } else { format!("`{}`", labels.join("`, `")) };
+            let kind = format!("{kind:?}").to_lowercase();
+            writeln!(page, "| `{name}` | {kind} | {unit} | {labels} | {help} |").unwrap();
+        }
+    }
+    page
+}
+
+#[test]
+fn names_follow_the_conventions() {
+    let mut seen = BTreeSet::new();
+    for metric in tables().into_iter().flat_map(|(_, metrics)| metrics) {
+        let Metric { name, kind, unit, labels, help } = metric;
+        assert!(seen.insert(name), "{name} is there twice");
+        assert!(name.starts_with("gen_worker_") || name.starts_with("process_"), "{name}");
+        assert!(name.bytes().all(|c| c.is_ascii_lowercase() || c == b'_'), "{name}");
+        assert_eq!(name.ends_with("_total"), *kind == MetricKind::Counter, "{name}");
+        if ["seconds", "bytes"].contains(unit) {
+            assert!(name.trim_end_matches("_total").ends_with(unit), "{name} must end with its unit, {unit}");
+        }
+        assert!(!unit.is_empty() && help.ends_with('.'), "{name}");
+        // `le` is Prometheus's own; who a run, caller or model is has no bound.
+        let unbounded = ["le", "run_id", "user_id", "tenant_id", "model", "worker_id"];
+        assert!(labels.iter().all(|label| !unbounded.contains(label)), "{name}");
+    }
+}
+
+/// A file of `docs/operations`.
+fn example(name: &str) -> String {
+    let folder = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/operations");
+    std::fs::read_to_string(folder.join(name)).unwrap()
+}
+
+/// The words of a text that begin so, each once.
+fn words<'t>(text: &'t str, prefixes: &[&str]) -> BTreeSet<&'t str> {
+    let words = text.split(|c: char| !(c.is_ascii_alphanumeric() || c == '_'));
+    words.filter(|word| prefixes.iter().any(|prefix| word.starts_with(prefix))).collect()
+}
+
+#[test]
+fn the_board_and_the_alerts_ask_for_metrics_that_exist() {
+    let metrics: Vec<_> = tables().into_iter().flat_map(|(_, metrics)| metrics).collect();
+    let is_known = |word: &str| {
+        metrics.iter().any(|Metric { name, kind, .. }| match kind {
+            MetricKind::Histogram => {
+                ["_bucket", "_sum", "_count"].iter().any(|part| word == format!("{name}{part}"))
+            }
+            MetricKind::Counter | MetricKind::Gauge => word == *name,
+        })
+    };
+    for file in ["alerts.yml", "alerts.test.yml", "grafana.json"] {
+        let text = example(file);
+        let asked = words(&text, &["gen_worker_", "process_"]);
+        assert!(asked.len() > 3, "{file}");
+        assert_eq!(asked.into_iter().find(|word| !is_known(word)), None, "{file}");
+    }
+}
+
+#[test]
+fn the_examples_set_variables_that_exist() {
+    let known: BTreeSet<_> =
+        crate::WorkerConfig::variables().into_iter().flat_map(|(_, vars)| vars).map(|var| var.name).collect();
+    for file in ["gen-worker.service", "kubernetes.yml"] {
+        let text = example(file);
+        let set = words(&text, &["WORKER_", "SCHEDULER_"]);
+        assert!(set.len() > 5, "{file}");
+        assert_eq!(set.into_iter().find(|word| !known.contains(word)), None, "{file}");
+    }
+}

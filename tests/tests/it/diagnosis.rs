@@ -1,0 +1,83 @@
+//! What a worker says of itself in its log.
+
+use gen_worker_testkit::FakeScheduler;
+use gen_worker_tests::{WorkerProcess, WorkerSettings};
+use serde_json::{Value, json};
+
+use super::{CONFORMANCE, worker};
+
+/// The line with this message.
+#[track_caller]
+fn line(worker: &WorkerProcess, message: &str) -> Value {
+    let lines = worker.log();
+    let mut lines = lines.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    lines.rfind(|line| line["message"] == message).expect("it was logged")
+}
+
+/// A field that holds JSON.
+fn field(line: &Value, name: &str) -> Value {
+    serde_json::from_str(line[name].as_str().unwrap()).unwrap()
+}
+
+#[tokio::test]
+async fn a_snapshot_shows_what_every_run_is_doing() {
+    let (scheduler, process, mut stream) = worker(&[]).await;
+    stream.run("1", "echo", json!({"text": "a"})).await;
+    stream.next_result().await;
+    stream.drop_connection();
+    stream = scheduler.accept().await;
+    stream.next_registration().await;
+    stream.run("2", "progress", json!({"steps": 1_000_000, "delay_ms": 10})).await;
+    stream.wait_for("progress", |message| format!("{message:?}").contains("progress").then_some(())).await;
+    process.ask().await;
+    process.says(r#""message":"snapshot""#).await;
+    let snapshot = line(&process, "snapshot");
+    let runs = field(&snapshot, "runs");
+    let [run] = &runs.as_array().unwrap()[..] else { panic!("one run: {runs}") };
+    for (name, expected) in [
+        ("run_id", json!("2")),
+        ("attempt", json!(0)),
+        ("function", json!("progress")),
+        ("stage", json!("run")),
+        ("state", json!("running")),
+    ] {
+        assert_eq!(run[name], expected, "{run}");
+    }
+    assert!(run["age_ms"].is_u64(), "{run}");
+    for (name, expected) in [
+        ("phase", json!("Running")),
+        ("is_connected", json!(true)),
+        ("in_flight", json!(1)),
+        ("permits", json!(1)),
+        ("runs_left_out", json!(0)),
+        ("outbox_results", json!(1)),
+    ] {
+        assert_eq!(snapshot[name], expected, "{name} in {snapshot}");
+    }
+    assert_eq!(field(&snapshot, "reconnects")[0]["cause"], "lost");
+}
+
+#[tokio::test]
+async fn a_start_says_where_its_time_went() {
+    let (_scheduler, process, _stream) = worker(&[]).await;
+    let starting = line(&process, "starting");
+    for phase in ["settings_ms", "assemble_ms", "build_ms"] {
+        assert!(starting[phase].is_u64(), "{starting}");
+    }
+}
+
+#[tokio::test]
+async fn lines_have_the_form_that_was_asked_for() {
+    let scheduler = FakeScheduler::start().await;
+    let text = WorkerSettings::new(CONFORMANCE, &scheduler).set("WORKER_LOG_FORMAT", "text").start();
+    text.says("starting").await;
+    // No colours where there is no terminal.
+    assert!(!text.log().contains('\u{1b}') && !text.log().contains("{\""), "{}", text.log());
+    let json = WorkerSettings::new(CONFORMANCE, &scheduler).set("WORKER_LOG_FORMAT", "json").start();
+    json.says("starting").await;
+    assert!(json.log().lines().all(|line| serde_json::from_str::<Value>(line).is_ok()), "{}", json.log());
+    let mut wrong = WorkerSettings::new(CONFORMANCE, &scheduler).set("WORKER_LOG_FORMAT", "xml").start();
+    assert_eq!(wrong.ended().await.code(), Some(2));
+    let remedy = "WORKER_LOG_FORMAT is `xml`: expected `text` or `json`";
+    assert!(wrong.log().contains(remedy), "{}", wrong.log());
+}
