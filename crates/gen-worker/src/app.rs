@@ -144,15 +144,15 @@ pub(crate) fn project() -> Result<Project, AppError> {
 
 /// A worker with these settings and models that leaves on SIGTERM.
 pub(crate) fn worker(functions: Vec<Function>, project: Project) -> Result<Worker, AppError> {
-    let (builder, ports) = builder(functions, project)?;
-    Ok(builder.ports(ports).stop_on_signals().build()?)
+    worker_with(functions, project, |builder, ports| builder.ports(ports).stop_on_signals())
 }
 
-/// A worker with these settings and models in the making, and the ports that it wants.
-pub(crate) fn builder(
+/// A worker with these settings and models, finished with the ports that they mean.
+pub(crate) fn worker_with(
     functions: Vec<Function>,
     project: Project,
-) -> Result<(WorkerBuilder, Ports), AppError> {
+    finish: impl FnOnce(WorkerBuilder, Ports) -> WorkerBuilder,
+) -> Result<Worker, AppError> {
     let mut phases = Phases::begin();
     let config = WorkerConfig::from_env(&project.env)?;
     config.process.apply()?;
@@ -160,9 +160,12 @@ pub(crate) fn builder(
     let ports = assemble(&config, &functions)?;
     let assemble_ms = phases.next();
     let names: Vec<&str> = functions.iter().map(|function| function.spec().name.as_str()).collect();
-    let worker_id = &config.runtime.worker_id;
-    tracing::info!(%worker_id, functions = names.join(","), settings_ms, assemble_ms, "starting");
-    Ok((Worker::builder(config.runtime).functions(functions).models(project.models), ports))
+    let (worker_id, names) = (config.runtime.worker_id.clone(), names.join(","));
+    let builder = Worker::builder(config.runtime).functions(functions).models(project.models);
+    let worker = finish(builder, ports).build()?;
+    let build_ms = phases.next();
+    tracing::info!(%worker_id, functions = names, settings_ms, assemble_ms, build_ms, "starting");
+    Ok(worker)
 }
 
 /// Where the time of the start went.

@@ -17,7 +17,7 @@ use gen_worker_orchestrator::{OrchestratorClient, OrchestratorConfig, RunSubmiss
 use gen_worker_runtime::Worker;
 
 use crate::{
-    app::{AppError, builder, project},
+    app::{AppError, project, worker_with},
     call::{CallArguments, CallError, Signature},
     config::Project,
     here::{Folders, Here},
@@ -82,13 +82,14 @@ fn signature(functions: &[Function], name: &str) -> Result<Signature, CallError>
 }
 
 fn worker(functions: Vec<Function>, project: Project, fetches: &Fetches) -> Result<Worker, AppError> {
-    let (builder, mut ports) = builder(functions, project)?;
-    ports.inputs = Arc::new(Noted { port: ports.inputs, fetches: fetches.clone() });
-    ports.model_source = ports
-        .model_source
-        .map(|port| -> Arc<dyn ModelSource> { Arc::new(Noted { port, fetches: fetches.clone() }) });
-    // What the run does not need is not fetched.
-    Ok(builder.ports(ports).fetch_ahead(false).build()?)
+    worker_with(functions, project, |builder, mut ports| {
+        ports.inputs = Arc::new(Noted { port: ports.inputs, fetches: fetches.clone() });
+        ports.model_source = ports
+            .model_source
+            .map(|port| -> Arc<dyn ModelSource> { Arc::new(Noted { port, fetches: fetches.clone() }) });
+        // What the run does not need is not fetched.
+        builder.ports(ports).fetch_ahead(false)
+    })
 }
 
 /// Whether something that a run needs could not be fetched.
