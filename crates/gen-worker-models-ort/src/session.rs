@@ -65,12 +65,15 @@ impl Recipe {
         kept: Option<Arc<Kept>>,
     ) -> Result<Opened, ModelError> {
         let kept = kept.or_else(|| self.keep(model, file));
-        let (sessions, kept) = match self.sessions(model, file, kept.as_deref()) {
-            Err(error) if kept.is_some() => {
+        let (sessions, kept) = match (self.sessions(model, file, kept.as_deref()), kept) {
+            (Err(error), Some(kept)) => {
                 warn!(%model, %error, "the model's optimised form is of no use");
+                if matches!(error, ModelError::Load { .. }) {
+                    kept.discard().unwrap_or_else(|error| warn!(%model, %error, "it cannot be removed"));
+                }
                 (self.sessions(model, file, None)?, None)
             }
-            sessions => (sessions?, kept),
+            (sessions, kept) => (sessions?, kept),
         };
         let first = sessions.first().expect("there is at least one");
         let graph = Graph {

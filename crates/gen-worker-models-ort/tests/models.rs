@@ -463,7 +463,7 @@ async fn a_model_comes_back_from_its_kept_weights() {
 }
 
 #[tokio::test]
-async fn another_worker_finds_the_optimised_graph_and_does_without_a_damaged_one() {
+async fn another_worker_finds_the_optimised_graph_and_replaces_a_damaged_one() {
     let directory = tempfile::tempdir().unwrap();
     let local = matrix(&directory, "a", 0.0);
     let sum = column(&with_host_tier(), &local).await;
@@ -475,11 +475,20 @@ async fn another_worker_finds_the_optimised_graph_and_does_without_a_damaged_one
     let written = fs::metadata(place.join("graph.onnx")).unwrap().modified().unwrap();
     assert_eq!(column(&with_host_tier(), &local).await, sum);
     assert_eq!(fs::metadata(place.join("graph.onnx")).unwrap().modified().unwrap(), written);
+    let size = |file| fs::metadata(place.join(file)).map(|found| found.len()).unwrap_or(0);
+    let sizes = || (size("graph.onnx"), size("weights.bin"));
+    let whole = sizes();
     for (file, damaged) in [("weights.bin", &b"short"[..]), ("graph.onnx", b"no graph")] {
         fs::write(place.join(file), damaged).unwrap();
         assert_eq!(column(&with_host_tier(), &local).await, sum, "{file}");
+        assert_eq!((found().len(), sizes()), (1, whole), "{file} is written anew");
     }
-    assert_eq!(found().len(), 1);
+    fs::remove_file(place.join("weights.bin")).unwrap();
+    assert_eq!((column(&with_host_tier(), &local).await, sizes()), (sum, whole));
+    // It can be read, as a graph of nothing, and is found to be of no use only when it is loaded.
+    fs::write(place.join("graph.onnx"), b"").unwrap();
+    assert_eq!((column(&with_host_tier(), &local).await, found().len()), (sum, 0));
+    assert_eq!((column(&with_host_tier(), &local).await, sizes()), (sum, whole));
 }
 
 fn counting(rounds: i64) -> [(&'static str, Tensor); 2] {
