@@ -10,6 +10,7 @@ mod diagnosis;
 mod drain;
 mod files;
 mod gpu;
+mod inference;
 mod isolation;
 mod job;
 mod journal;
