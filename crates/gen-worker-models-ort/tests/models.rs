@@ -510,8 +510,12 @@ async fn a_dropped_call_ends_its_inference() {
 #[test]
 fn the_first_provider_that_works_is_taken() {
     assert!(models_on(&[Provider::Cuda, Provider::Cpu]).is_ok());
-    let error = models_on(&[Provider::Cuda]).expect_err("a library for processors");
-    assert_eq!(error.to_string(), "ONNX Runtime cannot use cuda on this machine");
+    for provider in
+        [Provider::Cuda, Provider::TensorRt, Provider::CoreMl, Provider::DirectMl, Provider::OpenVino]
+    {
+        let error = models_on(&[provider]).expect_err("a library for processors");
+        assert_eq!(error.to_string(), format!("ONNX Runtime cannot use {provider} on this machine"));
+    }
 }
 
 #[test]
