@@ -1,5 +1,5 @@
-//! Measures models in memory: calls against the same session called directly, leases, the way back after an eviction, and
-//! hits against exact least-recently-used.
+//! Measures models in memory: calls against the same session called directly, leases, the way back after an eviction, hits
+//! against exact least-recently-used, and cancels.
 //!
 //! A process has one ONNX Runtime environment, so that the manager and the session without it are processes of their own, in
 //! turn. Each number is the median of its rounds. Nothing here asserts a time.
@@ -22,12 +22,16 @@ use std::{
 
 use clap::Parser;
 use gen_worker_core::{
-    ByteSize, LocalModel, ModelRef,
+    ByteSize, CancelReason, LocalModel, ModelRef,
     config::{ConfigErrors, Env},
     ports::{LeaseHolder, ModelManager},
 };
-use gen_worker_models_ort::{OrtConfig, OrtModel, OrtModels, ndarray::Array2};
-use ort::{session::Session, value::Tensor};
+use gen_worker_models_ort::{
+    OrtConfig, OrtModel, OrtModels, Tensor,
+    ndarray::{Array2, arr0, array},
+};
+use ort::{session::Session, value};
+use tokio::task::JoinSet;
 
 use crate::{onnx::Onnx, report::Report};
 
@@ -76,6 +80,7 @@ async fn all(directory: &Path) -> Report {
         way_back(&mut report, directory, matrices).await;
     }
     mix(&mut report, directory).await;
+    cancels(&mut report, directory).await;
     report
 }
 
@@ -136,7 +141,7 @@ fn direct(path: &Path, threads: usize, library: &Path) -> f64 {
     let mut session = builder.commit_from_file(path).expect("it can be loaded");
     let side = session.inputs()[0].dtype().tensor_shape().expect("a tensor")[1] as usize;
     let mut call = || {
-        let input = Tensor::from_array(Array2::<f32>::ones((1, side))).expect("a tensor");
+        let input = value::Tensor::from_array(Array2::<f32>::ones((1, side))).expect("a tensor");
         let outputs = session.run(ort::inputs!["x" => input]).expect("it runs");
         black_box(outputs["y"].try_extract_array::<f32>().expect("an output").to_owned());
     };
@@ -228,6 +233,57 @@ async fn way_back(report: &mut Report, directory: &Path, matrices: i64) {
     let what = format!("back from main memory, {} MiB", matrices * 4);
     report.add(what, "ms", times[0]).beside(times[1]).goal("<= 0.33 of the disk");
     fs::remove_dir_all(directory.join(".ort")).expect("graphs were kept there");
+}
+
+/// A graph of so many steps that all take as long: one matrix over and over, with so many rows as input.
+fn write_steps(path: &Path, rows: i64, steps: i64) {
+    let numbers: Vec<f32> = (0..SIDE * SIDE).map(|at| (at % 7) as f32 / 7.0 - 0.4).collect();
+    let shape = [rows, SIDE];
+    let onnx = Onnx::new().input("x", onnx::F32, &shape).weights("w", &[SIDE, SIDE], &numbers);
+    let name = |at| if at == 0 { "x".to_owned() } else { format!("t{at}") };
+    let graph =
+        (0..steps).fold(onnx, |onnx, at| onnx.node("", "MatMul", &[&name(at), "w"], &[&name(at + 1)]));
+    let graph = graph.output(&name(steps), onnx::F32, &shape);
+    fs::write(path, graph.write()).expect("there is room for a model");
+}
+
+/// Inferences that are told to stop: one of very many small steps, and one of large ones.
+async fn cancels(report: &mut Report, directory: &Path) {
+    let counter = Path::new(env!("CARGO_MANIFEST_DIR"))
+        .join("../crates/gen-worker-models-ort/tests/fixtures/count_up.onnx");
+    let count = || vec![("rounds", arr0(i64::MAX).into()), ("x", array![0_i64].into())];
+    let small = cancel(&counter, count).await;
+    report.add("a canceled inference has ended, steps of one sum", "ms", small).goal("< 100 ms");
+    let (rows, steps) = (256, directory.join("steps.onnx"));
+    write_steps(&steps, rows, 2000);
+    let large = cancel(&steps, || vec![("x", Array2::<f32>::zeros((rows as usize, 1024)).into())]).await;
+    report.add("a canceled inference has ended, steps of 0.5 GFLOP", "ms", large).goal("< 100 ms");
+}
+
+/// How long after the cancel the model's thread has ended and its memory is free, in milliseconds: the longest of many. The call
+/// itself comes back before.
+async fn cancel(path: &Path, inputs: impl Fn() -> Vec<(&'static str, Tensor)>) -> f64 {
+    const CANCELS: usize = 20;
+    /// For how long it computes before: not so long that it could end.
+    const AT_WORK: Duration = Duration::from_millis(200);
+    let (models, local) = (models(|config| config.intra_threads = 1), local(path));
+    let mut longest = 0.0_f64;
+    for _ in 0..CANCELS {
+        let holder = LeaseHolder::default();
+        let model = models.model(&local, &holder).await.expect("it can be loaded");
+        let inputs = inputs();
+        let mut running = JoinSet::new();
+        running.spawn(async move { model.run(inputs).await.map(drop) });
+        tokio::time::sleep(AT_WORK).await;
+        assert!(running.try_join_next().is_none(), "it computes on");
+        let told = Instant::now();
+        holder.cancellation.cancel(CancelReason::User);
+        let ended = running.join_next().await.expect("there is one").expect("it does not panic");
+        ended.expect_err("it was told to stop");
+        models.unload(&local.model).await.expect("nobody leases it");
+        longest = longest.max(told.elapsed().as_secs_f64() * 1e3);
+    }
+    longest
 }
 
 /// Fifty checkpoints, the first of them asked for most, and room for ten.

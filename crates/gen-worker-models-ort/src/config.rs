@@ -22,9 +22,11 @@ const THREADS: Var = Var::new(
 );
 const PROVIDERS: Var = Var::new(
     "WORKER_ORT_PROVIDERS",
-    "list of `cpu`, `cuda`",
+    "list of `cpu`, `cuda`, `tensorrt`, `coreml`, `directml`, `openvino`",
     "cpu",
-    "What models run on: the first of these that works. The worker does not start when none does.",
+    "What models run on: the first of these that works. The worker does not start when none does. All but `cpu` need the worker \
+     built with the feature of their name, and a library that has them. Functions with `requires_gpu` are offered on `cuda` and \
+     `tensorrt`, for which a session says that it has the card; the memory of the other three counts as main memory.",
 );
 
 const SESSIONS: Var = Var::new(
@@ -111,6 +113,14 @@ pub enum Provider {
     Cpu,
     /// An NVIDIA card; needs the feature `cuda` and a library built for it.
     Cuda,
+    /// An NVIDIA card through TensorRT, and through CUDA for what TensorRT does not take; needs the feature `tensorrt`.
+    TensorRt,
+    /// Apple's processors; needs the feature `coreml`.
+    CoreMl,
+    /// A card through Windows; needs the feature `directml`.
+    DirectMl,
+    /// Intel's processors and cards; needs the feature `openvino`.
+    OpenVino,
 }
 
 impl OrtConfig {
@@ -149,24 +159,47 @@ impl OrtConfig {
     }
 }
 
+impl Provider {
+    const ALL: [Self; 6] =
+        [Self::Cpu, Self::Cuda, Self::TensorRt, Self::CoreMl, Self::DirectMl, Self::OpenVino];
+
+    /// The name in settings, which is also that of the feature.
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Cpu => "cpu",
+            Self::Cuda => "cuda",
+            Self::TensorRt => "tensorrt",
+            Self::CoreMl => "coreml",
+            Self::DirectMl => "directml",
+            Self::OpenVino => "openvino",
+        }
+    }
+
+    /// Whether models are in the memory of an NVIDIA card, which the driver measures. Of the others nobody says which memory they
+    /// take.
+    pub(crate) const fn is_nvidia(self) -> bool {
+        match self {
+            Self::Cuda | Self::TensorRt => true,
+            Self::Cpu | Self::CoreMl | Self::DirectMl | Self::OpenVino => false,
+        }
+    }
+}
+
 impl FromStr for Provider {
     type Err = String;
 
     fn from_str(name: &str) -> Result<Self, String> {
-        match name.to_ascii_lowercase().as_str() {
-            "cpu" => Ok(Self::Cpu),
-            "cuda" => Ok(Self::Cuda),
-            _ => Err(format!("{} has `{name}`: expected `cpu` or `cuda`", PROVIDERS.name)),
-        }
+        let named = Self::ALL.into_iter().find(|provider| provider.as_str().eq_ignore_ascii_case(name));
+        named.ok_or_else(|| {
+            let known = Self::ALL.map(|provider| format!("`{provider}`"));
+            format!("{} has `{name}`: expected one of {}", PROVIDERS.name, known.join(", "))
+        })
     }
 }
 
 impl fmt::Display for Provider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Cpu => "cpu",
-            Self::Cuda => "cuda",
-        })
+        f.write_str(self.as_str())
     }
 }
 
@@ -201,7 +234,9 @@ mod tests {
         assert_eq!(config.providers, [Provider::Cuda, Provider::Cpu]);
         assert_eq!(
             errors.to_string().lines().last(),
-            Some("WORKER_ORT_PROVIDERS has `tpu`: expected `cpu` or `cuda`")
+            Some(
+                "WORKER_ORT_PROVIDERS has `tpu`: expected one of `cpu`, `cuda`, `tensorrt`, `coreml`, `directml`, `openvino`"
+            )
         );
         assert_eq!(errors.to_string().lines().count(), 2);
     }

@@ -31,7 +31,7 @@ impl Machine {
         Self {
             provider,
             #[cfg(feature = "cuda")]
-            driver: (provider == Provider::Cuda).then(nvml_wrapper::Nvml::init).and_then(Result::ok),
+            driver: provider.is_nvidia().then(nvml_wrapper::Nvml::init).and_then(Result::ok),
         }
     }
 
@@ -41,12 +41,9 @@ impl Machine {
             max.map_or_else(|| total.map_or(u64::MAX, |total| total.saturating_sub(margin.0)), |max| max.0)
         };
         let total = main_memory(&|path| fs::read_to_string(path).ok());
-        let device = match self.provider {
-            Provider::Cpu => 0,
-            Provider::Cuda => {
-                share(config.max_vram, self.device_memory().map(|(total, _)| total), config.vram_margin)
-            }
-        };
+        let on_device =
+            || share(config.max_vram, self.device_memory().map(|(total, _)| total), config.vram_margin);
+        let device = if self.provider.is_nvidia() { on_device() } else { 0 };
         Bytes { host: share(config.max_ram, total, config.ram_margin), device }
     }
 

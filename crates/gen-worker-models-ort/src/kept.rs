@@ -54,20 +54,22 @@ pub(crate) fn place(file: &Path, version: &str, provider: &str) -> io::Result<Pa
 }
 
 impl Kept {
-    /// Reads what is kept at a place; if nothing is there, has it written by `export`, which is given the graph's file.
+    /// Reads what is kept at a place. If that is nothing, or damaged, it is written anew by `export`, which is given the
+    /// graph's file.
     pub(crate) fn at(place: &Path, export: impl FnOnce(&Path) -> ort::Result<()>) -> Result<Self, KeepError> {
-        if !place.join(GRAPH).exists() {
-            let parent = place.parent().ok_or(KeepError::Weights)?;
-            fs::create_dir_all(parent)?;
-            let building = tempfile::tempdir_in(parent)?;
-            export(&building.path().join(GRAPH))?;
-            match fs::rename(building.path(), place) {
-                // Another process was faster.
-                Err(_) if place.join(GRAPH).exists() => {}
-                renamed => renamed?,
+        if place.join(GRAPH).exists() {
+            match Self::read(place) {
+                Err(error) if error.is_damage() => discard(place)?,
+                read => return read,
             }
         }
+        write(place, export)?;
         Self::read(place)
+    }
+
+    /// Takes it off the disk, because it is of no use. Whoever has it in memory keeps it.
+    pub(crate) fn discard(&self) -> io::Result<()> {
+        self.graph.parent().map_or(Ok(()), discard)
     }
 
     fn read(place: &Path) -> Result<Self, KeepError> {
@@ -94,6 +96,40 @@ impl Kept {
             }
         }
         Ok(kept)
+    }
+}
+
+impl KeepError {
+    /// Whether what is on the disk will never be of use.
+    fn is_damage(&self) -> bool {
+        match self {
+            Self::Graph(_) | Self::Weights => true,
+            Self::Io(error) => error.kind() == io::ErrorKind::NotFound,
+            Self::Ort(_) => false,
+        }
+    }
+}
+
+fn write(place: &Path, export: impl FnOnce(&Path) -> ort::Result<()>) -> Result<(), KeepError> {
+    let parent = place.parent().ok_or(KeepError::Weights)?;
+    fs::create_dir_all(parent)?;
+    let building = tempfile::tempdir_in(parent)?;
+    export(&building.path().join(GRAPH))?;
+    match fs::rename(building.path(), place) {
+        // Another process was faster.
+        Err(_) if place.join(GRAPH).exists() => Ok(()),
+        renamed => Ok(renamed?),
+    }
+}
+
+/// Other processes see all of a place or nothing.
+fn discard(place: &Path) -> io::Result<()> {
+    let Some(parent) = place.parent() else { return Ok(()) };
+    let aside = tempfile::tempdir_in(parent)?;
+    match fs::rename(place, aside.path().join("damaged")) {
+        // Another process was faster.
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        renamed => renamed,
     }
 }
 

@@ -19,7 +19,7 @@ use tracing::info;
 
 use self::desk::{Answer, Desk, Key};
 use crate::{
-    config::{OrtConfig, Provider},
+    config::OrtConfig,
     device::{Gauge, Machine},
     error::ModelError,
     library,
@@ -132,10 +132,7 @@ impl ModelManager for OrtModels {
     }
 
     fn device(&self) -> ModelDevice {
-        match self.0.recipe.provider() {
-            Provider::Cpu => ModelDevice::Processor,
-            Provider::Cuda => ModelDevice::Gpu,
-        }
+        if self.0.recipe.provider().is_nvidia() { ModelDevice::Gpu } else { ModelDevice::Processor }
     }
 
     fn engine_version(&self) -> Option<String> {

@@ -1,15 +1,14 @@
 //! A model in memory, as functions see it.
 
-use std::{collections::HashMap, error::Error, fmt, sync::Arc};
+use std::{collections::HashMap, error::Error, fmt, path::Path, sync::Arc};
 
 use gen_worker_core::{
-    Cancellation, Extensions, Extract, InjectedModel, JobFailure, LocalModel, ModelNeed, ModelRef,
-    WorkerError,
+    Cancellation, Extensions, Extract, InjectedModel, JobFailure, LocalModel, ModelNeed, WorkerError,
 };
 use tracing::{debug, warn};
 
 use crate::{
-    block::{block_on, block_within},
+    block::block_on,
     error::ModelError,
     files::{self, Graphs},
     graph::{Graph, Inputs, TensorSpec, list},
@@ -19,7 +18,7 @@ use crate::{
     pool::SessionPool,
     session::{self, Opened, Recipe},
     tensor::Tensor,
-    warmup::{self, ExampleError, WarmUpError},
+    warmup,
 };
 
 /// A model in memory, leased: it stays there at least until the last clone, and the last clone of each of its sessions, is
@@ -76,13 +75,10 @@ impl Loaded {
         let sessions = named
             .into_iter()
             .map(|(name, file)| {
-                let Opened { sessions, graph, kept } =
-                    recipe.open(&local.model, &file, kept.remove(&name))?;
-                let loaded = LoadedGraph { name, graph, pool: SessionPool::start(sessions)?, kept };
-                if let Some(example) = warmup::example(local, &file, &loaded.graph) {
-                    loaded.warm_up(&local.model, example);
-                }
-                Ok(loaded)
+                let mut opened = recipe.open(&local.model, &file, kept.remove(&name))?;
+                warm_up(local, &name, &file, &mut opened);
+                let Opened { sessions, graph, kept } = opened;
+                Ok(LoadedGraph { name, graph, pool: SessionPool::start(sessions)?, kept })
             })
             .collect::<Result<_, ModelError>>()?;
         Ok(Self { local: local.clone(), sessions, main })
@@ -122,23 +118,16 @@ impl Loaded {
     }
 }
 
-impl LoadedGraph {
-    /// A model that cannot be warmed up is taken as it is: its first call will say what is wrong.
-    fn warm_up(&self, model: &ModelRef, example: Result<Inputs, ExampleError>) {
-        match example.map_err(WarmUpError::from).and_then(|inputs| self.call_once(inputs)) {
-            Ok(()) => debug!(%model, session = self.name, "model warmed up"),
-            Err(error) => {
-                let cause = error.source().map(ToString::to_string);
-                warn!(%model, session = self.name, %error, cause, "model not warmed up");
-            }
+/// With the example beside the graph, if there is one. A graph that cannot be warmed up is taken as it is: its first call will
+/// say what is wrong.
+fn warm_up(local: &LocalModel, name: &str, file: &Path, opened: &mut Opened) {
+    let Some(example) = warmup::example(local, file, &opened.graph) else { return };
+    match warmup::warm_up(&mut opened.sessions, &opened.graph, example) {
+        Ok(sessions) => debug!(model = %local.model, graph = name, sessions, "model warmed up"),
+        Err(error) => {
+            let cause = error.source().map(ToString::to_string);
+            warn!(model = %local.model, graph = name, %error, cause, "model not warmed up");
         }
-    }
-
-    fn call_once(&self, inputs: Inputs) -> Result<(), WarmUpError> {
-        self.graph.check(&inputs)?;
-        let answer = block_within(warmup::LIMIT, self.pool.call(session::values(inputs)?));
-        answer.ok_or(WarmUpError::TooLong)??.outputs?;
-        Ok(())
     }
 }
 

@@ -65,12 +65,15 @@ impl Recipe {
         kept: Option<Arc<Kept>>,
     ) -> Result<Opened, ModelError> {
         let kept = kept.or_else(|| self.keep(model, file));
-        let (sessions, kept) = match self.sessions(model, file, kept.as_deref()) {
-            Err(error) if kept.is_some() => {
+        let (sessions, kept) = match (self.sessions(model, file, kept.as_deref()), kept) {
+            (Err(error), Some(kept)) => {
                 warn!(%model, %error, "the model's optimised form is of no use");
+                if matches!(error, ModelError::Load { .. }) {
+                    kept.discard().unwrap_or_else(|error| warn!(%model, %error, "it cannot be removed"));
+                }
                 (self.sessions(model, file, None)?, None)
             }
-            sessions => (sessions?, kept),
+            (sessions, kept) => (sessions?, kept),
         };
         let first = sessions.first().expect("there is at least one");
         let graph = Graph {
@@ -136,9 +139,10 @@ impl Recipe {
         let builder =
             builder.with_optimization_level(GraphOptimizationLevel::Disable)?.with_prepacking(false)?;
         kept.weights.iter().try_fold(builder, |builder, (name, value)| {
-            Ok(match self.provider {
-                Provider::Cpu => builder.with_initializer(name, value.clone())?,
-                Provider::Cuda => builder.with_external_initializer(name, value.clone())?,
+            Ok(if self.provider == Provider::Cpu {
+                builder.with_initializer(name, value.clone())?
+            } else {
+                builder.with_external_initializer(name, value.clone())?
             })
         })
     }
@@ -147,14 +151,11 @@ impl Recipe {
 /// Whether the session has the provider. The library says that it took one, and silently takes the processor, when what it
 /// was told to load is not there (pykeio/ort#567); a session without a provider has no memory of its kind either.
 fn runs_on(session: &Session, provider: Provider) -> ort::Result<()> {
-    match provider {
-        Provider::Cpu => Ok(()),
-        Provider::Cuda => {
-            let memory =
-                MemoryInfo::new(AllocationDevice::CUDA, 0, AllocatorType::Device, MemoryType::Default)?;
-            Allocator::new(session, memory).map(drop)
-        }
+    if !provider.is_nvidia() {
+        return Ok(());
     }
+    let memory = MemoryInfo::new(AllocationDevice::CUDA, 0, AllocatorType::Device, MemoryType::Default)?;
+    Allocator::new(session, memory).map(drop)
 }
 
 fn first_that_works(environment: &Environment, providers: &[Provider]) -> Result<Provider, ModelError> {
@@ -171,24 +172,33 @@ fn first_that_works(environment: &Environment, providers: &[Provider]) -> Result
     result
 }
 
+/// The builder with these providers, or an error without the feature. Unless it is told to fail, the library only logs that a
+/// provider cannot be used, and takes the processor.
+macro_rules! built_with {
+    ($feature:tt, $builder:ident, $($provider:ident),+) => {{
+        #[cfg(feature = $feature)]
+        {
+            let providers = [$(ort::ep::$provider::default().build().error_on_failure()),+];
+            Ok($builder.with_execution_providers(providers)?)
+        }
+        #[cfg(not(feature = $feature))]
+        {
+            drop($builder);
+            Err(ort::Error::new(concat!("built without the feature `", $feature, "`")))
+        }
+    }};
+}
+
 fn builder(environment: &Environment, provider: Provider) -> ort::Result<SessionBuilder> {
     let builder = Session::builder(environment)?;
     match provider {
         Provider::Cpu => Ok(builder),
-        Provider::Cuda => with_cuda(builder),
+        Provider::Cuda => built_with!("cuda", builder, CUDA),
+        Provider::TensorRt => built_with!("tensorrt", builder, TensorRT, CUDA),
+        Provider::CoreMl => built_with!("coreml", builder, CoreML),
+        Provider::DirectMl => built_with!("directml", builder, DirectML),
+        Provider::OpenVino => built_with!("openvino", builder, OpenVINO),
     }
-}
-
-#[cfg(feature = "cuda")]
-fn with_cuda(builder: SessionBuilder) -> ort::Result<SessionBuilder> {
-    // Unless it is told to fail, the library only logs that the card cannot be used, and takes the processor.
-    let cuda = ort::ep::CUDA::default().build().error_on_failure();
-    Ok(builder.with_execution_providers([cuda])?)
-}
-
-#[cfg(not(feature = "cuda"))]
-fn with_cuda(_: SessionBuilder) -> ort::Result<SessionBuilder> {
-    Err(ort::Error::new("built without the feature `cuda`"))
 }
 
 /// The inputs of a call as the library takes them.

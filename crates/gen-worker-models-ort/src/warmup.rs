@@ -1,24 +1,31 @@
-//! A call with the example that lies beside a graph, so that the first run does not pay for what a first call prepares. Of
-//! several sessions of one graph one is warmed up.
+//! A call of each session with the example that lies beside a graph, so that no run pays for what a first call prepares.
 
-use std::{fs, path::Path, time::Duration};
+use std::{
+    fs,
+    path::Path,
+    sync::mpsc::{self, RecvTimeoutError},
+    thread,
+    time::{Duration, Instant},
+};
 
 use gen_worker_core::LocalModel;
 use half::{bf16, f16};
 use ndarray::ArrayD;
+use ort::session::{RunOptions, Session};
 use serde_json::{Map, Value};
 
 use crate::{
     error::ModelError,
     graph::{Graph, Inputs},
+    session::{self, Values},
     tensor::{ElementType, Tensor},
 };
 
 /// The example's name: a JSON object with an object for each input, `{"x": {"shape": [1, 3], "data": [1, 2, 3]}}`. Without
 /// `data` it is all zeros, empty texts or `false`.
 const EXAMPLE: &str = "warmup.json";
-/// Longest warm-up; a model that takes longer is taken as it is.
-pub(crate) const LIMIT: Duration = Duration::from_secs(60);
+/// Longest warm-up of all sessions of a graph; one that takes longer is taken as it is.
+const LIMIT: Duration = Duration::from_secs(60);
 /// Most elements of an input: 64 MiB of 32-bit numbers.
 const MAX_ELEMENTS: usize = 1 << 24;
 
@@ -44,6 +51,41 @@ pub(crate) enum WarmUpError {
     Call(#[from] ModelError),
     #[error("its example takes more than {LIMIT:?}")]
     TooLong,
+}
+
+/// Calls each session once, one after the other, and says how many they were. Blocks.
+pub(crate) fn warm_up(
+    sessions: &mut [Session],
+    graph: &Graph,
+    example: Result<Inputs, ExampleError>,
+) -> Result<usize, WarmUpError> {
+    let (example, end) = (example?, Instant::now() + LIMIT);
+    graph.check(&example)?;
+    let values = session::values(example)?;
+    sessions.iter_mut().try_fold(0, |called, session| call_until(end, session, &values).map(|()| called + 1))
+}
+
+/// One call, which another thread ends when it takes too long.
+fn call_until(end: Instant, session: &mut Session, values: &Values) -> Result<(), WarmUpError> {
+    let options = &RunOptions::new().map_err(ModelError::run)?;
+    let (done, waited_for) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        let watch = move || {
+            let left = end.saturating_duration_since(Instant::now());
+            let is_late = waited_for.recv_timeout(left) == Err(RecvTimeoutError::Timeout);
+            is_late.then(|| options.terminate())
+        };
+        let watch = thread::Builder::new()
+            .name("ort-warm-up".into())
+            .spawn_scoped(scope, watch)
+            .map_err(|source| ModelError::Thread { source: source.into() })?;
+        let outputs = session::run(session, values, options);
+        drop(done);
+        match watch.join() {
+            Ok(None) => outputs.map(drop).map_err(WarmUpError::from),
+            Ok(Some(_)) | Err(_) => Err(WarmUpError::TooLong),
+        }
+    })
 }
 
 /// The inputs of the example; `None`: there is none.

@@ -463,7 +463,7 @@ async fn a_model_comes_back_from_its_kept_weights() {
 }
 
 #[tokio::test]
-async fn another_worker_finds_the_optimised_graph_and_does_without_a_damaged_one() {
+async fn another_worker_finds_the_optimised_graph_and_replaces_a_damaged_one() {
     let directory = tempfile::tempdir().unwrap();
     let local = matrix(&directory, "a", 0.0);
     let sum = column(&with_host_tier(), &local).await;
@@ -475,11 +475,20 @@ async fn another_worker_finds_the_optimised_graph_and_does_without_a_damaged_one
     let written = fs::metadata(place.join("graph.onnx")).unwrap().modified().unwrap();
     assert_eq!(column(&with_host_tier(), &local).await, sum);
     assert_eq!(fs::metadata(place.join("graph.onnx")).unwrap().modified().unwrap(), written);
+    let size = |file| fs::metadata(place.join(file)).map(|found| found.len()).unwrap_or(0);
+    let sizes = || (size("graph.onnx"), size("weights.bin"));
+    let whole = sizes();
     for (file, damaged) in [("weights.bin", &b"short"[..]), ("graph.onnx", b"no graph")] {
         fs::write(place.join(file), damaged).unwrap();
         assert_eq!(column(&with_host_tier(), &local).await, sum, "{file}");
+        assert_eq!((found().len(), sizes()), (1, whole), "{file} is written anew");
     }
-    assert_eq!(found().len(), 1);
+    fs::remove_file(place.join("weights.bin")).unwrap();
+    assert_eq!((column(&with_host_tier(), &local).await, sizes()), (sum, whole));
+    // It can be read, as a graph of nothing, and is found to be of no use only when it is loaded.
+    fs::write(place.join("graph.onnx"), b"").unwrap();
+    assert_eq!((column(&with_host_tier(), &local).await, found().len()), (sum, 0));
+    assert_eq!((column(&with_host_tier(), &local).await, sizes()), (sum, whole));
 }
 
 fn counting(rounds: i64) -> [(&'static str, Tensor); 2] {
@@ -501,8 +510,12 @@ async fn a_dropped_call_ends_its_inference() {
 #[test]
 fn the_first_provider_that_works_is_taken() {
     assert!(models_on(&[Provider::Cuda, Provider::Cpu]).is_ok());
-    let error = models_on(&[Provider::Cuda]).expect_err("a library for processors");
-    assert_eq!(error.to_string(), "ONNX Runtime cannot use cuda on this machine");
+    for provider in
+        [Provider::Cuda, Provider::TensorRt, Provider::CoreMl, Provider::DirectMl, Provider::OpenVino]
+    {
+        let error = models_on(&[provider]).expect_err("a library for processors");
+        assert_eq!(error.to_string(), format!("ONNX Runtime cannot use {provider} on this machine"));
+    }
 }
 
 #[test]

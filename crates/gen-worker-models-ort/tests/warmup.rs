@@ -59,7 +59,8 @@ async fn a_model_is_called_once_with_its_example_or_taken_as_it_is() {
         .with_ansi(false)
         .with_writer(move || writer.clone())
         .init();
-    let models = OrtModels::new(OrtConfig::from_env(&Env::default(), &mut ConfigErrors::default()))
+    let env = Env::from_iter([("WORKER_ORT_SESSIONS", "3")]);
+    let models = OrtModels::new(OrtConfig::from_env(&env, &mut ConfigErrors::default()))
         .unwrap_or_else(|error| panic!("{error}"));
     for (example, said) in [
         (r#"{"x": {"shape": [1, 3], "data": [1, 2, 3]}}"#, "model warmed up"),
@@ -74,6 +75,7 @@ async fn a_model_is_called_once_with_its_example_or_taken_as_it_is() {
         let model = models.model(&local, &LeaseHolder::default()).await.unwrap();
         let log = log.take();
         assert!(log.contains(said), "{example}: {log}");
+        assert_eq!(log.contains("sessions=3"), said == "model warmed up", "{example}: {log}");
         let mut outputs = model.run([("x", array![[4.0_f32]])]).await.unwrap();
         assert_eq!(outputs.take::<f32>("y").unwrap(), array![[9.0]].into_dyn());
         drop(model);

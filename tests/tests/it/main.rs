@@ -2,6 +2,7 @@
 #![expect(clippy::unwrap_used, reason = "a test that cannot go on says where")]
 
 mod cancel;
+mod checkpoints;
 mod connection;
 mod credentials;
 mod delivery;
@@ -9,6 +10,7 @@ mod diagnosis;
 mod drain;
 mod files;
 mod gpu;
+mod inference;
 mod isolation;
 mod job;
 mod journal;

@@ -16,9 +16,9 @@ use tracing::{info, warn};
 use uuid::Uuid;
 
 use super::{
-    Entry, Store, list,
+    Entry, Store, directories, list,
     lock::Lock,
-    marker::{Marker, Verdict},
+    marker::{MARKER, Marker, Verdict},
 };
 use crate::{
     error::HubError,
@@ -154,7 +154,8 @@ impl Store {
     pub(crate) fn used(&self) -> u64 {
         let objects = ["sha256", "blake3"].map(|name| self.root.join("objects").join(name));
         let files = objects.iter().flat_map(|directory| list(directory));
-        files.chain(list(&self.root.join("partial"))).map(|path| allocated(&path)).sum()
+        let files = files.chain(list(&self.root.join("partial"))).map(|path| allocated(&path));
+        files.chain(self.oldest_first().iter().map(|entry| own_bytes(&entry.home))).sum()
     }
 
     /// The models that are there. Those that were asked for last come last.
@@ -177,8 +178,9 @@ impl Store {
         // Once it has no name it is no model, however far the removal comes.
         let gone = entry.home.with_extension(format!("{}.gone", Uuid::new_v4().simple()));
         fs::rename(&entry.home, &gone)?;
+        let own = own_bytes(&gone);
         fs::remove_dir_all(&gone)?;
-        swept.bytes += self.drop_objects(&marker)?;
+        swept.bytes += own + self.drop_objects(&marker)?;
         swept.models.push(entry.key.clone());
         info!(model = marker.written, bytes = marker.size_bytes(), "model evicted");
         pin.remove()?;
@@ -259,6 +261,15 @@ impl Entry {
             Err(_) => false,
         }
     }
+}
+
+/// How many bytes a model's directory takes beside the files that it shares: what was made of them and is kept there, such as
+/// graphs that were optimised, and copies where there are no links.
+fn own_bytes(home: &Path) -> u64 {
+    let paths = directories(home).into_iter().flat_map(|directory| list(&directory));
+    let files = paths.filter_map(|path| Some((fs::symlink_metadata(&path).ok()?, path)));
+    let own = files.filter(|(found, path)| found.is_file() && found.nlink() == 1 && !path.ends_with(MARKER));
+    own.map(|(_, path)| allocated(&path)).sum()
 }
 
 fn has_extension(path: &Path, extension: &str) -> bool {

@@ -118,6 +118,20 @@ fn what_was_not_asked_for_for_longest_goes_first_and_what_is_in_use_never() {
 }
 
 #[test]
+fn what_was_made_of_a_model_counts_and_goes_with_it() {
+    let bench = Bench::new(Some(100));
+    let old = bench.publish("old", &[("unet/m", &[1; 30])], 1);
+    let new = bench.publish("new", &[("m", &[2; 20])], 2);
+    let kept = old.home.join("unet/.ort/1.0-cpu/m");
+    fs::create_dir_all(&kept).unwrap();
+    fs::write(kept.join("weights.bin"), [3; 40]).unwrap();
+    assert_eq!(bench.store.used(), 90);
+    let swept = bench.store.make_room(11).unwrap();
+    assert_eq!((swept.models, swept.bytes, bench.store.used()), (vec!["old".to_owned()], 70, 20));
+    assert!(is_there(&new));
+}
+
+#[test]
 fn a_model_that_is_being_built_is_not_evicted() {
     let bench = Bench::new(Some(10));
     let entry = bench.publish("k", &[("m", &[1; 10])], 1);

@@ -211,10 +211,7 @@ impl Desk {
     }
 
     pub(super) fn stats(&self, provider: Provider) -> ModelStats {
-        let bytes = |bytes: Bytes| match provider {
-            Provider::Cpu => bytes.host,
-            Provider::Cuda => bytes.device,
-        };
+        let bytes = |bytes: Bytes| if provider.is_nvidia() { bytes.device } else { bytes.host };
         ModelStats {
             resident: self.loaded.len() as u64,
             leased: self.residency.leased() as u64,
@@ -234,8 +231,5 @@ fn estimate(local: &LocalModel, provider: Provider) -> Footprint {
 
 /// Bytes of the memory that models run in.
 pub(super) fn on(provider: Provider, bytes: u64) -> Bytes {
-    match provider {
-        Provider::Cpu => Bytes { host: bytes, device: 0 },
-        Provider::Cuda => Bytes { host: 0, device: bytes },
-    }
+    if provider.is_nvidia() { Bytes { host: 0, device: bytes } } else { Bytes { host: bytes, device: 0 } }
 }

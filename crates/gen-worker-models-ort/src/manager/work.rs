@@ -16,7 +16,6 @@ use super::{
 };
 use crate::{
     budget::{Bytes, Footprint},
-    config::Provider,
     error::ModelError,
     model::{KeptGraphs, Loaded},
     residency::Tier,
@@ -81,10 +80,7 @@ impl Office {
     /// process, and not to the system, is not seen growing.
     fn load_done(self: &Arc<Self>, key: &Key, loaded: Loaded, took: Duration, gained: Bytes) {
         let least = on(self.recipe.provider(), loaded.size_bytes());
-        let gained = match self.recipe.provider() {
-            Provider::Cpu => Bytes { device: 0, ..gained },
-            Provider::Cuda => gained,
-        };
+        let gained = if self.recipe.provider().is_nvidia() { gained } else { Bytes { device: 0, ..gained } };
         let warm = loaded.kept_bytes();
         let resident = gained.at_least(least).at_least(Bytes { host: warm, device: 0 });
         let (bytes, elapsed_ms) = (self.of(resident), took.as_millis());
@@ -129,9 +125,6 @@ impl Office {
 
     /// Of both kinds of memory, the one that models run in.
     fn of(&self, bytes: Bytes) -> u64 {
-        match self.recipe.provider() {
-            Provider::Cpu => bytes.host,
-            Provider::Cuda => bytes.device,
-        }
+        if self.recipe.provider().is_nvidia() { bytes.device } else { bytes.host }
     }
 }
