@@ -23,7 +23,7 @@ use self::{
 };
 use crate::{
     content,
-    error::UploadError,
+    error::{PASSING, UploadError},
     multipart::{PART_BYTES, PartPlan},
     source::{Piece, Progress},
     spool::Body,
@@ -189,12 +189,13 @@ fn cause(error: &UploadError) -> Option<&NetError> {
     }
 }
 
-/// Whether a store may have answered so because it knows no checksums.
+/// Whether a store may have answered so because it knows no checksums: what it says of bytes that it checked is no reason to
+/// send them unchecked.
 fn checksum_refused(error: &UploadError) -> bool {
     match error {
         UploadError::S3 { source: NetError::Status { status, .. }, code } => {
-            let damaged = matches!(code.as_deref(), Some("BadDigest" | "InvalidDigest"));
-            matches!(status.as_u16(), 400 | 501) && !damaged
+            let is_checked = |code: &str| code == "InvalidDigest" || PASSING.contains(&code);
+            matches!(status.as_u16(), 400 | 501) && !code.as_deref().is_some_and(is_checked)
         }
         _ => false,
     }

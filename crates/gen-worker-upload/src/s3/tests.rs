@@ -382,9 +382,15 @@ async fn checksums_are_left_out_where_they_are_refused() {
         put(&there, large()).await.unwrap();
         assert!(!there.heard().last().unwrap().body.windows(8).any(|text| text == b"Checksum"));
     }
-    let there = store(|_, _| say(400, &error("BadDigest"))).await;
-    assert_eq!(put(&there, "data").await.unwrap_err().kind, FailureKind::Retryable);
-    assert_eq!(there.heard().len(), 1);
+}
+
+#[tokio::test]
+async fn bytes_that_arrive_damaged_are_not_sent_unchecked() {
+    for code in ["BadDigest", "InvalidDigest", "IncompleteBody", "XAmzContentChecksumMismatch"] {
+        let there = store(move |heard, _| (heard.method == "PUT").then(|| say(400, &error(code)))?).await;
+        put(&there, "data").await.unwrap_err();
+        assert_eq!(there.heard().len(), 1, "{code}");
+    }
 }
 
 /// A store that takes no second part, and whom it tells of that.
