@@ -80,7 +80,7 @@ impl FileApi {
             media_type: media_type(&content.head, reference.as_str()),
             content: &content,
             request,
-            body: Arc::new(Piece::new(body, 0..content.size, &progress)),
+            body: Arc::new(Piece::new(body, 0..content.size, &progress).measured(content.crc32c)),
         };
         let answer = upload.send(&self.transfers).await?;
         // The file is stored whatever the answer's body looks like, which the contract leaves open.

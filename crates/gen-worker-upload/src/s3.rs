@@ -22,7 +22,7 @@ use self::{
     upload::Upload,
 };
 use crate::{
-    content,
+    content::{self, Content},
     error::{PASSING, UploadError},
     multipart::{PART_BYTES, PartPlan},
     source::{Piece, Progress},
@@ -111,11 +111,11 @@ struct Store {
 impl Store {
     /// One request. Its checksum is left out only if the store refuses it.
     async fn whole(&self, sending: &Sending<'_>) -> Result<Taken, UploadError> {
-        let sha256 = self.measure(sending.body).await?;
+        let Content { sha256, crc32c, .. } = self.measure(sending.body).await?;
         let put = |checksum: Option<String>| {
             let mut headers = vec![("content-type", sending.content_type.clone())];
             headers.extend(checksum.map(|checksum| ("x-amz-checksum-sha256", checksum)));
-            let piece = Piece::new(sending.body, 0..sending.size, &sending.progress);
+            let piece = Piece::new(sending.body, 0..sending.size, &sending.progress).measured(crc32c);
             self.send(Question { method: Method::Put, query: Vec::new(), headers }, Some(Arc::new(piece)))
         };
         let answer = match put(Some(sha256.base64())).await {
@@ -125,9 +125,9 @@ impl Store {
         Ok(Taken { sha256, etag: answer::etag(answer.headers()) })
     }
 
-    async fn measure(&self, body: &Body) -> Result<Digest, UploadError> {
+    async fn measure(&self, body: &Body) -> Result<Content, UploadError> {
         let _place = self.transfers.place().await;
-        Ok(content::measure(body, ByteLimit::Unlimited).await?.sha256)
+        content::measure(body, ByteLimit::Unlimited).await
     }
 
     /// A request for each part. Whatever ends it early, the store is told to forget the parts.

@@ -151,6 +151,8 @@ pub(crate) struct Piece {
     body: Body,
     /// Which bytes of it.
     range: Range<u64>,
+    /// The CRC-32C of a file that was measured before it is sent.
+    measured: Option<u32>,
     /// Where the digest of what is sent is left; `None`: it is known already.
     sent: Option<Arc<Sent>>,
     progress: Arc<Progress>,
@@ -160,7 +162,13 @@ pub(crate) struct Piece {
 
 impl Piece {
     pub(crate) fn new(body: &Body, range: Range<u64>, progress: &Arc<Progress>) -> Self {
-        Self { body: body.clone(), range, sent: None, progress: progress.clone(), reached: Arc::default() }
+        let (body, progress) = (body.clone(), progress.clone());
+        Self { body, range, measured: None, sent: None, progress, reached: Arc::default() }
+    }
+
+    /// The same, which sends nothing else than what was measured.
+    pub(crate) fn measured(self, crc32c: Option<u32>) -> Self {
+        Self { measured: crc32c, ..self }
     }
 
     async fn chunks(&self) -> io::Result<BoxStream<'static, io::Result<Bytes>>> {
@@ -173,7 +181,8 @@ impl Piece {
                 let (path, range) = (path.clone(), self.range.clone());
                 let length = range.end - range.start;
                 let tally = self.sent.as_ref().map(|sent| Tally::of(length, sent.anew()));
-                let opened = spawn_blocking(move || Reader::open(&path, range)).await;
+                let measured = self.measured;
+                let opened = spawn_blocking(move || Reader::open(&path, range, measured)).await;
                 let read = reader::ahead(opened.map_err(io::Error::other)??);
                 let chunks = match tally {
                     Some(tally) => reader::tallied(read, tally),

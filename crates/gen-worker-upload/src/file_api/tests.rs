@@ -1,6 +1,7 @@
 //! The file API against a store on loopback.
 
 use axum::body::Bytes;
+use futures_util::FutureExt;
 use gen_worker_core::{FailureKind, OutputBody, RunId};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -112,6 +113,23 @@ async fn a_file_is_streamed_and_sent_whole_again() {
     assert_eq!(heard.len(), 2);
     assert!(heard.iter().all(|heard| heard.body == data && heard.header("content-type") == "video/mp4"));
     assert_eq!(asset.size_bytes(), Some(data.len() as u64));
+}
+
+#[tokio::test]
+async fn a_file_that_changes_while_it_is_sent_is_not_stored() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("out");
+    std::fs::write(&path, "data").unwrap();
+    let changed = path.clone();
+    let store = Store::deciding(move |heard| {
+        std::fs::write(&changed, "atad").unwrap();
+        std::future::ready(answer(if heard.body == "data" { 503 } else { 200 }, "")).boxed()
+    })
+    .await;
+    let body = OutputBody::File(path);
+    let request = SaveRequest { body, ..request("x", "", SaveMode::Overwrite) };
+    assert_eq!(save(&store, request).await.unwrap_err().kind, FailureKind::Retryable);
+    assert_eq!(store.heard().len(), 1);
 }
 
 #[tokio::test]

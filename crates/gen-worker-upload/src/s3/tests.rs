@@ -4,6 +4,7 @@
 use std::{
     collections::HashSet,
     future::{pending, ready},
+    io::Write,
     sync::{
         Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -390,6 +391,29 @@ async fn bytes_that_arrive_damaged_are_not_sent_unchecked() {
         let there = store(move |heard, _| (heard.method == "PUT").then(|| say(400, &error(code)))?).await;
         put(&there, "data").await.unwrap_err();
         assert_eq!(there.heard().len(), 1, "{code}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_changes_while_it_is_sent_is_not_stored() {
+    let (directory, data) = (tempfile::tempdir().unwrap(), large());
+    for length in [1000, data.len()] {
+        let path = directory.path().join("out");
+        std::fs::write(&path, &data[..length]).unwrap();
+        let (changed, count) = (path.clone(), AtomicUsize::new(0));
+        // Every part is asked for once more, from what is another file by then.
+        let there = store(move |heard, _| {
+            let refuses = heard.method == "PUT" && count.fetch_add(1, Ordering::Relaxed) < 3;
+            refuses.then(|| {
+                let mut changed = std::fs::OpenOptions::new().write(true).open(&changed).unwrap();
+                changed.write_all(&vec![7; length]).unwrap();
+                say(503, "")
+            })?
+        })
+        .await;
+        let stored = target(&there).store(&RawOutput::file(path, "a/b"), &watch().0).await;
+        assert_eq!(stored.unwrap_err().kind, FailureKind::Retryable, "{length}");
+        assert!(of_kind(&there.heard(), "POST", "uploadId").is_empty());
     }
 }
 
