@@ -116,7 +116,7 @@ impl Store {
             let mut headers = vec![("content-type", sending.content_type.clone())];
             headers.extend(checksum.map(|checksum| ("x-amz-checksum-sha256", checksum)));
             let piece = Piece::new(sending.body, 0..sending.size, &sending.progress).measured(crc32c);
-            self.send(Question { method: Method::Put, query: Vec::new(), headers }, Some(Arc::new(piece)))
+            self.put(Question { method: Method::Put, query: Vec::new(), headers }, piece)
         };
         let answer = match put(Some(sha256.base64())).await {
             Err(error) if checksum_refused(&error) => put(None).await?,
@@ -151,6 +151,13 @@ impl Store {
         body: Option<Arc<dyn BodySource>>,
     ) -> Result<HttpResponse, UploadError> {
         self.transfers.retry(|connection| self.attempt(&question, body.clone(), connection), cause).await
+    }
+
+    /// The same, which believes the store only if all was sent.
+    async fn put(&self, question: Question, piece: Piece) -> Result<HttpResponse, UploadError> {
+        let piece = Arc::new(piece);
+        let answer = self.send(question, Some(piece.clone())).await?;
+        piece.confirm().map(|()| answer)
     }
 
     /// Tries once, or twice when the first signature bore the wrong time.

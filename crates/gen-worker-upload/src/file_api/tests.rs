@@ -2,7 +2,7 @@
 
 use axum::body::Bytes;
 use futures_util::FutureExt;
-use gen_worker_core::{FailureKind, OutputBody, RunId};
+use gen_worker_core::{ByteLimit, FailureKind, OutputBody, RunId};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -10,7 +10,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::testing::{Heard, Store, answer, bytes, client, config, transfers, watch};
+use crate::testing::{Heard, Store, answer, bytes, client, config, hasty, transfers, watch};
 
 fn scope() -> RunScope {
     RunScope { run_id: RunId::parse("r1").unwrap(), tenant_id: None, file_base_url: None, file_token: None }
@@ -236,6 +236,16 @@ async fn what_the_store_says_is_checked() {
     assert_eq!(unsaid.unwrap().mime_type(), Some("application/octet-stream"));
     assert_eq!(other.unwrap_err().kind, FailureKind::Retryable);
     assert_eq!(nonsense.unwrap_err().kind, FailureKind::Retryable);
+}
+
+#[tokio::test]
+async fn a_success_before_the_last_byte_is_none() {
+    let (url, _server) = hasty().await;
+    let config = UploadConfig { max_output_file: ByteLimit::Unlimited, ..config() };
+    let api = FileApi::new(UploadConfig { file_api_url: Some(url.parse().unwrap()), ..config }, transfers());
+    let request = request("x", bytes(64 << 20), SaveMode::Overwrite);
+    let failure = api.save(&scope(), request, &watch().0).await.unwrap_err();
+    assert_eq!(failure.safe_message, "the store did not confirm the output");
 }
 
 #[tokio::test]

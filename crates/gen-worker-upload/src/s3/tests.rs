@@ -24,7 +24,7 @@ use super::*;
 use crate::{
     config::UploadConfig,
     target::OutputTargets,
-    testing::{Heard, Store as Peer, answer, bytes, client_allowing, config, transfers, watch},
+    testing::{Heard, Store as Peer, answer, bytes, client_allowing, config, hasty, transfers, watch},
 };
 
 /// What the store does with a request: `None`: as a store does.
@@ -415,6 +415,19 @@ async fn a_file_that_changes_while_it_is_sent_is_not_stored() {
         assert_eq!(stored.unwrap_err().kind, FailureKind::Retryable, "{length}");
         assert!(of_kind(&there.heard(), "POST", "uploadId").is_empty());
     }
+}
+
+#[tokio::test]
+async fn a_success_before_the_last_byte_is_none() {
+    let (url, _server) = hasty().await;
+    let told = json!({
+        "bucket": "b", "key": "k", "region": "r", "endpoint": url, "access_key_id": "AKID",
+        "secret_access_key": "hunter2",
+    });
+    let target = S3Target::new(told, transfers(), ByteLimit::Unlimited).unwrap();
+    let output = crate::spool::Body::Bytes(bytes(PART_BYTES as usize - 1));
+    let failure = target.put(&output, "a/b", &watch().0).await.unwrap_err();
+    assert_eq!(failure.safe_message, "the store did not confirm the output");
 }
 
 /// A store that takes no second part, and whom it tells of that.
