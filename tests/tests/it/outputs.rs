@@ -174,6 +174,27 @@ async fn the_gpu_is_free_while_bytes_move() {
 }
 
 #[tokio::test]
+async fn a_run_keeps_its_place_until_its_output_is_stored() {
+    let api = FakeFileApi::start(TOKEN).await;
+    let proxy = FaultProxy::start(addr(&api.url()).parse().unwrap()).await;
+    let (_scheduler, _worker, mut stream) =
+        worker(&[("WORKER_MAX_CONCURRENCY", "1"), ("WORKER_DOWNLOAD_RETRIES", "5")]).await;
+    let (slow, attached) = (format!("http://{}", proxy.addr()), json!({"names": ["x"], "size": 1000}));
+    proxy.pause();
+    stream.send(Msg::RunRequest(request("held", &slow, "attach", &attached))).await;
+    while proxy.accepted() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let other = json!({"text": ""});
+    assert_eq!(run(&mut stream, "", "echo", other.clone()).await.safe_message, "worker busy");
+    proxy.drop_all();
+    proxy.resume();
+    let stored = stream.next_result().await;
+    assert!(stored.success && stored.run_id == "held", "{stored:?}");
+    assert!(run(&mut stream, "", "echo", other).await.success);
+}
+
+#[tokio::test]
 async fn a_run_told_to_stop_gives_up_its_upload() {
     let api = FakeFileApi::start(TOKEN).await;
     let proxy = FaultProxy::start(addr(&api.url()).parse().unwrap()).await;
