@@ -66,6 +66,19 @@ async fn open_uploads(store: &SeaweedFs) -> String {
     String::from_utf8(body).unwrap()
 }
 
+/// Whether the upload to this key that is open has a part.
+async fn has_part(store: &SeaweedFs, key: &str) -> bool {
+    let open = open_uploads(store).await;
+    let id = open.split_once("<UploadId>").and_then(|(_, rest)| rest.split_once("</UploadId>"));
+    match id {
+        Some((id, _)) => {
+            let (_, parts) = get(store, &format!("{BUCKET}/{key}?uploadId={id}")).await;
+            String::from_utf8_lossy(&parts).contains("<PartNumber>")
+        }
+        None => false,
+    }
+}
+
 fn pattern(size: usize) -> Vec<u8> {
     (0..size).map(|i| (i % 251) as u8).collect()
 }
@@ -167,4 +180,37 @@ async fn what_the_store_refuses_is_said_and_leaves_nothing() {
     for key in ["wrong", "cancelled"] {
         assert_eq!(get(&there, &format!("{BUCKET}/{key}")).await.0, 404, "{key}");
     }
+}
+
+#[tokio::test]
+async fn a_worker_that_leaves_forgets_what_it_began() {
+    let there = SeaweedFs::start(seaweed_program()).await;
+    store(&told(&there, "first"), RawOutput::bytes("x", "a/b")).await.unwrap();
+    let proxy = FaultProxy::start(there.url().strip_prefix("http://").unwrap().parse().unwrap()).await;
+    let through = proxy.addr().to_string();
+    let (_scheduler, mut worker, mut stream) = worker(&[
+        ("WORKER_URL_ALLOW", &through),
+        ("WORKER_UPLOAD_CONCURRENCY", "1"),
+        ("WORKER_CANCEL_GRACE_SECONDS", "0"),
+    ])
+    .await;
+    let mut to = told(&there, "left");
+    to["s3"]["endpoint"] = format!("http://{through}").into();
+    stream.run("r", "raw", json!({"size": 4 * LARGE, "output_upload": to})).await;
+    while !has_part(&there, "left").await {}
+    proxy.pause();
+    worker.terminate().await;
+    let result = stream.next_result().await;
+    assert_eq!((result.error_type.as_str(), result.retryable), ("retryable", true));
+    stream.ended().await.unwrap();
+    // One connection began the upload; another is to end it, and is lost. By then the worker has nothing else left to do.
+    while proxy.accepted() < 2 {
+        tokio::task::yield_now().await;
+    }
+    stream.end_ok();
+    proxy.resume();
+    proxy.drop_all();
+    assert!(worker.ended().await.success());
+    assert!(!open_uploads(&there).await.contains("<UploadId>"));
+    assert_eq!(get(&there, &format!("{BUCKET}/left")).await.0, 404);
 }
