@@ -386,6 +386,20 @@ async fn checksums_are_left_out_where_they_are_refused() {
 }
 
 #[tokio::test]
+async fn a_store_that_waited_too_long_for_bytes_is_asked_again() {
+    let refused = AtomicUsize::new(0);
+    let there = store(move |heard, _| {
+        let refuses = heard.method == "PUT" && refused.fetch_add(1, Ordering::Relaxed) == 0;
+        refuses.then(|| say(400, &error("RequestTimeout")))?
+    })
+    .await;
+    put(&there, "data").await.unwrap();
+    let [first, second] = &there.heard()[..] else { panic!("two requests") };
+    assert_eq!(first.header("x-amz-checksum-sha256"), second.header("x-amz-checksum-sha256"));
+    assert_ne!(first.port, second.port);
+}
+
+#[tokio::test]
 async fn bytes_that_arrive_damaged_are_not_sent_unchecked() {
     for code in ["BadDigest", "InvalidDigest", "IncompleteBody", "XAmzContentChecksumMismatch"] {
         let there = store(move |heard, _| (heard.method == "PUT").then(|| say(400, &error(code)))?).await;
