@@ -46,7 +46,8 @@ vars! {
     MAX_OUTPUT = "WORKER_MAX_OUTPUT_BYTES", "bytes", "0", "Largest encoded output of a run; 0 means unlimited.";
     MAX_MESSAGE = "WORKER_MAX_MESSAGE_BYTES", "bytes", "67108864",
         "Largest message on the stream, either way. Raised by itself where a payload or output limit asks for more.";
-    MAX_CONCURRENCY = "WORKER_MAX_CONCURRENCY", "count", "0", "Runs at the same time; 0 means unlimited.";
+    MAX_CONCURRENCY = "WORKER_MAX_CONCURRENCY", "count", "0",
+        "Runs at the same time, each until its outputs are stored; 0 means unlimited.";
     GPU_CONCURRENCY = "WORKER_GPU_CONCURRENCY", "count", "1",
         "Functions that require a GPU and may run at the same time, for each device.";
     DRAIN_TIMEOUT = "WORKER_DRAIN_TIMEOUT_SECONDS", "seconds", "0",

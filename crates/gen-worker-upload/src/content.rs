@@ -23,6 +23,8 @@ pub(crate) struct Content {
     pub(crate) size: u64,
     /// The SHA-256 over all of it.
     pub(crate) sha256: Digest,
+    /// The CRC-32C over all of it; `None`: it is in memory, where nothing changes it.
+    pub(crate) crc32c: Option<u32>,
     /// Its first bytes.
     pub(crate) head: Vec<u8>,
 }
@@ -122,7 +124,7 @@ pub(crate) async fn measure(body: &Body, limit: ByteLimit) -> Result<Content, Up
             let size = bytes.len() as u64;
             check_size(size, limit)?;
             let head = bytes[..bytes.len().min(HEAD_BYTES)].to_owned();
-            Ok(Content { size, sha256: sha256(bytes).await?, head })
+            Ok(Content { size, sha256: sha256(bytes).await?, crc32c: None, head })
         }
         Body::File(path) => blocking(move || hash(open(&path, limit)?)).await,
     }
@@ -163,7 +165,7 @@ fn hash(mut source: impl Read) -> Result<Content, UploadError> {
     let mut hasher = Hasher::new(Algorithm::Sha256);
     let mut head = Vec::with_capacity(HEAD_BYTES);
     let mut chunk = vec![0; CHUNK_BYTES];
-    let mut size = 0;
+    let (mut size, mut crc32c) = (0, 0);
     loop {
         let read = match source.read(&mut chunk) {
             Ok(0) => break,
@@ -172,11 +174,12 @@ fn hash(mut source: impl Read) -> Result<Content, UploadError> {
             Err(error) => return Err(read_failed(error)),
         };
         hasher.update(read);
+        crc32c = crc32c::crc32c_append(crc32c, read);
         size += read.len() as u64;
         let missing = HEAD_BYTES - head.len();
         head.extend(read.iter().take(missing));
     }
-    Ok(Content { size, sha256: hasher.finish(), head })
+    Ok(Content { size, sha256: hasher.finish(), crc32c: Some(crc32c), head })
 }
 
 pub(crate) fn read_failed(source: io::Error) -> UploadError {
@@ -199,9 +202,10 @@ mod tests {
         let file = measure(&Body::File(path), UNLIMITED).await.unwrap();
         assert_eq!(file.size, data.len() as u64);
         assert_eq!(file.sha256, Digest::of(Algorithm::Sha256, &data));
+        assert_eq!(file.crc32c, Some(crc32c::crc32c(&data)));
         assert_eq!(file.head, data[..HEAD_BYTES]);
         let bytes = measure(&Body::Bytes(data.into()), UNLIMITED).await.unwrap();
-        assert_eq!(bytes, file);
+        assert_eq!(bytes, Content { crc32c: None, ..file });
     }
 
     #[tokio::test]

@@ -99,7 +99,7 @@ pub enum UploadError {
 
 /// What S3 says of what may go well the next time, whatever its status: bytes that were lost on the way, and an upload
 /// that somebody else ended.
-const PASSING: [&str; 5] =
+pub(crate) const PASSING: [&str; 5] =
     ["BadDigest", "IncompleteBody", "NoSuchUpload", "RequestTimeout", "XAmzContentChecksumMismatch"];
 
 impl Classify for UploadError {

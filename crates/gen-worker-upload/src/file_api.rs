@@ -8,8 +8,7 @@ use gen_worker_core::{
     ports::{FileStore, SaveMode, SaveRequest, Watch},
 };
 use gen_worker_net::{
-    BodySource, HeaderName, HeaderValue, HttpClient, HttpRequest, HttpResponse, Method, NetError, Trust,
-    header,
+    HeaderName, HeaderValue, HttpClient, HttpRequest, HttpResponse, Method, NetError, Trust, header,
 };
 use serde::Deserialize;
 use url::Url;
@@ -47,7 +46,7 @@ struct Upload<'a> {
     media_type: &'static str,
     content: &'a Content,
     request: &'a SaveRequest,
-    body: Arc<dyn BodySource>,
+    body: Arc<Piece>,
 }
 
 /// What the file API may say about what it stored.
@@ -81,9 +80,10 @@ impl FileApi {
             media_type: media_type(&content.head, reference.as_str()),
             content: &content,
             request,
-            body: Arc::new(Piece::new(body, 0..content.size, &progress)),
+            body: Arc::new(Piece::new(body, 0..content.size, &progress).measured(content.crc32c)),
         };
         let answer = upload.send(&self.transfers).await?;
+        upload.body.confirm()?;
         // The file is stored whatever the answer's body looks like, which the contract leaves open.
         let saved = answer.json::<Saved>(MAX_ANSWER_BYTES).await.unwrap_or_default();
         upload.asset(saved)

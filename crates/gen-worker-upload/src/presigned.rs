@@ -69,6 +69,7 @@ impl Presigned {
             outgoing.beside_its_digest(async { request.send().await?.into_success() })
         };
         let answer = self.transfers.retry(attempt, |error| Some(error)).await.map_err(failed)?;
+        whole.confirm()?;
         Ok(StoredOutput {
             url: self.public_url.clone().unwrap_or_else(|| to.url()[..Position::AfterPath].to_owned()),
             key: None,

@@ -24,21 +24,36 @@ pub(crate) const BUFFERED_BYTES: u64 = (CHUNK_BYTES * (2 * CHUNKS_AHEAD + 4)) as
 pub(crate) struct Reader {
     file: File,
     left: u64,
+    /// The CRC-32C of what was read.
+    crc32c: u32,
+    /// The one that all of it has to have, which was read before; `None`: it was not.
+    measured: Option<u32>,
     spare: Arc<Spare>,
 }
 
 impl Reader {
-    pub(crate) fn open(path: &Path, range: Range<u64>) -> io::Result<Self> {
+    pub(crate) fn open(path: &Path, range: Range<u64>, measured: Option<u32>) -> io::Result<Self> {
         let mut file = File::open(path)?;
         file.seek(SeekFrom::Start(range.start))?;
-        Ok(Self { file, left: range.end - range.start, spare: Arc::default() })
+        Ok(Self { file, left: range.end - range.start, crc32c: 0, measured, spare: Arc::default() })
     }
 
     fn chunk(&mut self) -> io::Result<Bytes> {
         let mut chunk = self.spare.lend(self.left.min(CHUNK_BYTES as u64) as usize);
         self.file.read_exact(&mut chunk.bytes)?;
         self.left -= chunk.bytes.len() as u64;
+        self.check(&chunk.bytes)?;
         Ok(Bytes::from_owner(chunk))
+    }
+
+    /// What changed since it was measured has no end, so that nobody takes it for whole.
+    fn check(&mut self, chunk: &[u8]) -> io::Result<()> {
+        let Some(measured) = self.measured else { return Ok(()) };
+        self.crc32c = crc32c::crc32c_append(self.crc32c, chunk);
+        match self.left == 0 && self.crc32c != measured {
+            true => Err(io::Error::new(io::ErrorKind::InvalidData, "the file changed while it was sent")),
+            false => Ok(()),
+        }
     }
 }
 

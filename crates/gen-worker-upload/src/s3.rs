@@ -22,8 +22,8 @@ use self::{
     upload::Upload,
 };
 use crate::{
-    content,
-    error::UploadError,
+    content::{self, Content},
+    error::{PASSING, UploadError},
     multipart::{PART_BYTES, PartPlan},
     source::{Piece, Progress},
     spool::Body,
@@ -111,12 +111,12 @@ struct Store {
 impl Store {
     /// One request. Its checksum is left out only if the store refuses it.
     async fn whole(&self, sending: &Sending<'_>) -> Result<Taken, UploadError> {
-        let sha256 = self.measure(sending.body).await?;
+        let Content { sha256, crc32c, .. } = self.measure(sending.body).await?;
         let put = |checksum: Option<String>| {
             let mut headers = vec![("content-type", sending.content_type.clone())];
             headers.extend(checksum.map(|checksum| ("x-amz-checksum-sha256", checksum)));
-            let piece = Piece::new(sending.body, 0..sending.size, &sending.progress);
-            self.send(Question { method: Method::Put, query: Vec::new(), headers }, Some(Arc::new(piece)))
+            let piece = Piece::new(sending.body, 0..sending.size, &sending.progress).measured(crc32c);
+            self.put(Question { method: Method::Put, query: Vec::new(), headers }, piece)
         };
         let answer = match put(Some(sha256.base64())).await {
             Err(error) if checksum_refused(&error) => put(None).await?,
@@ -125,9 +125,9 @@ impl Store {
         Ok(Taken { sha256, etag: answer::etag(answer.headers()) })
     }
 
-    async fn measure(&self, body: &Body) -> Result<Digest, UploadError> {
+    async fn measure(&self, body: &Body) -> Result<Content, UploadError> {
         let _place = self.transfers.place().await;
-        Ok(content::measure(body, ByteLimit::Unlimited).await?.sha256)
+        content::measure(body, ByteLimit::Unlimited).await
     }
 
     /// A request for each part. Whatever ends it early, the store is told to forget the parts.
@@ -151,6 +151,13 @@ impl Store {
         body: Option<Arc<dyn BodySource>>,
     ) -> Result<HttpResponse, UploadError> {
         self.transfers.retry(|connection| self.attempt(&question, body.clone(), connection), cause).await
+    }
+
+    /// The same, which believes the store only if all was sent.
+    async fn put(&self, question: Question, piece: Piece) -> Result<HttpResponse, UploadError> {
+        let piece = Arc::new(piece);
+        let answer = self.send(question, Some(piece.clone())).await?;
+        piece.confirm().map(|()| answer)
     }
 
     /// Tries once, or twice when the first signature bore the wrong time.
@@ -189,12 +196,13 @@ fn cause(error: &UploadError) -> Option<&NetError> {
     }
 }
 
-/// Whether a store may have answered so because it knows no checksums.
+/// Whether a store may have answered so because it knows no checksums: what it says of bytes that it checked is no reason to
+/// send them unchecked.
 fn checksum_refused(error: &UploadError) -> bool {
     match error {
         UploadError::S3 { source: NetError::Status { status, .. }, code } => {
-            let damaged = matches!(code.as_deref(), Some("BadDigest" | "InvalidDigest"));
-            matches!(status.as_u16(), 400 | 501) && !damaged
+            let is_checked = |code: &str| code == "InvalidDigest" || PASSING.contains(&code);
+            matches!(status.as_u16(), 400 | 501) && !code.as_deref().is_some_and(is_checked)
         }
         _ => false,
     }

@@ -151,16 +151,38 @@ pub(crate) struct Piece {
     body: Body,
     /// Which bytes of it.
     range: Range<u64>,
+    /// The CRC-32C of a file that was measured before it is sent.
+    measured: Option<u32>,
     /// Where the digest of what is sent is left; `None`: it is known already.
     sent: Option<Arc<Sent>>,
     progress: Arc<Progress>,
     /// How far some try came: what is sent again does not count again.
     reached: Arc<AtomicU64>,
+    tries: AtomicU64,
+    /// The last try whose last byte was handed to its connection.
+    sent_by: Arc<AtomicU64>,
 }
 
 impl Piece {
     pub(crate) fn new(body: &Body, range: Range<u64>, progress: &Arc<Progress>) -> Self {
-        Self { body: body.clone(), range, sent: None, progress: progress.clone(), reached: Arc::default() }
+        let (body, progress) = (body.clone(), progress.clone());
+        let (reached, sent_by) = Default::default();
+        Self { body, range, measured: None, sent: None, progress, reached, tries: AtomicU64::new(0), sent_by }
+    }
+
+    /// The same, which sends nothing else than what was measured.
+    pub(crate) fn measured(self, crc32c: Option<u32>) -> Self {
+        Self { measured: crc32c, ..self }
+    }
+
+    /// Takes a server's yes for what it is.
+    ///
+    /// # Errors
+    /// The server said yes before it could have read all.
+    pub(crate) fn confirm(&self) -> Result<(), UploadError> {
+        let tries = self.tries.load(Ordering::Acquire);
+        let is_sent = self.range.is_empty() || self.sent_by.load(Ordering::Acquire) == tries;
+        if is_sent { Ok(()) } else { Err(UploadError::Unconfirmed) }
     }
 
     async fn chunks(&self) -> io::Result<BoxStream<'static, io::Result<Bytes>>> {
@@ -173,7 +195,8 @@ impl Piece {
                 let (path, range) = (path.clone(), self.range.clone());
                 let length = range.end - range.start;
                 let tally = self.sent.as_ref().map(|sent| Tally::of(length, sent.anew()));
-                let opened = spawn_blocking(move || Reader::open(&path, range)).await;
+                let measured = self.measured;
+                let opened = spawn_blocking(move || Reader::open(&path, range, measured)).await;
                 let read = reader::ahead(opened.map_err(io::Error::other)??);
                 let chunks = match tally {
                     Some(tally) => reader::tallied(read, tally),
@@ -188,16 +211,21 @@ impl Piece {
 impl BodySource for Piece {
     fn open(&self) -> BoxFuture<'_, io::Result<OpenBody>> {
         async move {
-            let (progress, reached) = (self.progress.clone(), self.reached.clone());
-            let mut at = 0;
+            let (progress, reached, sent_by) =
+                (self.progress.clone(), self.reached.clone(), self.sent_by.clone());
+            let this = self.tries.fetch_add(1, Ordering::AcqRel) + 1;
+            let (length, mut at) = (self.range.end - self.range.start, 0);
             let counted = self.chunks().await?.inspect(move |chunk| {
                 at += chunk.as_ref().map_or(0, |chunk| chunk.len() as u64);
+                if at == length {
+                    sent_by.store(this, Ordering::Release);
+                }
                 let before = reached.fetch_max(at, Ordering::Relaxed);
                 if at > before {
                     progress.add(at - before);
                 }
             });
-            Ok(OpenBody { length: self.range.end - self.range.start, chunks: counted.boxed() })
+            Ok(OpenBody { length, chunks: counted.boxed() })
         }
         .boxed()
     }
@@ -265,6 +293,16 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_yes_counts_once_the_last_try_has_sent_all() {
+        let progress = Progress::of_output(1, &watch().0);
+        let piece = Piece::new(&Body::Bytes(bytes(CHUNK_BYTES + 1)), 0..CHUNK_BYTES as u64 + 1, &progress);
+        read(&piece).await.unwrap();
+        assert!(piece.confirm().is_ok());
+        let half: Vec<_> = piece.open().await.unwrap().chunks.take(1).collect().await;
+        assert!(half[0].is_ok() && piece.confirm().is_err());
+    }
+
+    #[tokio::test]
     async fn nothing_has_a_digest_too() {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("out");
@@ -274,6 +312,7 @@ mod tests {
         let mut piece = Piece::new(&Body::File(path), 0..0, &progress);
         piece.sent = Some(sent.clone());
         assert_eq!(read(&piece).await.unwrap(), b"");
+        assert!(piece.confirm().is_ok());
         assert_eq!(sent.digest(), Some(Digest::of(Algorithm::Sha256, b"")));
     }
 }

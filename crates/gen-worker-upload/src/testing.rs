@@ -17,7 +17,11 @@ use axum::{
 use futures_util::{FutureExt, future::BoxFuture};
 use gen_worker_core::{ByteLimit, ByteSize, Cancellation, TenantId, ports::Watch, testing::RecordedEvents};
 use gen_worker_net::{AllowList, HttpClient, NetConfig};
-use tokio::{net::TcpListener, task::JoinSet};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    task::JoinSet,
+};
 
 use crate::{config::UploadConfig, transfer::Transfers};
 
@@ -99,6 +103,23 @@ async fn hear(
     let heard = Heard { port: from.port(), method, uri, headers, body };
     told.heard.lock().unwrap().push(heard.clone());
     (told.decide)(heard).await
+}
+
+/// The address of a server that says yes to whatever it reads the start of, and the server, which ends when it is dropped.
+pub(crate) async fn hasty() -> (String, JoinSet<()>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let mut server = JoinSet::new();
+    server.spawn(async move {
+        let mut open = Vec::new();
+        loop {
+            let (mut connection, _) = listener.accept().await.unwrap();
+            connection.read_exact(&mut [0; 100]).await.unwrap();
+            connection.write_all(b"HTTP/1.1 200 OK\r\nETag: e\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+            open.push(connection);
+        }
+    });
+    (url, server)
 }
 
 /// An answer of this status that asks for no delay before the next try.

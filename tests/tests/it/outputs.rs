@@ -1,9 +1,10 @@
 //! What a run makes, brought out after its function has returned: large, in pieces, attached, told to stop.
 
+use gen_worker::{Call, Function, Worker, WorkerError};
 use gen_worker_core::{Algorithm, Digest};
 use gen_worker_proto::scheduler::{self as v1, TaskExecutionResult, worker_scheduler_message::Msg};
-use gen_worker_testkit::{FakeFileApi, Fault, FaultProxy, WorkerStream};
-use gen_worker_tests::{WorkerProcess, pack, unpack};
+use gen_worker_testkit::{FakeFileApi, FakeScheduler, Fault, FaultProxy, WorkerStream};
+use gen_worker_tests::{Embedded, WorkerProcess, pack, unpack};
 use serde_json::{Value, json};
 
 use super::worker;
@@ -171,6 +172,47 @@ async fn the_gpu_is_free_while_bytes_move() {
     let second = stream.next_result().await;
     assert!(second.success && second.run_id == "held", "{second:?}");
     assert_eq!(api.file("runs/held/outputs/x").unwrap(), pattern(1000));
+}
+
+/// The payload of a function that has the field for itself.
+#[derive(serde::Deserialize, schemars::JsonSchema)]
+struct Forwarded {
+    output_upload: Value,
+}
+
+#[tokio::test]
+async fn a_field_that_the_function_declares_is_its_own() {
+    let scheduler = FakeScheduler::start().await;
+    let forwards = Function::builder::<Forwarded>("forwards", "tests")
+        .asynchronous(|call: Call<Forwarded>| async move { Ok::<_, WorkerError>(call.input.output_upload) });
+    let settings = Embedded::settings(&scheduler.addr().to_string());
+    let worker = Embedded::start(Worker::builder(settings).function(forwards.unwrap()));
+    let mut stream = scheduler.accept().await;
+    let told = json!({"put_url": 7});
+    stream.run("r", "forwards", json!({"output_upload": told})).await;
+    assert_eq!(output(&stream.next_result().await), told);
+    worker.leave(stream).await;
+}
+
+#[tokio::test]
+async fn a_run_keeps_its_place_until_its_output_is_stored() {
+    let api = FakeFileApi::start(TOKEN).await;
+    let proxy = FaultProxy::start(addr(&api.url()).parse().unwrap()).await;
+    let (_scheduler, _worker, mut stream) =
+        worker(&[("WORKER_MAX_CONCURRENCY", "1"), ("WORKER_DOWNLOAD_RETRIES", "5")]).await;
+    let (slow, attached) = (format!("http://{}", proxy.addr()), json!({"names": ["x"], "size": 1000}));
+    proxy.pause();
+    stream.send(Msg::RunRequest(request("held", &slow, "attach", &attached))).await;
+    while proxy.accepted() == 0 {
+        tokio::task::yield_now().await;
+    }
+    let other = json!({"text": ""});
+    assert_eq!(run(&mut stream, "", "echo", other.clone()).await.safe_message, "worker busy");
+    proxy.drop_all();
+    proxy.resume();
+    let stored = stream.next_result().await;
+    assert!(stored.success && stored.run_id == "held", "{stored:?}");
+    assert!(run(&mut stream, "", "echo", other).await.success);
 }
 
 #[tokio::test]

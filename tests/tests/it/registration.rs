@@ -57,6 +57,27 @@ async fn the_first_message_is_a_full_registration() {
 }
 
 #[tokio::test]
+async fn no_schema_speaks_of_output_upload() {
+    let scheduler = FakeScheduler::start().await;
+    let _worker = WorkerSettings::new(CONFORMANCE, &scheduler).start();
+    let schemas = scheduler.accept().await.next_registration().await.resources.unwrap().function_schemas;
+    let raw = schemas.iter().find(|schema| schema.name == "raw").unwrap();
+    assert!(!raw.input_schema_json.is_empty() && !raw.output_schema_json.is_empty());
+    for schema in schemas {
+        let parts = [
+            &schema.input_schema_json,
+            &schema.output_schema_json,
+            &schema.injection_json,
+            &schema.delta_schema_json,
+        ];
+        let text = parts.map(|part| String::from_utf8_lossy(part)).concat();
+        for word in ["output_upload", "put_url", "secret_access_key"] {
+            assert!(!text.contains(word), "{}: {text}", schema.name);
+        }
+    }
+}
+
+#[tokio::test]
 async fn heartbeats_repeat_the_registration() {
     let (_scheduler, _worker, mut stream) = worker(&[]).await;
     let heartbeat = stream.next_registration().await;

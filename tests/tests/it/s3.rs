@@ -1,6 +1,6 @@
 //! Outputs at a real S3-compatible store, which checks signatures and their time.
 
-use std::sync::Arc;
+use std::{sync::Arc, time::Duration};
 
 use gen_worker_core::{
     Algorithm, CancelReason, Cancellation, Digest, Event, FailureKind, JobFailure, RawOutput,
@@ -13,8 +13,15 @@ use gen_worker_proto::scheduler::{self as v1, worker_scheduler_message::Msg};
 use gen_worker_testkit::{FaultProxy, SeaweedFs};
 use gen_worker_tests::{pack, seaweed_program, unpack};
 use gen_worker_upload::{OutputTargets, Transfers, UploadConfig};
+use jiff::{SignedDuration, Timestamp};
+use rusty_s3::{Bucket, Credentials, S3Action, UrlStyle};
 use serde_json::{Value, json};
-use tokio::sync::Notify;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+    sync::Notify,
+    task::JoinSet,
+};
 
 use super::worker;
 
@@ -66,8 +73,47 @@ async fn open_uploads(store: &SeaweedFs) -> String {
     String::from_utf8(body).unwrap()
 }
 
+/// Whether the upload to this key that is open has a part.
+async fn has_part(store: &SeaweedFs, key: &str) -> bool {
+    let open = open_uploads(store).await;
+    let id = open.split_once("<UploadId>").and_then(|(_, rest)| rest.split_once("</UploadId>"));
+    match id {
+        Some((id, _)) => {
+            let (_, parts) = get(store, &format!("{BUCKET}/{key}?uploadId={id}")).await;
+            String::from_utf8_lossy(&parts).contains("<PartNumber>")
+        }
+        None => false,
+    }
+}
+
 fn pattern(size: usize) -> Vec<u8> {
     (0..size).map(|i| (i % 251) as u8).collect()
+}
+
+/// Where to put `key`, signed so many seconds ago for a minute.
+fn signed(store: &SeaweedFs, key: &str, seconds_ago: i64) -> String {
+    let endpoint = store.url().parse().unwrap();
+    let bucket = Bucket::new(endpoint, UrlStyle::Path, BUCKET, "us-east-1").unwrap();
+    let credentials = Credentials::new(SeaweedFs::ACCESS_KEY_ID, SeaweedFs::SECRET_ACCESS_KEY);
+    let then = Timestamp::now() - SignedDuration::from_secs(seconds_ago);
+    bucket.put_object(Some(&credentials), key).sign_with_time(Duration::from_secs(60), &then).into()
+}
+
+/// Answers the first request with this JSON; its address.
+async fn answering(json: &Value, server: &mut JoinSet<()>) -> String {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}/sign", listener.local_addr().unwrap());
+    let body = json.to_string();
+    let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len());
+    server.spawn(async move {
+        let (mut connection, _) = listener.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(connection.read_u8().await.unwrap());
+        }
+        connection.write_all(answer.as_bytes()).await.unwrap();
+    });
+    url
 }
 
 /// Stops the network as soon as bytes move, and says so.
@@ -167,4 +213,54 @@ async fn what_the_store_refuses_is_said_and_leaves_nothing() {
     for key in ["wrong", "cancelled"] {
         assert_eq!(get(&there, &format!("{BUCKET}/{key}")).await.0, 404, "{key}");
     }
+}
+
+#[tokio::test]
+async fn a_worker_that_leaves_forgets_what_it_began() {
+    let there = SeaweedFs::start(seaweed_program()).await;
+    store(&told(&there, "first"), RawOutput::bytes("x", "a/b")).await.unwrap();
+    let proxy = FaultProxy::start(there.url().strip_prefix("http://").unwrap().parse().unwrap()).await;
+    let through = proxy.addr().to_string();
+    let (_scheduler, mut worker, mut stream) = worker(&[
+        ("WORKER_URL_ALLOW", &through),
+        ("WORKER_UPLOAD_CONCURRENCY", "1"),
+        ("WORKER_CANCEL_GRACE_SECONDS", "0"),
+    ])
+    .await;
+    let mut to = told(&there, "left");
+    to["s3"]["endpoint"] = format!("http://{through}").into();
+    stream.run("r", "raw", json!({"size": 4 * LARGE, "output_upload": to})).await;
+    while !has_part(&there, "left").await {}
+    proxy.pause();
+    worker.terminate().await;
+    let result = stream.next_result().await;
+    assert_eq!((result.error_type.as_str(), result.retryable), ("retryable", true));
+    stream.ended().await.unwrap();
+    // One connection began the upload; another is to end it, and is lost. By then the worker has nothing else left to do.
+    while proxy.accepted() < 2 {
+        tokio::task::yield_now().await;
+    }
+    stream.end_ok();
+    proxy.resume();
+    proxy.drop_all();
+    assert!(worker.ended().await.success());
+    assert!(!open_uploads(&there).await.contains("<UploadId>"));
+    assert_eq!(get(&there, &format!("{BUCKET}/left")).await.0, 404);
+}
+
+#[tokio::test]
+async fn an_address_that_ran_out_is_refused_and_renewed() {
+    let (there, mut signer) = (SeaweedFs::start(seaweed_program()).await, JoinSet::new());
+    let output = || RawOutput::bytes(pattern(70_000), "a/b");
+    let mut to = json!({"put_url": signed(&there, "k", 120)});
+    let refused = store(&to, output()).await.unwrap_err();
+    assert_eq!(refused.kind, FailureKind::Auth);
+    assert!(!refused.chain().contains("X-Amz"), "{}", refused.chain());
+    assert_eq!(get(&there, &format!("{BUCKET}/k")).await.0, 404);
+
+    let renewed = json!({"put_url": signed(&there, "k", 0)});
+    to["refresh_url"] = answering(&renewed, &mut signer).await.into();
+    let stored = store(&to, output()).await.unwrap();
+    assert_eq!(stored.url, format!("{}/{BUCKET}/k", there.url()));
+    assert!(get(&there, &format!("{BUCKET}/k")).await == (200, pattern(70_000)));
 }

@@ -1,5 +1,7 @@
 //! A function's output → the bytes of its result.
 
+use std::{io, path::PathBuf};
+
 use bytes::Bytes;
 use futures_util::{StreamExt, future::try_join_all, stream};
 use gen_worker_core::{
@@ -8,6 +10,7 @@ use gen_worker_core::{
     ports::{SaveMode, SaveRequest},
 };
 use serde::Serialize;
+use tokio::{fs::File, io::AsyncReadExt};
 
 use super::{Job, invoke::Returned, timings::Stage};
 
@@ -120,12 +123,7 @@ async fn begin(body: OutputBody, limit: u64) -> Result<Begun, JobFailure> {
         }
         OutputBody::Bytes(data) => Ok(Begun::Small(data)),
         OutputBody::File(path) => {
-            let unreadable = |source| UnreadableOutput { source };
-            let size = tokio::fs::metadata(&path).await.map_err(unreadable)?.len();
-            if size > limit {
-                return Ok(Begun::Large(size, path.into()));
-            }
-            Ok(Begun::Small(tokio::fs::read(&path).await.map_err(unreadable)?.into()))
+            Ok(begin_file(path, limit).await.map_err(|source| UnreadableOutput { source })?)
         }
         OutputBody::Stream(chunks) => {
             let chunks = chunks.take();
@@ -133,6 +131,22 @@ async fn begin(body: OutputBody, limit: u64) -> Result<Begun, JobFailure> {
                 .await
         }
     }
+}
+
+/// Reads a file within the limit, and no more of it than it had at first. Other things than files may have no end, or wait for
+/// whoever writes them.
+async fn begin_file(path: PathBuf, limit: u64) -> io::Result<Begun> {
+    let metadata = tokio::fs::metadata(&path).await?;
+    let size = metadata.len();
+    if !metadata.is_file() {
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, "not a regular file"));
+    }
+    if size > limit {
+        return Ok(Begun::Large(size, path.into()));
+    }
+    let mut data = Vec::with_capacity(size as usize);
+    File::open(&path).await?.take(size).read_to_end(&mut data).await?;
+    Ok(Begun::Small(data.into()))
 }
 
 /// Gathers a stream within the limit. What is gathered goes before the rest when there is more.
@@ -206,7 +220,7 @@ struct Saved<'a> {
 #[derive(Debug, thiserror::Error)]
 #[error("the output file cannot be read")]
 struct UnreadableOutput {
-    source: std::io::Error,
+    source: io::Error,
 }
 
 impl Classify for UnreadableOutput {
@@ -283,7 +297,9 @@ mod tests {
 
     #[tokio::test]
     async fn a_missing_output_fails_the_run() {
-        let missing = OutputBody::File("/nowhere/at/all".into());
-        assert_eq!(begin(missing, 10).await.map(drop).unwrap_err().kind, FailureKind::Internal);
+        for missing in ["/nowhere/at/all", "/dev/null", "/"] {
+            let failed = begin(OutputBody::File(missing.into()), 10).await.map(drop);
+            assert_eq!(failed.unwrap_err().kind, FailureKind::Internal, "{missing}");
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! The file API against a store on loopback.
 
 use axum::body::Bytes;
-use gen_worker_core::{FailureKind, OutputBody, RunId};
+use futures_util::FutureExt;
+use gen_worker_core::{ByteLimit, FailureKind, OutputBody, RunId};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -9,7 +10,7 @@ use tokio::{
 };
 
 use super::*;
-use crate::testing::{Heard, Store, answer, bytes, client, config, transfers, watch};
+use crate::testing::{Heard, Store, answer, bytes, client, config, hasty, transfers, watch};
 
 fn scope() -> RunScope {
     RunScope { run_id: RunId::parse("r1").unwrap(), tenant_id: None, file_base_url: None, file_token: None }
@@ -112,6 +113,23 @@ async fn a_file_is_streamed_and_sent_whole_again() {
     assert_eq!(heard.len(), 2);
     assert!(heard.iter().all(|heard| heard.body == data && heard.header("content-type") == "video/mp4"));
     assert_eq!(asset.size_bytes(), Some(data.len() as u64));
+}
+
+#[tokio::test]
+async fn a_file_that_changes_while_it_is_sent_is_not_stored() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("out");
+    std::fs::write(&path, "data").unwrap();
+    let changed = path.clone();
+    let store = Store::deciding(move |heard| {
+        std::fs::write(&changed, "atad").unwrap();
+        std::future::ready(answer(if heard.body == "data" { 503 } else { 200 }, "")).boxed()
+    })
+    .await;
+    let body = OutputBody::File(path);
+    let request = SaveRequest { body, ..request("x", "", SaveMode::Overwrite) };
+    assert_eq!(save(&store, request).await.unwrap_err().kind, FailureKind::Retryable);
+    assert_eq!(store.heard().len(), 1);
 }
 
 #[tokio::test]
@@ -218,6 +236,16 @@ async fn what_the_store_says_is_checked() {
     assert_eq!(unsaid.unwrap().mime_type(), Some("application/octet-stream"));
     assert_eq!(other.unwrap_err().kind, FailureKind::Retryable);
     assert_eq!(nonsense.unwrap_err().kind, FailureKind::Retryable);
+}
+
+#[tokio::test]
+async fn a_success_before_the_last_byte_is_none() {
+    let (url, _server) = hasty().await;
+    let config = UploadConfig { max_output_file: ByteLimit::Unlimited, ..config() };
+    let api = FileApi::new(UploadConfig { file_api_url: Some(url.parse().unwrap()), ..config }, transfers());
+    let request = request("x", bytes(64 << 20), SaveMode::Overwrite);
+    let failure = api.save(&scope(), request, &watch().0).await.unwrap_err();
+    assert_eq!(failure.safe_message, "the store did not confirm the output");
 }
 
 #[tokio::test]

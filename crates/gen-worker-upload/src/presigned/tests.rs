@@ -15,7 +15,7 @@ use super::*;
 use crate::{
     config::UploadConfig,
     target::OutputTargets,
-    testing::{Store, answer, bytes, client, client_allowing, client_waiting, config, watch},
+    testing::{Store, answer, bytes, client, client_allowing, client_waiting, config, hasty, watch},
 };
 
 /// Little patience with a silent peer.
@@ -315,19 +315,14 @@ async fn a_success_before_the_last_byte_is_none() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("out");
     std::fs::write(&path, bytes(64 << 20)).unwrap();
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let url = format!("http://{}/k", listener.local_addr().unwrap());
-    let mut server = JoinSet::new();
-    server.spawn(async move {
-        let (mut connection, _) = listener.accept().await.unwrap();
-        connection.read_exact(&mut [0; 1000]).await.unwrap();
-        connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
-        connection.ready(Interest::ERROR).await.unwrap();
-    });
+    let outputs = [RawOutput::file(path, "a/b"), RawOutput::bytes(bytes(64 << 20), "a/b")];
+    let (url, _server) = hasty().await;
     let config = UploadConfig { max_upload: ByteLimit::Unlimited, ..config() };
     let target = OutputTargets::new(&config, Transfers::new(&config, client_waiting(IMPATIENT)))
-        .target(format!(r#"{{"put_url": "{url}"}}"#).as_str().into())
+        .target(format!(r#"{{"put_url": "{url}/k"}}"#).as_str().into())
         .unwrap();
-    let failure = target.store(&RawOutput::file(path, "a/b"), &watch().0).await.unwrap_err();
-    assert_eq!(failure.kind, FailureKind::Retryable);
+    for output in outputs {
+        let failure = target.store(&output, &watch().0).await.unwrap_err();
+        assert_eq!(failure.safe_message, "the store did not confirm the output");
+    }
 }

@@ -24,6 +24,8 @@ pub(super) async fn refusal(answer: HttpResponse) -> UploadError {
         Ok(body) => code(&body),
         Err(_) => None,
     };
+    // S3 says it with a 400.
+    let status = if code.as_deref() == Some("RequestTimeout") { StatusCode::REQUEST_TIMEOUT } else { status };
     UploadError::S3 { source: NetError::Status { status, retry_after }, code }
 }
 

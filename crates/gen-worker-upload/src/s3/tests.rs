@@ -4,6 +4,7 @@
 use std::{
     collections::HashSet,
     future::{pending, ready},
+    io::Write,
     sync::{
         Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -23,7 +24,7 @@ use super::*;
 use crate::{
     config::UploadConfig,
     target::OutputTargets,
-    testing::{Heard, Store as Peer, answer, bytes, client_allowing, config, transfers, watch},
+    testing::{Heard, Store as Peer, answer, bytes, client_allowing, config, hasty, transfers, watch},
 };
 
 /// What the store does with a request: `None`: as a store does.
@@ -382,9 +383,65 @@ async fn checksums_are_left_out_where_they_are_refused() {
         put(&there, large()).await.unwrap();
         assert!(!there.heard().last().unwrap().body.windows(8).any(|text| text == b"Checksum"));
     }
-    let there = store(|_, _| say(400, &error("BadDigest"))).await;
-    assert_eq!(put(&there, "data").await.unwrap_err().kind, FailureKind::Retryable);
-    assert_eq!(there.heard().len(), 1);
+}
+
+#[tokio::test]
+async fn a_store_that_waited_too_long_for_bytes_is_asked_again() {
+    let refused = AtomicUsize::new(0);
+    let there = store(move |heard, _| {
+        let refuses = heard.method == "PUT" && refused.fetch_add(1, Ordering::Relaxed) == 0;
+        refuses.then(|| say(400, &error("RequestTimeout")))?
+    })
+    .await;
+    put(&there, "data").await.unwrap();
+    let [first, second] = &there.heard()[..] else { panic!("two requests") };
+    assert_eq!(first.header("x-amz-checksum-sha256"), second.header("x-amz-checksum-sha256"));
+    assert_ne!(first.port, second.port);
+}
+
+#[tokio::test]
+async fn bytes_that_arrive_damaged_are_not_sent_unchecked() {
+    for code in ["BadDigest", "InvalidDigest", "IncompleteBody", "XAmzContentChecksumMismatch"] {
+        let there = store(move |heard, _| (heard.method == "PUT").then(|| say(400, &error(code)))?).await;
+        put(&there, "data").await.unwrap_err();
+        assert_eq!(there.heard().len(), 1, "{code}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_changes_while_it_is_sent_is_not_stored() {
+    let (directory, data) = (tempfile::tempdir().unwrap(), large());
+    for length in [1000, data.len()] {
+        let path = directory.path().join("out");
+        std::fs::write(&path, &data[..length]).unwrap();
+        let (changed, count) = (path.clone(), AtomicUsize::new(0));
+        // Every part is asked for once more, from what is another file by then.
+        let there = store(move |heard, _| {
+            let refuses = heard.method == "PUT" && count.fetch_add(1, Ordering::Relaxed) < 3;
+            refuses.then(|| {
+                let mut changed = std::fs::OpenOptions::new().write(true).open(&changed).unwrap();
+                changed.write_all(&vec![7; length]).unwrap();
+                say(503, "")
+            })?
+        })
+        .await;
+        let stored = target(&there).store(&RawOutput::file(path, "a/b"), &watch().0).await;
+        assert_eq!(stored.unwrap_err().kind, FailureKind::Retryable, "{length}");
+        assert!(of_kind(&there.heard(), "POST", "uploadId").is_empty());
+    }
+}
+
+#[tokio::test]
+async fn a_success_before_the_last_byte_is_none() {
+    let (url, _server) = hasty().await;
+    let told = json!({
+        "bucket": "b", "key": "k", "region": "r", "endpoint": url, "access_key_id": "AKID",
+        "secret_access_key": "hunter2",
+    });
+    let target = S3Target::new(told, transfers(), ByteLimit::Unlimited).unwrap();
+    let output = crate::spool::Body::Bytes(bytes(PART_BYTES as usize - 1));
+    let failure = target.put(&output, "a/b", &watch().0).await.unwrap_err();
+    assert_eq!(failure.safe_message, "the store did not confirm the output");
 }
 
 /// A store that takes no second part, and whom it tells of that.

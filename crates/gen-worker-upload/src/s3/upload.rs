@@ -130,9 +130,9 @@ impl Upload {
             false => Vec::new(),
         };
         let query = vec![("partNumber", number.to_string()), ("uploadId", self.id.clone())];
-        let piece = Piece::new(sending.body, measured.part.range, &sending.progress);
+        let piece = Piece::new(sending.body, measured.part.range, &sending.progress).measured(Some(crc32c));
         let question = Question { method: Method::Put, query, headers };
-        let answer = self.store.send(question, Some(Arc::new(piece))).await?;
+        let answer = self.store.put(question, piece).await?;
         let etag = answer::etag(answer.headers()).ok_or(UploadError::Unconfirmed)?;
         Ok(Held { number, etag, crc32c })
     }
