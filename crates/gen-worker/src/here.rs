@@ -112,6 +112,9 @@ fn point_worker_at(env: &mut Env, orchestrator: &Orchestrator, folders: &Folders
     let data = |folder: &str| folders.data.join(folder).to_string_lossy().into_owned();
     env.set("SCHEDULER_ADDR", &format!("grpc://{}", orchestrator.grpc_addr()));
     env.set("SCHEDULER_ADDRS", "");
+    // What a worker of production left undelivered there is not for this orchestrator, nor is its service manager.
+    env.set("WORKER_STATE_DIR", "");
+    env.set("NOTIFY_SOCKET", "");
     env.set("COZY_HUB_URL", &format!("{base}/hub"));
     env.set("FILE_API_BASE_URL", &base);
     // Presigned URLs in payloads point at the orchestrator, which is on loopback.
