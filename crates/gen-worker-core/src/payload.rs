@@ -103,6 +103,11 @@ impl<'a> Payload<'a> {
         }
     }
 
+    /// Whether there is such a field.
+    pub fn has(&self, field: &str) -> bool {
+        self.fields.iter().any(|(key, _)| is_key(key, field))
+    }
+
     /// The text in a field; `None` when there is no such field or it holds no text.
     pub fn text(&self, field: &str) -> Option<&str> {
         let (_, value) = self.fields.iter().rev().find(|(key, _)| is_key(key, field))?;
@@ -280,7 +285,20 @@ impl<'de> Deserializer<'de> for Strict<'_, 'de> {
 
 type Field<'v, 'a> = &'v (ValueRef<'a>, ValueRef<'a>);
 
+/// So many fields are compared each with each; of more, a table says which come last.
+const FEW_FIELDS: usize = 32;
+
 fn last_of_each<'v, 'a>(fields: &'v [(ValueRef<'a>, ValueRef<'a>)]) -> Vec<Field<'v, 'a>> {
+    if fields.len() <= FEW_FIELDS {
+        let comes_again =
+            |at: usize, key| fields[at + 1..].iter().any(|(later, _)| key_text(later) == key_text(key));
+        return fields
+            .iter()
+            .enumerate()
+            .filter(|(at, (key, _))| !comes_again(*at, key))
+            .map(|(_, f)| f)
+            .collect();
+    }
     let last: HashMap<Option<&str>, usize> =
         fields.iter().enumerate().map(|(at, (key, _))| (key_text(key), at)).collect();
     let is_last = |(at, (key, _)): &(usize, Field<'v, 'a>)| last[&key_text(key)] == *at;

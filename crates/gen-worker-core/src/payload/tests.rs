@@ -94,6 +94,11 @@ fn what_the_original_accepts_is_accepted() {
 fn the_last_of_two_equal_keys_wins() {
     let value: Everything = decode(vec![("int", 1.into()), ("int", 2.into())]).unwrap();
     assert_eq!(value.int, 2);
+    let others: Vec<_> = (0..FEW_FIELDS).map(|n| format!("other-{n}")).collect();
+    let mut many = vec![("int", 1.into())];
+    many.extend(others.iter().map(|name| (name.as_str(), Value::Nil)));
+    many.push(("int", 2.into()));
+    assert_eq!(decode::<Everything>(many).unwrap().int, 2);
 }
 
 #[test]
