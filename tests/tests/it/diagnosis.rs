@@ -67,6 +67,17 @@ async fn a_start_says_where_its_time_went() {
 }
 
 #[tokio::test]
+async fn a_line_within_a_run_says_once_which() {
+    let (_scheduler, process, stream) = worker(&[("RUST_LOG", "info,gen_worker=debug")]).await;
+    stream.run("r-1", "echo", json!({"text": "a"})).await;
+    process.says(r#""message":"succeeded""#).await;
+    let succeeded = line(&process, "succeeded");
+    let run = json!({"name": "job", "run_id": "r-1", "function": "echo", "attempt": 0});
+    assert_eq!(succeeded["spans"], json!([run]), "{succeeded}");
+    assert_eq!(succeeded.to_string().matches("r-1").count(), 1, "{succeeded}");
+}
+
+#[tokio::test]
 async fn lines_have_the_form_that_was_asked_for() {
     let scheduler = FakeScheduler::start().await;
     let text = WorkerSettings::new(CONFORMANCE, &scheduler).set("WORKER_LOG_FORMAT", "text").start();
