@@ -32,6 +32,8 @@
 pub mod __command;
 #[doc(hidden)]
 pub mod __private;
+#[cfg(feature = "mimalloc")]
+mod allocator;
 mod app;
 mod assemble;
 #[cfg(feature = "dev")]
