@@ -20,7 +20,7 @@ use url::{Host, Url};
 use crate::{
     auth::{admits, bearer},
     broker::Broker,
-    convert, files,
+    convert, dashboard, files,
     http_error::{Body, HttpError},
     hub,
     intake::{Intake, IntakeError},
@@ -78,6 +78,8 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .merge(files::worker_routes())
         .route("/presigned/{*key}", get(uploads::read).put(uploads::write))
         .route("/healthz", get(|| async { "ok" }))
+        .route("/", get(dashboard::page))
+        .route("/dashboard/{part}", get(dashboard::part))
         .fallback(|| async { HttpError::not_found("route") })
         .method_not_allowed_fallback(|| async {
             let message = "this route does not know the method";
@@ -166,8 +168,20 @@ impl From<IntakeError> for HttpError {
     }
 }
 
-async fn list(State(app): State<Arc<App>>) -> Json<Value> {
-    Json(json!({"runs": app.broker().list()}))
+#[derive(Deserialize)]
+struct Listing {
+    /// How many runs at most, the newest; absent: all.
+    limit: Option<usize>,
+}
+
+async fn list(
+    State(app): State<Arc<App>>,
+    query: Result<Query<Listing>, QueryRejection>,
+) -> Result<Json<Value>, HttpError> {
+    let Query(Listing { limit }) = query?;
+    let mut runs = app.broker().list();
+    runs.truncate(limit.unwrap_or(usize::MAX));
+    Ok(Json(json!({"runs": runs})))
 }
 
 async fn show(State(app): State<Arc<App>>, Path(run_id): Path<String>) -> Result<Json<RunView>, HttpError> {

@@ -48,6 +48,7 @@ mod broker;
 mod client;
 mod config;
 mod convert;
+mod dashboard;
 mod digests;
 mod dispatch;
 mod error;
