@@ -256,6 +256,7 @@ onTokenNeeded((refused) => {
     const input = byId("token");
     byId("token-error").hidden = refused === undefined;
     input.value = "";
+    link("locked", "a token is needed");
     dialog.showModal();
     input.focus();
     dialog.addEventListener("close", () => {

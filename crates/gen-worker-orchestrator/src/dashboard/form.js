@@ -76,7 +76,7 @@ function simple(name, about, required, control, { hint, fault, value, written = 
     return fault(control.value);
   };
   const check = () => say(find());
-  control.addEventListener("change", check);
+  // Not before it was submitted: what appears when a field is left would move the button away from under the pointer.
   control.addEventListener("input", () => control.getAttribute("aria-invalid") === "true" && check());
   return {
     node,

@@ -77,7 +77,7 @@ export class RunPanel {
   /** The facts about the run, as they stand. */
   #head() {
     const { facts, cancel, again, edit, payload } = this.#parts;
-    const { run_id, function: name, state, attempt, worker, created_at_ms, started_at_ms, finished_at_ms } = this.#view;
+    const { run_id, function: name, state, attempt, worker, tenant_id, user_id, created_at_ms, started_at_ms, finished_at_ms } = this.#view;
     cancel.hidden = !open(state);
     again.hidden = edit.hidden = open(state) || payload === null;
     const took = finished_at_ms && started_at_ms ? duration(finished_at_ms - started_at_ms) : null;
@@ -86,7 +86,8 @@ export class RunPanel {
       el("p", { class: "run-title" }, badge(state), el("strong", { class: "function" }, name), took ? el("span", {}, took) : null),
       el("dl", { class: "facts" },
         [["run", el("code", {}, run_id)], ["worker", worker ? el("code", {}, worker) : "none yet"],
-          ["asked for", moment(created_at_ms)], ["waited", waited], ["attempt", attempt > 1 ? String(attempt) : null]]
+          ["asked for", moment(created_at_ms)], ["waited", waited], ["attempt", attempt > 1 ? String(attempt) : null],
+          ["tenant", tenant_id ?? null], ["user", user_id ?? null]]
           .filter(([, value]) => value !== null)
           .map(([name, value]) => el("div", {}, el("dt", {}, name), el("dd", {}, value)))));
     if (state !== this.#spoken.state) {

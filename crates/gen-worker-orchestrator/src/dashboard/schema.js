@@ -45,17 +45,18 @@ function shape(root, schema, forms) {
       return { kind: "list", items: schema.items, min: schema.minItems ?? 0, max: schema.maxItems ?? Infinity };
     case "object":
       if (!schema.properties) return schema.additionalProperties === false ? { kind: "object", fields: [] } : { kind: "any" };
-      return {
-        kind: "object",
-        fields: Object.entries(schema.properties).map(([name, field]) => ({
-          name,
-          schema: field,
-          required: schema.required?.includes(name) ?? false,
-        })),
-      };
+      return { kind: "object", fields: fieldsOf(schema) };
     default:
       return schema.properties ? shape(root, { ...schema, type: "object" }, [schema]) : { kind: "any" };
   }
+}
+
+/** What must be there comes first, in the order of the type; an object's own order is lost on the way here. */
+function fieldsOf({ properties, required = [] }) {
+  const place = (name) => (required.includes(name) ? required.indexOf(name) : required.length);
+  return Object.entries(properties)
+    .map(([name, schema]) => ({ name, schema, required: required.includes(name) }))
+    .sort((a, b) => place(a.name) - place(b.name));
 }
 
 /** Follows references; what stands beside one counts more than what it points to. */
