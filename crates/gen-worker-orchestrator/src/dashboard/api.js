@@ -83,13 +83,16 @@ export async function follow(runId, { onEvent, onLost, signal }) {
 
 async function* events(body) {
   const reader = body.pipeThrough(new TextDecoderStream()).getReader();
-  let rest = "";
+  let pieces = [];
   try {
     for (;;) {
       const { done, value } = await reader.read();
       if (done) return;
-      const blocks = (rest + value).split(/\r?\n\r?\n/);
-      rest = blocks.pop();
+      pieces.push(value);
+      // A large event comes in many pieces, of which only the last ends a line.
+      if (!value.includes("\n")) continue;
+      const blocks = pieces.join("").split(/\r?\n\r?\n/);
+      pieces = [blocks.pop()];
       for (const block of blocks) {
         const event = parse(block);
         if (event !== null) yield event;

@@ -59,6 +59,9 @@ function assetsIn(value, found = [], depth = 0) {
   return found;
 }
 
+/** Whether a reference is that of a stored file, and leads to no other address here. */
+const isStored = (ref) => !/^[a-z][a-z0-9+.-]*:/i.test(ref) && ref.split("/").every((part) => !["", ".", ".."].includes(part));
+
 /** How a browser shows a media type; `null`: it does not. */
 function player(mimeType) {
   const [kind] = mimeType.split("/");
@@ -78,8 +81,8 @@ function fileFigure(asset) {
   const size = Number.isFinite(asset.size_bytes) ? bytes(asset.size_bytes) : null;
   const caption = (link) => el("figcaption", {}, el("span", { class: "file-name" }, name),
     el("span", { class: "hint" }, [mimeType, size].filter(Boolean).join(", ")), link);
-  if (/^[a-z][a-z0-9+.-]*:/i.test(asset.ref)) {
-    // It lies elsewhere: this page goes nowhere else by itself.
+  if (!isStored(asset.ref)) {
+    // It lies elsewhere, or nowhere: this page goes to stored files only.
     figure.append(caption(el("span", { class: "hint" }, asset.ref)));
     return figure;
   }

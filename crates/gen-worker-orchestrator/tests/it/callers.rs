@@ -284,6 +284,23 @@ async fn without_a_token_other_pages_and_names_are_refused() {
 }
 
 #[tokio::test]
+async fn a_stored_file_is_never_a_script() {
+    let harness = Harness::start().await;
+    let stored = harness.send(Method::POST, "/v1/files?name=x.js", &[], b"alert(1)").await;
+    let stored: AssetRef = stored.json(1000).await.unwrap();
+    let path = format!("/v1/files/{}", stored.reference);
+    for (purpose, status) in
+        [("script", StatusCode::FORBIDDEN), ("worker", StatusCode::FORBIDDEN), ("empty", StatusCode::OK)]
+    {
+        let answer = harness.send(Method::GET, &path, &[("sec-fetch-dest", purpose)], b"").await;
+        assert_eq!(answer.status(), status, "{purpose}");
+    }
+    let opened = harness.send(Method::GET, &path, &[], b"").await;
+    assert_eq!(opened.headers()["content-security-policy"], "sandbox");
+    assert_eq!(opened.headers()["x-content-type-options"], "nosniff");
+}
+
+#[tokio::test]
 async fn the_newest_runs_are_listed_up_to_a_limit() {
     let harness = Harness::start().await;
     let _first = harness.submit("f", None).await;
