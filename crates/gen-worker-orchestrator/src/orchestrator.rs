@@ -81,7 +81,7 @@ impl Orchestrator {
         orchestrator.serve_http(http_listener, intake, rate, config);
         let stop = orchestrator.stop.clone();
         orchestrator.servers.spawn(async move { broker.run(stop).await });
-        info!(%grpc, %http, "orchestrator listening");
+        info!(%grpc, %http, dashboard = %orchestrator.base_url, "orchestrator listening");
         Ok(orchestrator)
     }
 
