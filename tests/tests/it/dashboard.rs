@@ -18,8 +18,8 @@ const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/upscale"
 /// What a page must not take for markup.
 const HOSTILE: &str = "<img src=x onerror=window.pwned=1><script>window.pwned=1</script>";
 
-/// Text on the page of less contrast with what is behind it than WCAG AA asks, 4.5 to 1.
-const PALE: &str = include_str!("dashboard/pale.js");
+/// Texts on the page of less contrast with what is behind them than WCAG AA asks, 4.5 to 1, and controls without a name.
+const ILLEGIBLE: &str = include_str!("dashboard/illegible.js");
 
 /// Of the example, by its plain path: a browser takes no other.
 fn example(path: &str) -> PathBuf {
@@ -96,7 +96,7 @@ impl Scene {
         self.page.until(&format!("document.querySelector('.run .badge').textContent === '{state}'"));
     }
 
-    /// Fails if a text is pale in either scheme, or the page is wider than any window that people have.
+    /// Fails if something is illegible in either scheme, or the page is wider than any window that people have.
     fn assert_legible(&mut self) {
         for dark in [false, true] {
             self.page.prefer_dark(dark);
@@ -105,7 +105,7 @@ impl Scene {
                 let wide = self.page.eval("document.documentElement.scrollWidth - innerWidth");
                 assert!(wide.as_i64().unwrap() <= 0, "{wide} pixels beyond {width}");
             }
-            assert_eq!(self.page.eval(PALE), json!([]), "dark: {dark}");
+            assert_eq!(self.page.eval(ILLEGIBLE), json!([]), "dark: {dark}");
         }
         self.page.resize(1280, 900);
     }
@@ -202,6 +202,7 @@ async fn what_looks_like_markup_is_shown_as_text() {
     let output = json!({
         "html": HOSTILE, (HOSTILE): HOSTILE, "page": {"ref": format!("runs/{HOSTILE}"), "mime_type": "text/html"},
         "elsewhere": {"ref": "javascript:window.pwned=1", "mime_type": "image/png"},
+        "climbing": {"ref": "../workers", "mime_type": "image/png"},
     });
     worker.answer(&request, Ok(&output)).await;
     scene.until_shown("succeeded");
@@ -263,6 +264,72 @@ async fn a_form_refuses_what_its_schema_refuses() {
     let request = worker.run().await;
     let expected = json!({"prompt": "a cat", "size": {"width": 512}, "sampler": "ddim", "seed": u64::MAX});
     assert_eq!(gen_worker_tests::unpack::<Value>(&request.input_payload), expected);
+    scene.assert_quiet();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_form_says_whatever_a_schema_can_say() {
+    let mut scene = Scene::start(|_| {}).await;
+    let schema = json!({
+        "$ref": "#/$defs/In",
+        "$defs": {
+            "In": {
+                "type": "object", "required": ["mode", "files", "tree"],
+                "properties": {
+                    "mode": {"$ref": "#/$defs/Mode"},
+                    "files": {"type": "array", "items": {"$ref": "#/$defs/Asset"}, "minItems": 1},
+                    "mask": {"anyOf": [{"$ref": "#/$defs/Asset"}, {"type": "null"}]},
+                    "tree": {"$ref": "#/$defs/Tree"},
+                    "sampler": {"oneOf": [{"const": "euler", "description": "fast"}, {"const": "ddim"}]},
+                    "level": {"enum": [1, 2, 3], "default": 1},
+                    "flag": {"type": "boolean", "default": true},
+                    "maybe": {"type": ["boolean", "null"]},
+                    "text": {"type": ["string", "null"]},
+                    "bytes": {"type": "string", "contentEncoding": "base64"},
+                    "weights": {"type": "object", "additionalProperties": {"type": "number"}},
+                    "pair": {"type": "array", "prefixItems": [{"type": "integer"}, {"type": "string"}], "items": false},
+                },
+            },
+            "Asset": {
+                "type": "object", "x-asset": true, "required": ["ref"], "properties": {"ref": {"type": "string"}},
+            },
+            "Mode": {"oneOf": [
+                {"type": "object", "required": ["kind"], "properties": {"kind": {"const": "plain"}}},
+                {
+                    "type": "object", "required": ["kind", "scale"],
+                    "properties": {"kind": {"const": "guided"}, "scale": {"type": "number"}},
+                },
+            ]},
+            "Tree": {
+                "type": "object", "required": ["name"],
+                "properties": {
+                    "name": {"type": "string"},
+                    "children": {"type": "array", "items": {"$ref": "#/$defs/Tree"}},
+                },
+            },
+        },
+    });
+    let payloads = [
+        json!({"mode": {"kind": "plain"}, "files": [{"ref": "a"}], "tree": {"name": "root"}}),
+        json!({
+            "mode": {"kind": "guided", "scale": 7.5}, "files": [{"ref": "a"}, {"ref": "https://b/c"}],
+            "mask": {"ref": "m", "size_bytes": 3}, "sampler": "ddim", "level": 3, "flag": false, "maybe": false,
+            "tree": {"name": "root", "children": [{"name": "leaf", "children": [{"name": "bud"}]}]}, "text": "x",
+            "bytes": "AAEC", "weights": {"w": 0.5}, "pair": [1, "x"],
+        }),
+    ];
+    for payload in payloads {
+        let again = scene.page.eval(&format!(
+            "import('/dashboard/form.js').then(({{ payloadForm }}) => {{
+                const form = payloadForm({schema});
+                document.getElementById('fields').replaceChildren(form.node);
+                form.set({payload});
+                return form.check() === null ? form.get() : 'refused';
+            }})"
+        ));
+        assert_eq!(again, payload);
+    }
+    scene.assert_legible();
     scene.assert_quiet();
 }
 

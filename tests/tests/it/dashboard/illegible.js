@@ -23,17 +23,21 @@
     const [low, high] = [light(one), light(other)].sort((a, b) => a - b);
     return (high + 0.05) / (low + 0.05);
   };
-  const pale = [];
+  const wrong = [];
   let seen = 0;
   const look = (element, text) => {
     if (text.trim() === "" || !element.checkVisibility() || element.closest(":disabled, option")) return;
     seen += 1;
     const ground = behind(element);
     const ratio = contrast(over(channels(getComputedStyle(element).color), ground), ground);
-    if (ratio < 4.5) pale.push(`${ratio.toFixed(2)} ${element.tagName} ${text.trim().slice(0, 40)}`);
+    if (ratio < 4.5) wrong.push(`${ratio.toFixed(2)} ${element.tagName} ${text.trim().slice(0, 40)}`);
   };
   const texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
   while (texts.nextNode()) look(texts.currentNode.parentElement, texts.currentNode.data);
   for (const control of document.querySelectorAll("input, select, textarea")) look(control, control.value);
-  return seen > 10 ? pale : [`only ${seen} texts were found`];
+  const named = (one) => one.labels?.length || one.ariaLabel || one.getAttribute("alt") !== null || one.textContent.trim();
+  for (const one of document.querySelectorAll("button, input, select, textarea, progress, img")) {
+    if (!named(one)) wrong.push(`${one.outerHTML.slice(0, 80)} has no name`);
+  }
+  return seen > 10 ? wrong : [`only ${seen} texts were found`];
 })()
