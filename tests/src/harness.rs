@@ -3,6 +3,7 @@
 //! [`WorkerProcess`] starts a binary with exactly the environment that a test gives it, keeps everything it logs, and ends
 //! it when dropped. [`Embedded`] is a worker in the test's own process. Peers come from the testkit.
 
+mod browser;
 mod embedded;
 
 use std::{
@@ -23,7 +24,10 @@ use tokio::{
     time::timeout,
 };
 
-pub use crate::embedded::Embedded;
+pub use crate::{
+    browser::{Browser, Page},
+    embedded::Embedded,
+};
 
 /// Longest wait for a process to end, or to say something.
 const END: Duration = Duration::from_secs(30);
@@ -251,6 +255,13 @@ pub fn seaweed_program() -> PathBuf {
     #[expect(clippy::disallowed_methods, reason = "where the test run found SeaweedFS, no setting of ours")]
     let told = std::env::var_os("WEED_PATH");
     told.map_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/../.weed/weed").into(), PathBuf::from)
+}
+
+/// A browser, as `cargo xtask test` says where it is, else the one on the path.
+pub fn browser_program() -> PathBuf {
+    #[expect(clippy::disallowed_methods, reason = "where the test run found a browser, no setting of ours")]
+    let told = std::env::var_os("CHROMIUM_PATH");
+    told.map_or_else(|| "chromium".into(), PathBuf::from)
 }
 
 /// A value as a payload.

@@ -2,6 +2,7 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a chore talks to the person at the terminal")]
 
 mod bench;
+mod browser;
 mod ci;
 mod demo;
 mod deny;
@@ -32,13 +33,15 @@ enum Chore {
     Ort,
     /// Puts SeaweedFS, an S3-compatible store for tests, at .weed/weed and prints its path
     Seaweed,
+    /// Finds a Chromium for the tests of the dashboard, installs Debian's if there is none, and prints its path
+    Browser,
     /// Writes docs/configuration.md and docs/operations/metrics.md from the code
     Docs,
     /// Enlarges a picture: an orchestrator and the upscale worker in one process
     Demo,
     /// Measures the worker against a raw echo
     Bench(bench::Args),
-    /// Runs all tests, with ONNX Runtime and SeaweedFS in place
+    /// Runs all tests, with ONNX Runtime, SeaweedFS and a browser in place
     Test,
     /// Runs all that must pass, fastest first
     Ci,
@@ -51,6 +54,7 @@ fn main() -> ExitCode {
         Chore::Deny => deny::run(),
         Chore::Ort => ort::run(),
         Chore::Seaweed => seaweed::run(),
+        Chore::Browser => browser::run(),
         Chore::Docs => docs::run(),
         Chore::Demo => demo::run(),
         Chore::Bench(args) => bench::measure(&args),

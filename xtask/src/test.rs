@@ -1,10 +1,10 @@
-//! `test`: all tests, with ONNX Runtime and SeaweedFS in place.
+//! `test`: all tests, with ONNX Runtime, SeaweedFS and a browser in place.
 
 use crate::run::{self, Done, command};
-use crate::{ort, seaweed};
+use crate::{browser, ort, seaweed};
 
 pub(crate) fn run() -> Done {
-    let (library, store) = (ort::library()?, seaweed::program()?);
+    let (library, store, browser) = (ort::library()?, seaweed::program()?, browser::program()?);
     let mut test = command("cargo", &["test", "--workspace", "--locked"]);
-    run::run(test.env("ORT_DYLIB_PATH", library).env("WEED_PATH", store))
+    run::run(test.env("ORT_DYLIB_PATH", library).env("WEED_PATH", store).env("CHROMIUM_PATH", browser))
 }

@@ -1,13 +1,15 @@
 //! The one form in which HTTP callers are told that something went wrong.
 
+use std::time::Duration;
+
 use axum::{
     Json,
     extract::{
         FromRequest, Request,
         rejection::{JsonRejection, QueryRejection},
     },
-    http::StatusCode,
-    response::{IntoResponse, Response},
+    http::{StatusCode, header},
+    response::{AppendHeaders, IntoResponse, Response},
 };
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -21,6 +23,8 @@ pub(crate) struct HttpError {
     code: &'static str,
     message: String,
     remedy: &'static str,
+    /// When asking again may help; `None`: that is not known.
+    retry_after: Option<Duration>,
 }
 
 impl HttpError {
@@ -30,7 +34,7 @@ impl HttpError {
         message: impl Into<String>,
         remedy: &'static str,
     ) -> Self {
-        Self { status, code, message: message.into(), remedy }
+        Self { status, code, message: message.into(), remedy, retry_after: None }
     }
 
     pub(crate) fn usage(message: impl Into<String>) -> Self {
@@ -56,6 +60,11 @@ impl HttpError {
         Self::new(StatusCode::FORBIDDEN, "credential", message, remedy)
     }
 
+    pub(crate) fn other_tenant() -> Self {
+        let remedy = "leave `tenant_id` out, or send the token of that tenant";
+        Self::new(StatusCode::FORBIDDEN, "credential", "the token is not this tenant's", remedy)
+    }
+
     pub(crate) fn conflict(message: &str, remedy: &'static str) -> Self {
         Self::new(StatusCode::CONFLICT, "conflict", message, remedy)
     }
@@ -69,6 +78,12 @@ impl HttpError {
         )
     }
 
+    pub(crate) fn too_often(wait: Duration) -> Self {
+        let remedy = "wait as long as `Retry-After` says, and ask less often";
+        let refusal = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate", "too many requests", remedy);
+        Self { retry_after: Some(wait), ..refusal }
+    }
+
     pub(crate) fn internal() -> Self {
         let remedy = "see the orchestrator's log";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", "the request failed", remedy)
@@ -79,8 +94,8 @@ impl From<Refusal> for HttpError {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Conflict => Self::conflict(
-                "this run id names another request",
-                "choose another run id, or repeat the first request exactly",
+                "this run id or `Idempotency-Key` names another request",
+                "choose another one, or repeat the first request exactly",
             ),
             Refusal::Full => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -100,14 +115,23 @@ impl From<QueryRejection> for HttpError {
 
 impl From<JsonRejection> for HttpError {
     fn from(rejection: JsonRejection) -> Self {
-        Self { status: rejection.status(), ..Self::usage(rejection.body_text()) }
+        let refusal = Self::usage(rejection.body_text());
+        match rejection.status() {
+            status @ StatusCode::PAYLOAD_TOO_LARGE => {
+                let remedy = "send less, put large content into files, or raise ORCHESTRATOR_MAX_BODY_BYTES";
+                Self::new(status, "capacity", refusal.message, remedy)
+            }
+            status => Self { status, ..refusal },
+        }
     }
 }
 
 impl IntoResponse for HttpError {
     fn into_response(self) -> Response {
         let error = json!({"code": self.code, "message": self.message, "remedy": self.remedy});
-        (self.status, Json(json!({"error": error}))).into_response()
+        let seconds =
+            self.retry_after.map(|wait| [(header::RETRY_AFTER, wait.as_secs_f64().ceil().to_string())]);
+        (self.status, seconds.map(AppendHeaders), Json(json!({"error": error}))).into_response()
     }
 }
 

@@ -5,6 +5,7 @@ mod cancel;
 mod checkpoints;
 mod connection;
 mod credentials;
+mod dashboard;
 mod delivery;
 mod diagnosis;
 mod drain;

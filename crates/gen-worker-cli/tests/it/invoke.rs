@@ -115,6 +115,8 @@ fn runs_and_workers_are_listed_and_a_run_is_canceled() {
     let lines: Vec<Vec<&str>> = runs.out.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!((lines[0][0], lines[0][1]), ("second", "canceled"));
     assert_eq!((lines[1][0], lines[1][1]), ("first", "succeeded"));
-    let unknown = fleet.say(&["cancel", "third"]).ends(2);
-    assert!(unknown.log.contains("error: "), "{unknown:#?}");
+    let unknown = fleet.say(&["cancel", "third"]).ends(0);
+    assert_eq!(unknown.out, "third is not known; it will be refused when it is asked for\n");
+    let late = fleet.say(&["invoke", "words", "x", "--run-id", "third"]).ends(2);
+    assert!(late.log.contains("this run was canceled before it was asked for"), "{late:#?}");
 }

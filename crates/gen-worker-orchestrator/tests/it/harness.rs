@@ -39,7 +39,11 @@ impl Harness {
         let mut config = OrchestratorConfig::local(folder.path().join("data"));
         change(&mut config);
         let token = config.api_token.clone();
-        let orchestrator = Orchestrator::start(config).await.unwrap();
+        Self::of(Orchestrator::start(config).await.unwrap(), token, folder)
+    }
+
+    /// Around an orchestrator that runs.
+    pub(crate) fn of(orchestrator: Orchestrator, token: Option<Secret<String>>, folder: TempDir) -> Self {
         Self {
             client: OrchestratorClient::new(orchestrator.base_url().clone(), token).unwrap(),
             orchestrator,
