@@ -7,6 +7,7 @@ mod demo;
 mod deny;
 mod docs;
 mod ort;
+mod pages;
 mod proto;
 mod run;
 mod seaweed;
@@ -34,6 +35,8 @@ enum Chore {
     Seaweed,
     /// Writes docs/configuration.md and docs/operations/metrics.md from the code
     Docs,
+    /// Runs the shell commands of the pages, and says which are not run and why
+    Pages(pages::Args),
     /// Enlarges a picture: an orchestrator and the upscale worker in one process
     Demo,
     /// Measures the worker against a raw echo
@@ -52,6 +55,7 @@ fn main() -> ExitCode {
         Chore::Ort => ort::run(),
         Chore::Seaweed => seaweed::run(),
         Chore::Docs => docs::run(),
+        Chore::Pages(args) => pages::run(&args),
         Chore::Demo => demo::run(),
         Chore::Bench(args) => bench::measure(&args),
         Chore::Test => test::run(),
