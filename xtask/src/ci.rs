@@ -2,7 +2,7 @@
 
 use crate::run::{self, Done, command};
 use crate::workspace::Workspace;
-use crate::{deny, proto, test, tidy};
+use crate::{deny, pages, proto, test, tidy};
 
 pub(crate) fn run() -> Done {
     cargo(&["fmt", "--all", "--check"])?;
@@ -12,6 +12,7 @@ pub(crate) fn run() -> Done {
     each_alone()?;
     deny::run()?;
     test::run()?;
+    pages::run(&pages::Args::default())?;
     let mut doc = command("cargo", &["doc", "--workspace", "--no-deps", "--locked"]);
     run::run(doc.env("RUSTDOCFLAGS", "-D warnings"))
 }

@@ -8,6 +8,7 @@ mod demo;
 mod deny;
 mod docs;
 mod ort;
+mod pages;
 mod proto;
 mod run;
 mod seaweed;
@@ -37,6 +38,8 @@ enum Chore {
     Browser,
     /// Writes docs/configuration.md and docs/operations/metrics.md from the code
     Docs,
+    /// Runs the shell commands of the pages, and says which are not run and why
+    Pages(pages::Args),
     /// Enlarges a picture: an orchestrator and the upscale worker in one process
     Demo,
     /// Measures the worker against a raw echo
@@ -56,6 +59,7 @@ fn main() -> ExitCode {
         Chore::Seaweed => seaweed::run(),
         Chore::Browser => browser::run(),
         Chore::Docs => docs::run(),
+        Chore::Pages(args) => pages::run(&args),
         Chore::Demo => demo::run(),
         Chore::Bench(args) => bench::measure(&args),
         Chore::Test => test::run(),

@@ -229,6 +229,23 @@ impl WorkerError {
     }
 }
 
+/// A type that a function may fail with: [`WorkerError`], or any error, which is `internal` then.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a function's error",
+    label = "neither `WorkerError` nor an error that converts into it",
+    note = "return `WorkerError`, or implement `std::error::Error` for it: then it is reported as `internal`"
+)]
+pub trait FunctionError {
+    /// What is reported.
+    fn reported(self) -> WorkerError;
+}
+
+impl<E: Into<WorkerError>> FunctionError for E {
+    fn reported(self) -> WorkerError {
+        self.into()
+    }
+}
+
 impl<E: Error + Send + Sync + 'static> From<E> for WorkerError {
     fn from(error: E) -> Self {
         Self::internal(error.to_string()).caused_by(error)

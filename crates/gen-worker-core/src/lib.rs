@@ -24,8 +24,10 @@ mod extract;
 mod failure;
 mod function;
 mod handler;
+mod hook;
 mod id;
 mod json;
+pub mod layer;
 pub mod metric;
 mod model_ref;
 mod need;
@@ -48,10 +50,11 @@ pub use crate::{
     context::{ActionContext, RunFacts},
     digest::{Algorithm, Digest, DigestError, Hasher},
     event::{Download, DownloadState, Event, EventClass, LogLevel, ModelState},
-    extract::{Call, Extensions, Extract, InjectedModel, ModelArtifacts, State},
-    failure::{Classify, FailureKind, JobFailure, WorkerError},
+    extract::{Call, CallParts, Extensions, Extract, InjectedModel, ModelArtifacts, State, StateType},
+    failure::{Classify, FailureKind, FunctionError, JobFailure, WorkerError},
     function::{FunctionSpec, InjectionSpec, ModelBinding, OutputMode, ResourceRequirements},
     handler::{Body, Decoded, Function, FunctionBuilder, Input, RawCall},
+    hook::{HookBody, Made, SetUp, TakesState, TearDown},
     id::{DeploymentId, FunctionName, IdError, RunId, TenantId, UserId, WorkerId},
     json::json_of,
     model_ref::{HubRef, HuggingFaceRef, LocalModel, ModelRef, ModelRefError},

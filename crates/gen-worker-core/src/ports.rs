@@ -312,7 +312,7 @@ pub struct Condition {
     pub closed: Option<&'static str>,
     /// How many functions are advertised.
     pub available: usize,
-    /// The functions that wait for their models.
+    /// The functions that wait for set-ups or for their models.
     pub loading: Vec<String>,
 }
 

@@ -54,6 +54,10 @@ vars! {
         "How long runs may go on after SIGTERM; 0 means that they are canceled at once.";
     CANCEL_GRACE = "WORKER_CANCEL_GRACE_SECONDS", "seconds", "5",
         "How long a run may go on after it was told to stop, before the worker reports it without waiting any longer.";
+    SETUP_TIMEOUT = "WORKER_SETUP_TIMEOUT_SECONDS", "seconds", "600",
+        "How long all `#[worker_setup]` functions may take together before the worker ends with exit code 9; 0 means however long they take.";
+    TEARDOWN_TIMEOUT = "WORKER_TEARDOWN_TIMEOUT_SECONDS", "seconds", "10",
+        "How long all `#[worker_teardown]` functions may take together, after the last result was handed over; 0 means that they are not waited for.";
     MAX_ZOMBIES = "WORKER_MAX_ZOMBIES", "count", "8",
         "Blocking functions that may go on after they were told to stop and reported; with one more the worker drains and ends with exit code 7. 0 means that the first ends it.";
     LEGACY_ERRORS = "WORKER_LEGACY_ERRORS", "flag", "false",
@@ -150,6 +154,10 @@ pub struct RuntimeConfig {
     pub drain_timeout: Duration,
     /// How long a run may go on after it was told to stop.
     pub cancel_grace: Duration,
+    /// How long all set-ups may take together; `None`: however long they take.
+    pub setup_timeout: Option<Duration>,
+    /// How long all tear-downs may take together.
+    pub teardown_timeout: Duration,
     /// Blocking functions that may go on after they were told to stop and reported.
     pub max_zombies: u32,
     /// Whether `error_message` is the JSON object that the first schedulers read.
@@ -223,6 +231,8 @@ impl RuntimeConfig {
             heartbeat: Duration::from_secs(10),
             drain_timeout: read.seconds(&DRAIN_TIMEOUT),
             cancel_grace: read.seconds(&CANCEL_GRACE),
+            setup_timeout: Some(read.seconds(&SETUP_TIMEOUT)).filter(|limit| !limit.is_zero()),
+            teardown_timeout: read.seconds(&TEARDOWN_TIMEOUT),
             max_zombies: read.number(&MAX_ZOMBIES),
             legacy_errors: read.flag(&LEGACY_ERRORS),
             result_retention: read.seconds(&RESULT_RETENTION),

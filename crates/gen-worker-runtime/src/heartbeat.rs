@@ -14,6 +14,7 @@ use crate::{
     admission::Admission,
     config::RuntimeConfig,
     fitness::Unfit,
+    hooks::Prepared,
     host::{Host, HostFacts},
     ports::Ports,
     prefetch::Prefetch,
@@ -31,11 +32,17 @@ pub(crate) struct Reporter {
     admission: Admission,
     host: Host,
     ports: Ports,
-    prefetch: Prefetch,
+    waits: Waits,
     functions: Vec<String>,
     function_concurrency: HashMap<String, i32>,
     schemas: Vec<v1::FunctionSchema>,
     gpu_runs: Arc<AtomicUsize>,
+}
+
+/// What functions wait for before they are ready.
+pub(crate) struct Waits {
+    pub prepared: Prepared,
+    pub prefetch: Prefetch,
 }
 
 impl Reporter {
@@ -45,7 +52,7 @@ impl Reporter {
         admission: Admission,
         host: Host,
         ports: Ports,
-        prefetch: Prefetch,
+        waits: Waits,
         unfit: &Unfit,
     ) -> Self {
         let limited = registry.iter().filter_map(|function| {
@@ -57,7 +64,7 @@ impl Reporter {
             admission,
             host,
             ports,
-            prefetch,
+            waits,
             functions: registry
                 .names()
                 .filter(|function| !unfit.contains(function))
@@ -74,7 +81,7 @@ impl Reporter {
         self.gpu_runs.clone()
     }
 
-    /// The functions: how many are advertised, and which wait for their models.
+    /// The functions: how many are advertised, and which wait.
     pub(crate) fn functions(&self) -> (usize, Vec<String>) {
         let capacity = self.capacity();
         (capacity.ready.len(), capacity.loading)
@@ -99,7 +106,7 @@ impl Reporter {
 
     /// Changes when a report is due before the next heartbeat: other functions are ready than were.
     pub(crate) fn news(&self) -> watch::Receiver<()> {
-        self.prefetch.changes()
+        self.waits.prefetch.changes()
     }
 
     /// The report of this moment.
@@ -120,14 +127,24 @@ impl Reporter {
             }
         }
         let is_open = self.admission.is_open() && max_concurrency != Some(0);
-        let mut loading = self.prefetch.loading();
-        // What this machine cannot run does not get ready.
-        loading.retain(|name| self.functions.contains(name));
+        let loading = self.loading();
         let has_place = |name: &&String| is_open && function_concurrency.get(*name) != Some(&0);
         let is_ready = |name: &&String| !loading.contains(name);
         let ready = self.functions.iter().filter(is_ready).filter(has_place).cloned().collect();
         let max_concurrency = max_concurrency.unwrap_or(0);
         Capacity { ready, loading, max_concurrency, function_concurrency }
+    }
+
+    /// The functions that wait: all for the set-ups, then some for their models. What this machine cannot run does not get ready.
+    fn loading(&self) -> Vec<String> {
+        if self.waits.prepared.is_pending() {
+            let mut all = self.functions.clone();
+            all.sort_unstable();
+            return all;
+        }
+        let mut loading = self.waits.prefetch.loading();
+        loading.retain(|name| self.functions.contains(name));
+        loading
     }
 
     fn resources(&self) -> v1::WorkerResources {
@@ -168,7 +185,7 @@ impl Reporter {
 /// What may be sent to this worker now.
 struct Capacity {
     ready: Vec<String>,
-    /// Whose models are on their way.
+    /// That wait for the set-ups, or for their models.
     loading: Vec<String>,
     max_concurrency: i32,
     function_concurrency: HashMap<String, i32>,

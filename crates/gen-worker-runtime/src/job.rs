@@ -19,7 +19,7 @@ use std::sync::{Arc, atomic::AtomicUsize};
 
 use bytes::Bytes;
 use gen_worker_core::{
-    ActionContext, Deadline, Extensions, Function, FunctionName, JobFailure, RunFacts, WorkerError,
+    ActionContext, Deadline, Function, FunctionName, JobFailure, RunFacts, WorkerError, layer::Handler,
 };
 use tokio::{runtime::Handle, sync::Semaphore};
 use tokio_util::task::TaskTracker;
@@ -36,6 +36,7 @@ use crate::{
     command::RunRequest,
     config::RuntimeConfig,
     fitness::Unfit,
+    hooks::Prepared,
     meters::Meters,
     outbox::Outbox,
     ports::Ports,
@@ -51,7 +52,9 @@ pub(crate) struct Workshop {
     pub admission: Admission,
     pub outbox: Arc<Outbox>,
     pub ports: Ports,
-    pub extensions: Arc<Extensions>,
+    pub prepared: Prepared,
+    /// What stands around every call; `None`: nothing.
+    pub layers: Option<Handler>,
     pub models: ModelTable,
     pub prefetch: Prefetch,
     /// One permit for each function that may hold a GPU.
@@ -141,6 +144,7 @@ impl Jobs {
 }
 
 /// What every step of a run has at hand.
+#[derive(Clone)]
 pub(crate) struct Job {
     run: Arc<Run>,
     function: Function,

@@ -26,6 +26,7 @@ mod credential;
 mod dispatch;
 mod fitness;
 mod heartbeat;
+mod hooks;
 mod host;
 mod job;
 mod journal;
@@ -45,6 +46,7 @@ mod worker;
 pub use crate::{
     config::{FakeGpu, RuntimeConfig},
     connection::{Address, AddressError, ClientTls, ConnectionError, RedirectTarget},
+    hooks::{HookError, SetUpFailure},
     journal::JournalError,
     meters::METRICS,
     ports::Ports,

@@ -139,7 +139,7 @@ metrics! {
         "Functions that go on after they were told to stop and their run was answered.");
     GPU_RUNS = gauge("gen_worker_gpu_runs", "runs", &[], "Runs that hold a GPU.");
     FUNCTIONS = gauge("gen_worker_functions", "functions", &["state"],
-        "Functions that are advertised (available), and that wait for their models (loading).");
+        "Functions that are advertised (available), and that wait for set-ups or their models (loading).");
     CONNECTED = gauge("gen_worker_connected", "streams", &[], "Whether there is a stream to a scheduler: 0 or 1.");
     RECONNECTS = counter("gen_worker_reconnects_total", "streams", &["cause"],
         "Streams and dials that ended otherwise than by leaving, so that another dial was due.");

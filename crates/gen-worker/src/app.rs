@@ -7,6 +7,7 @@ use gen_worker_core::{Function, config::ConfigErrors};
 use gen_worker_runtime::{ConnectionError, Ports, Worker, WorkerBuilder, WorkerFailure};
 
 use crate::{
+    __private::configured,
     assemble::{AssembleError, assemble},
     config::{Project, WorkerConfig, cozy_toml},
     cozy_toml::CozyToml,
@@ -55,6 +56,7 @@ impl AppError {
             Self::Worker(WorkerFailure::Connection(ConnectionError::Denied { .. })) => 6,
             Self::Worker(WorkerFailure::Zombies { .. }) => 7,
             Self::Worker(WorkerFailure::Unsaid { .. }) => 8,
+            Self::Worker(WorkerFailure::SetUp(_)) => 9,
             Self::Isolation(_) | Self::Assemble(_) | Self::Worker(_) => 1,
             #[cfg(feature = "dev")]
             Self::Here(_) => 1,
@@ -162,6 +164,7 @@ pub(crate) fn worker_with(
     let names: Vec<&str> = functions.iter().map(|function| function.spec().name.as_str()).collect();
     let (worker_id, names) = (config.runtime.worker_id.clone(), names.join(","));
     let builder = Worker::builder(config.runtime).functions(functions).models(project.models);
+    let builder = configured(builder);
     let worker = finish(builder, ports).build()?;
     let build_ms = phases.next();
     tracing::info!(%worker_id, functions = names, settings_ms, assemble_ms, build_ms, "starting");

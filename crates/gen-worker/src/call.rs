@@ -283,6 +283,14 @@ impl Call {
     }
 }
 
+/// Waits for SIGINT or SIGTERM; for ever where they cannot be heard.
+pub(crate) async fn next_signal() {
+    match Signals::listen() {
+        Ok(mut signals) => signals.next().await,
+        Err(_) => std::future::pending().await,
+    }
+}
+
 /// Until the run has ended. After the first signal it is asked to stop; after the second it is left alone.
 async fn follow(
     client: &OrchestratorClient,

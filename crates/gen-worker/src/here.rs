@@ -10,11 +10,15 @@ use gen_worker_orchestrator::{Orchestrator, OrchestratorConfig, OrchestratorErro
 use gen_worker_runtime::{Shutdown, Worker, WorkerFailure};
 use tokio::{
     runtime::{Builder, Runtime},
-    sync::oneshot,
+    sync::watch,
 };
 use url::Url;
 
-use crate::{app::AppError, config::Project};
+use crate::{
+    app::AppError,
+    call::{CallError, next_signal},
+    config::Project,
+};
 
 /// Why the two cannot be started.
 #[derive(Debug, thiserror::Error)]
@@ -41,7 +45,8 @@ pub(crate) struct Here {
     orchestrator: Orchestrator,
     shutdown: Shutdown,
     working: JoinHandle<Result<(), WorkerFailure>>,
-    ended: oneshot::Receiver<()>,
+    /// Closed when the worker has ended.
+    alive: watch::Receiver<()>,
 }
 
 impl Here {
@@ -64,14 +69,14 @@ impl Here {
         point_worker_at(&mut project.env, &orchestrator, folders);
         let worker = make(project)?;
         let shutdown = worker.shutdown();
-        let (alive, ended) = oneshot::channel();
+        let (lives, alive) = watch::channel(());
         let work = move || {
-            let _alive = alive;
+            let _lives = lives;
             worker.run()
         };
         let working =
             thread::Builder::new().name("control".to_owned()).spawn(work).map_err(HereError::Threads)?;
-        Ok(Self { runtime, orchestrator, shutdown, working, ended })
+        Ok(Self { runtime, orchestrator, shutdown, working, alive })
     }
 
     /// Where calls go.
@@ -81,27 +86,32 @@ impl Here {
 
     /// Drives `work`; `None`: the worker ended before it did.
     pub(crate) fn unless_ended<T>(&mut self, work: impl Future<Output = T>) -> Option<T> {
-        let ended = &mut self.ended;
+        let alive = &mut self.alive;
         self.runtime.block_on(async {
             tokio::select! {
                 biased;
                 done = work => Some(done),
-                // Its end closes the channel.
-                _ = ended => None,
+                // Nothing is ever sent.
+                _ = alive.changed() => None,
             }
         })
     }
 
-    /// Sees both off. What still runs is told to stop, and has its grace.
-    pub(crate) fn leave(self) -> Result<(), AppError> {
+    /// Sees both off. What still runs is told to stop and has its grace, and tear-downs have their time, unless a signal says
+    /// that nobody waits for them.
+    pub(crate) fn leave(mut self) -> Result<(), AppError> {
         self.shutdown.cancel();
+        if self.unless_ended(next_signal()).is_some() {
+            self.abandon();
+            return Err(CallError::Interrupted.into());
+        }
         let worked = self.working.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         self.runtime.block_on(self.orchestrator.stop());
         self.runtime.shutdown_background();
         Ok(worked?)
     }
 
-    /// Waits for neither.
+    /// Waits for neither of them.
     pub(crate) fn abandon(self) {
         self.runtime.shutdown_background();
     }

@@ -14,7 +14,7 @@ use gen_worker_core::{
     ports::{EventSink, InputSource, ModelSource},
 };
 use gen_worker_orchestrator::{OrchestratorClient, OrchestratorConfig, RunSubmission};
-use gen_worker_runtime::Worker;
+use gen_worker_runtime::{Worker, WorkerFailure};
 
 use crate::{
     app::{AppError, project, worker_with},
@@ -47,19 +47,20 @@ pub(crate) fn run(functions: Vec<Function>, arguments: RunArguments) -> Result<(
     let client = OrchestratorClient::new(here.base_url().clone(), None).map_err(CallError::Client)?;
     match here.unless_ended(call.make(&client, RunSubmission::default())) {
         Some(Ok(())) => here.leave(),
-        // Whoever is told to stop waits for nothing more.
-        Some(Err(error @ (CallError::Interrupted | CallError::Canceled))) => {
+        // Whoever says so twice waits for nothing more.
+        Some(Err(CallError::Interrupted)) => {
             here.abandon();
-            Err(error.into())
+            Err(CallError::Interrupted.into())
         }
-        Some(Err(error)) => {
+        Some(Err(error)) => match (here.leave(), error) {
+            // The run failed of it.
+            (Err(failed @ AppError::Worker(WorkerFailure::SetUp(_))), _) => Err(failed),
             // The run's own failure says more than what comes of it.
-            let _ = here.leave();
-            match error {
-                CallError::Failed { message, .. } if fetches.failed() => Err(AppError::Unfetched { message }),
-                error => Err(error.into()),
+            (_, CallError::Failed { message, .. }) if fetches.failed() => {
+                Err(AppError::Unfetched { message })
             }
-        }
+            (_, error) => Err(error.into()),
+        },
         None => {
             here.leave()?;
             Err(CallError::Interrupted.into())

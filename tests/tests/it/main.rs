@@ -11,10 +11,12 @@ mod diagnosis;
 mod drain;
 mod files;
 mod gpu;
+mod hooks;
 mod inference;
 mod isolation;
 mod job;
 mod journal;
+mod layers;
 mod models;
 mod outputs;
 mod prefetch;
@@ -35,11 +37,33 @@ mod tls;
 mod upscale;
 mod verbs;
 
+use gen_worker_proto::scheduler::{TaskExecutionRequest, worker_scheduler_message::Msg};
 use gen_worker_testkit::{FakeScheduler, WorkerStream};
 use gen_worker_tests::{WorkerProcess, WorkerSettings};
 
 /// The conformance worker.
 const CONFORMANCE: &str = env!("CARGO_BIN_EXE_conformance-under-test");
+
+/// The worker with hooks and a layer.
+const TENANTS: &str = env!("CARGO_BIN_EXE_tenants-under-test");
+
+/// Sends a run that `change` makes another than the plainest.
+async fn run_with(
+    stream: &mut WorkerStream,
+    run_id: &str,
+    function: &str,
+    payload: serde_json::Value,
+    change: impl FnOnce(&mut TaskExecutionRequest),
+) {
+    let mut request = TaskExecutionRequest {
+        run_id: run_id.to_owned(),
+        function_name: function.to_owned(),
+        input_payload: gen_worker_tests::pack(&payload).into(),
+        ..TaskExecutionRequest::default()
+    };
+    change(&mut request);
+    stream.send(Msg::RunRequest(request)).await;
+}
 
 /// The conformance worker with these settings, connected and registered.
 async fn worker(settings: &[(&str, &str)]) -> (FakeScheduler, WorkerProcess, WorkerStream) {

@@ -68,7 +68,7 @@ fn parts(page: &str) -> Parts<'_> {
             continue;
         }
         match fence {
-            Some("sh") => parts.commands.extend(line.split("&&")),
+            Some(info) if info == "sh" || info.starts_with("sh ") => parts.commands.extend(line.split("&&")),
             Some(_) => {}
             None => parts.commands.extend(line.split('`').skip(1).step_by(2)),
         }

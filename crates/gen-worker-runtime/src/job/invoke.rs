@@ -6,7 +6,9 @@ use std::sync::{
 };
 
 use gen_worker_core::{
-    Body, JobFailure, Output, OutputBody, RawCall, RawOutput, WorkerError, ports::OutputTarget,
+    Body, JobFailure, Output, OutputBody, RawCall, RawOutput, WorkerError,
+    layer::{Answer, Handler, Invocation},
+    ports::OutputTarget,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::Span;
@@ -26,20 +28,46 @@ impl Ready {
     /// Calls the function, and for a stream of deltas sends each of them.
     pub(crate) async fn invoke(self) -> Result<Returned, JobFailure> {
         let Self { job, input, models, target, directory } = self;
-        let gpu = match job.function.spec().resources.requires_gpu {
-            true => Some(job.stage(Stage::GpuWait, Box::pin(GpuPermit::take(&job))).await?),
-            false => None,
-        };
-        let extensions = job.shop().extensions.clone();
+        let extensions = job.shop().prepared.state();
         let call = RawCall { context: job.context.clone(), input, models, extensions };
-        let called = async {
-            match emit::all(&job, held(call_body(&job, call, gpu).await?)).await {
-                Ok(output) => Ok(output),
-                Err(error) => Err(JobFailure::from(error)),
-            }
+        let output = match job.shop().layers.clone() {
+            None => through(&job, call).await?,
+            Some(layers) => Box::pin(through_layers(&job, &layers, call)).await?,
         };
-        let output = job.stage(Stage::Run, called).await?;
         Ok(Returned { job, output, target, _directory: directory })
+    }
+}
+
+/// The call, and every delta of its output.
+async fn through(job: &Job, call: RawCall) -> Result<Output, JobFailure> {
+    let gpu = gpu_of(job).await?;
+    let called = async {
+        match emit::all(job, held(call_body(job, call, gpu).await?)).await {
+            Ok(output) => Ok(output),
+            Err(error) => Err(JobFailure::from(error)),
+        }
+    };
+    job.stage(Stage::Run, called).await
+}
+
+/// The same within the application's layers, which see the call as it is made and not its deltas.
+async fn through_layers(job: &Job, layers: &Handler, call: RawCall) -> Result<Output, JobFailure> {
+    let (made_by, spec, context) = (job.clone(), job.function.spec().clone(), job.context.clone());
+    let invocation = Invocation::new(spec, context, async move {
+        let job = made_by;
+        let gpu = gpu_of(&job).await?;
+        let (output, gpu) = job.stage(Stage::Run, call_body(&job, call, gpu)).await?;
+        Ok(Answer::holding(output, gpu))
+    });
+    let answer = layers.handle(invocation).await?;
+    Ok(job.stage(Stage::Run, emit::all(job, held(answer.into_parts()))).await?)
+}
+
+/// A place on a GPU, if the function asks for one.
+async fn gpu_of(job: &Job) -> Result<Option<GpuPermit>, JobFailure> {
+    match job.function.spec().resources.requires_gpu {
+        true => Ok(Some(job.stage(Stage::GpuWait, Box::pin(GpuPermit::take(job))).await?)),
+        false => Ok(None),
     }
 }
 
@@ -67,7 +95,7 @@ async fn call_body(
 }
 
 /// An output that is still to be made keeps the GPU until it is.
-fn held((output, gpu): (Output, Option<GpuPermit>)) -> (Output, Option<GpuPermit>) {
+fn held<G: Send + 'static>((output, gpu): (Output, Option<G>)) -> (Output, Option<G>) {
     match &output {
         Output::Raw(RawOutput { body: OutputBody::Stream(chunks), .. }) => {
             chunks.hold(gpu);
