@@ -61,7 +61,7 @@ pub use crate::{
     },
     payload::{Payload, PayloadError},
     realtime::{Frame, Outgoing, RealtimePeer, RealtimeSocket},
-    redact::redact,
+    redact::{hide_secrets, redact},
     schema::schema_of,
     scope::RunScope,
     secret::Secret,

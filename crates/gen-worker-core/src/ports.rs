@@ -158,6 +158,19 @@ pub struct ModelStats {
     pub budget_bytes: u64,
 }
 
+/// A model that is leased, as it is listed for those who look into a worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LeasedModel {
+    /// As it was written when it was asked for.
+    pub model: String,
+    /// What it is charged of the memory that models run in; 0 until its load begins.
+    pub bytes: u64,
+    /// The runs that have it, in order; empty texts are no runs.
+    pub held_by: Vec<String>,
+    /// The runs that wait for it.
+    pub waiting: Vec<String>,
+}
+
 /// Brings models into memory and keeps them there. `gen_worker_core::testing::check_model_manager` says what is asked of one.
 #[async_trait]
 pub trait ModelManager: Send + Sync {
@@ -200,6 +213,11 @@ pub trait ModelManager: Send + Sync {
 
     /// What it holds. Waits for nothing.
     fn stats(&self) -> ModelStats;
+
+    /// The models that are leased or waited for, and by whom. Waits for nothing.
+    fn leases(&self) -> Vec<LeasedModel> {
+        Vec::new()
+    }
 
     /// What models really run on.
     fn device(&self) -> ModelDevice;

@@ -52,7 +52,7 @@ pub fn redact(text: &str) -> String {
 }
 
 /// The text without bearer tokens, `token=` values and URLs: for the worker's own log, where paths help.
-pub(crate) fn hide_secrets(text: &str) -> Cow<'_, str> {
+pub fn hide_secrets(text: &str) -> Cow<'_, str> {
     replace(text, SECRETS.iter())
 }
 

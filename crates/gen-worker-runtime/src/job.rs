@@ -27,10 +27,9 @@ use tokio_util::task::TaskTracker;
 use self::{
     decode::Received,
     inject::Ready,
-    ration::Ration,
     run::{Audience, Run},
 };
-pub(crate) use self::{inject::ModelTable, timings::Stage};
+pub(crate) use self::{inject::ModelTable, ration::Ration, timings::Stage};
 use crate::{
     admission::{Admission, Applicant, Permit, Refusal},
     command::RunRequest,
@@ -41,6 +40,7 @@ use crate::{
     ports::Ports,
     prefetch::Prefetch,
     registry::Registry,
+    report::Reports,
 };
 
 /// What all jobs share.
@@ -60,6 +60,8 @@ pub(crate) struct Workshop {
     pub users: Handle,
     pub tracker: TaskTracker,
     pub meters: Arc<Meters>,
+    /// `None`: none are left.
+    pub reports: Option<Arc<Reports>>,
     /// Of runs that succeeded.
     pub lines: Ration,
 }

@@ -36,6 +36,7 @@ mod ports;
 mod prefetch;
 mod realtime;
 mod registry;
+mod report;
 mod shutdown;
 mod snapshot;
 mod vitals;
@@ -49,6 +50,7 @@ pub use crate::{
     meters::METRICS,
     ports::Ports,
     registry::RegistryError,
+    report::{PanicNote, keep_line, note_panic},
     shutdown::{Phase, Shutdown},
     worker::{Worker, WorkerBuilder, WorkerFailure},
 };

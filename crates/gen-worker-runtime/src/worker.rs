@@ -29,6 +29,7 @@ use crate::{
     ports::Ports,
     prefetch::Prefetch,
     registry::{Registry, RegistryError},
+    report::{Reports, Surroundings},
     shutdown::{Phase, Shutdown},
     snapshot::when_asked,
     vitals::{Pulse, Watched, watch},
@@ -284,6 +285,11 @@ impl Parts {
         let specs = registry.iter().map(|function| &**function.spec());
         let unfit = Unfit::find(specs, host.facts().gpu.memory_bytes, models_run_on);
         unfit.tell(&*outbox);
+        let reports = Reports::new(Surroundings {
+            config: config.clone(),
+            host: host.clone(),
+            models: ports.model_manager.clone(),
+        });
         let reporter = Reporter::new(
             config.clone(),
             &registry,
@@ -317,6 +323,7 @@ impl Parts {
             users,
             tracker: tracker.clone(),
             meters: meters.clone(),
+            reports: reports.map(Arc::new),
             lines: Default::default(),
         });
         let dispatcher =

@@ -53,6 +53,7 @@ mod manifest;
 mod metrics;
 mod nearest;
 mod prefetch;
+mod recent;
 #[cfg(feature = "dev")]
 mod run;
 

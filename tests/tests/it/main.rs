@@ -22,6 +22,7 @@ mod process;
 mod realtime;
 mod reconnect;
 mod registration;
+mod reports;
 mod residency;
 mod run;
 mod s3;

@@ -100,6 +100,7 @@ impl Local {
     /// Makes each model present and, where the parameter asks for it, leases it.
     pub(crate) async fn lease_models(self) -> Result<Ready, JobFailure> {
         let Self { job, input, models: wanted, target, directory } = self;
+        job.run.needs(&wanted);
         let mut models = HashMap::new();
         for (injection, model) in wanted {
             models.insert(injection.param, Box::pin(provide(&job, &injection, &model)).await?);

@@ -6,23 +6,30 @@
 use std::{
     panic::AssertUnwindSafe,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::Duration,
 };
 
 use bytes::Bytes;
 use futures_util::FutureExt;
 use gen_worker_core::{
-    CancelReason, Cancellation, Event, FailureKind, JobFailure, OutputMode, RunFacts, ports::EventSink,
+    CancelReason, Cancellation, Event, FailureKind, InjectionSpec, JobFailure, ModelRef, OutputMode,
+    RunFacts, ports::EventSink,
 };
 use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
 use tracing::{Instrument, Span, debug, error, info, info_span, warn};
 
-use super::{Workshop, invoke::panicked, timings::Timings};
+use super::{
+    Workshop,
+    invoke::panicked,
+    timings::{Stage, Timings},
+};
 use crate::{
     admission::{Permit, PermitId, Stop},
     meters::Outcome,
+    report::{Case, Panicked},
     snapshot::Doing,
     wire::outbound,
 };
@@ -64,6 +71,8 @@ pub(super) struct Run {
     is_silent: AtomicBool,
     /// Its pipeline.
     work: Mutex<Option<JoinHandle<()>>>,
+    /// The models that it needs, once that is known and if it needs any.
+    models: OnceLock<Vec<String>>,
 }
 
 impl Run {
@@ -82,6 +91,7 @@ impl Run {
             audience,
             is_silent: AtomicBool::new(false),
             work: Mutex::new(None),
+            models: OnceLock::new(),
         })
     }
 
@@ -108,9 +118,16 @@ impl Run {
     ) {
         let pipeline = pipeline(self.clone(), permit.clone());
         let pipeline = Box::pin(AssertUnwindSafe(pipeline).catch_unwind());
-        let ended = pipeline.await.unwrap_or_else(|_| Err(panicked()));
+        let ended = pipeline.await.unwrap_or_else(|payload| Err(panicked(Panicked::caught(&*payload))));
         if self.has_last_word() {
             self.tell(Some(ended), Place::Free(permit));
+        }
+    }
+
+    /// It needs these models.
+    pub(super) fn needs(&self, models: &[(InjectionSpec, ModelRef)]) {
+        if !models.is_empty() {
+            self.models.get_or_init(|| models.iter().map(|(_, model)| model.known_as().to_owned()).collect());
         }
     }
 
@@ -189,6 +206,7 @@ impl Run {
                 self.count(ended.as_ref().map_or(went_on, |ended| counted(Some(ended))));
                 if let Some(Err(failure)) = &ended {
                     warn!(kind = failure.kind.as_str(), error = failure.chain(), "failed");
+                    self.write_down(failure);
                 }
                 self.vacate(place);
                 let say = say.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -246,8 +264,24 @@ impl Run {
             },
             Err(failure) => {
                 warn!(elapsed_ms, %stages, kind = failure.kind.as_str(), error = failure.chain(), "failed");
+                self.write_down(failure);
             }
         }
+    }
+
+    /// For those who look for the cause of a fault later.
+    fn write_down(&self, failure: &JobFailure) {
+        let Some(reports) = &self.shop.reports else { return };
+        let millis = |took: Duration| took.as_micros() as f64 / 1000.0;
+        let case = Case {
+            facts: &self.facts,
+            failure,
+            elapsed_ms: millis(self.timings.total()),
+            stage: self.timings.current().map(Stage::name),
+            stages_ms: self.timings.reached().map(|(stage, took)| (stage.name(), millis(took))).collect(),
+            models: self.models.get().cloned().unwrap_or_default(),
+        };
+        reports.leave(case, &self.shop.users, &self.shop.tracker);
     }
 
     fn work(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
