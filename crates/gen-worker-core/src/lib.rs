@@ -39,6 +39,7 @@ mod scope;
 mod secret;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod trace;
 mod units;
 
 pub use crate::{
@@ -65,5 +66,6 @@ pub use crate::{
     schema::schema_of,
     scope::RunScope,
     secret::Secret,
+    trace::TraceContext,
     units::{ByteLimit, ByteSize, Deadline},
 };

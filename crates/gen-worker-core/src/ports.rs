@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::{
     asset::{Asset, AssetRef, LocalFile},
     cancel::Cancellation,
+    context::RunFacts,
     event::Event,
     failure::{JobFailure, WorkerError},
     id::RunId,
@@ -22,12 +23,18 @@ use crate::{
     output::{OutputBody, RawOutput},
     scope::RunScope,
     secret::Secret,
+    trace::TraceContext,
 };
 
 /// Where events go. Never waits: what does not fit is dropped and counted.
 pub trait EventSink: Send + Sync {
     /// Takes an event.
     fn emit(&self, event: Event);
+
+    /// The place in a trace below which is done what is spoken of; `None`: it belongs to none.
+    fn trace(&self) -> Option<&TraceContext> {
+        None
+    }
 }
 
 /// What an upload hears and says while it moves bytes. Clones share both.
@@ -307,6 +314,27 @@ pub trait CredentialSource: Send + Sync {
     /// # Cancel safety
     /// Dropping the future leaves the token held.
     async fn refresh(&self, token: Secret<String>) -> Result<(), JobFailure>;
+}
+
+/// Shows runs to a tracing system.
+pub trait Tracer: Send + Sync {
+    /// A run begins, below its scope's trace if it has one. Called on the control thread: waits for nothing.
+    fn begin(&self, run: &RunFacts) -> Box<dyn RunSpan>;
+
+    /// Blocks until what was recorded is told, or a time set for it has passed. Called once, when the worker ends.
+    fn settle(&self);
+}
+
+/// A run as a tracing system sees it.
+pub trait RunSpan: Send + Sync {
+    /// Below which its work is done; `None`: that cannot be told.
+    fn trace(&self) -> Option<TraceContext>;
+
+    /// It has gone through a stage.
+    fn stage(&self, name: &'static str, began: SystemTime, ended: SystemTime);
+
+    /// It has ended. `failure`: what its caller was told; `None`: it succeeded.
+    fn end(&self, outcome: &'static str, failure: Option<&str>);
 }
 
 /// Has numbers for those who watch the worker.

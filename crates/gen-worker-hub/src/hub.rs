@@ -82,8 +82,9 @@ impl fmt::Debug for Hub {
 impl ModelSource for Hub {
     async fn ensure(&self, model: &ModelRef, events: Arc<dyn EventSink>) -> Result<LocalModel, JobFailure> {
         let flight = self.shared.flights.join(model, |progress| {
+            let trace = events.trace().cloned();
             let (meters, bars) = (self.shared.meters.clone(), self.shared.bars.clone());
-            let reporter = Arc::new(Reporter::new(progress, meters, bars, model.to_string()));
+            let reporter = Arc::new(Reporter::new(progress, meters, bars, model.to_string(), trace));
             self.spawn(Arc::clone(&self.shared).fly(model.clone(), reporter));
         });
         let local = follow(flight, model, &*events).await?;

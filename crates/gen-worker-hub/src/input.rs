@@ -7,7 +7,7 @@ mod mime;
 use std::{fs::File, path::Path};
 
 use bytes::{Bytes, BytesMut};
-use gen_worker_core::{Algorithm, AssetRef, Digest, LocalFile, RunScope};
+use gen_worker_core::{Algorithm, AssetRef, Digest, LocalFile, RunScope, TraceContext};
 use gen_worker_net::{
     Expected, FileSink, HeaderName, HttpClient, HttpResponse, Method, NetError, StoredFile, header,
 };
@@ -49,6 +49,7 @@ pub(crate) async fn fetch(
         asset,
         directory,
         config,
+        trace: scope.trace.as_ref(),
     };
     fs::create_dir_all(directory).await?;
     let attempts = || client.retry(|| input.attempt(client), HubError::transport);
@@ -78,6 +79,7 @@ struct Input<'a> {
     asset: &'a AssetRef,
     directory: &'a Path,
     config: &'a HubConfig,
+    trace: Option<&'a TraceContext>,
 }
 
 impl Input<'_> {
@@ -164,6 +166,9 @@ impl Input<'_> {
         let mut request = client.request(Method::GET, place.url.clone(), place.trust);
         if let Some(token) = &place.token {
             request = request.bearer(token);
+        }
+        if place.is_file_api() {
+            request = request.traced(self.trace);
         }
         if let Some(tenant) = &place.tenant {
             request = request.sensitive_header(TENANT_HEADER.clone(), tenant.clone());

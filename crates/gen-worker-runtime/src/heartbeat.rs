@@ -22,8 +22,16 @@ use crate::{
 };
 
 /// The extensions this worker speaks.
-const FEATURES: [&str; 7] =
-    ["result-ack", "run-accepted", "attempt", "active-runs", "drain", "token-refresh", "loading-functions"];
+const FEATURES: [&str; 8] = [
+    "result-ack",
+    "run-accepted",
+    "attempt",
+    "active-runs",
+    "drain",
+    "token-refresh",
+    "loading-functions",
+    "trace-context",
+];
 
 /// Everything a report is made from. Making one takes no lock that work holds, and asks no driver.
 pub(crate) struct Reporter {

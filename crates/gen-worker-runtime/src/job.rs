@@ -120,7 +120,7 @@ impl Jobs {
     ) -> Result<(Arc<Run>, Arc<Permit>), Refusal> {
         let spec = function.spec();
         self.0.unfit.check(&spec.name).map_err(Refusal::Failed)?;
-        let facts = RunFacts {
+        let mut facts = RunFacts {
             run_id: request.run_id,
             function: request.function,
             attempt: request.attempt,
@@ -128,7 +128,11 @@ impl Jobs {
             deadline: request.timeout.map(Deadline::after),
             scope: request.scope,
         };
-        let run = Run::new(self.0.clone(), facts, spec.output_mode, audience);
+        let span = self.0.ports.tracer.as_ref().map(|tracer| tracer.begin(&facts));
+        if let Some(span) = &span {
+            facts.scope.trace = span.trace();
+        }
+        let run = Run::new(self.0.clone(), facts, spec.output_mode, audience, span);
         let applicant = Applicant {
             run_id: &run.facts.run_id,
             attempt: run.facts.attempt,
@@ -137,7 +141,8 @@ impl Jobs {
             deadline: run.facts.deadline.map(|deadline| deadline.at),
             is_room: !self.0.outbox.is_full(),
         };
-        let permit = self.0.admission.admit(&applicant, run.clone())?;
+        let admitted = self.0.admission.admit(&applicant, run.clone());
+        let permit = admitted.inspect_err(|_| run.refused())?;
         Ok((run, Arc::new(permit)))
     }
 }
@@ -167,7 +172,10 @@ impl Job {
 
     /// Measures one stage.
     async fn stage<F: Future>(&self, stage: Stage, work: F) -> F::Output {
-        self.run.timings.stage(stage, work).await
+        let began = self.run.stage_begins();
+        let done = self.run.timings.stage(stage, work).await;
+        self.run.went_through(stage, began);
+        done
     }
 }
 

@@ -206,6 +206,7 @@ impl Worker {
             self;
         let told = shutdown.clone();
         let (outbox, outputs) = (Outbox::open(&config)?, ports.outputs.clone());
+        let tracer = ports.tracer.clone();
         let parts = Parts::assemble(
             config,
             ports,
@@ -226,6 +227,9 @@ impl Worker {
         users.shutdown_background();
         outbox.close();
         outputs.settle();
+        if let Some(tracer) = tracer {
+            tracer.settle();
+        }
         // Nor is a thread that looks up a name or reads a file which hangs.
         control.shutdown_background();
         ended

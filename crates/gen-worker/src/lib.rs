@@ -52,6 +52,7 @@ mod manifest;
 #[cfg(test)]
 mod metrics;
 mod nearest;
+mod otel;
 mod prefetch;
 mod recent;
 #[cfg(feature = "dev")]
@@ -63,7 +64,8 @@ pub use gen_worker_core::{
     ActionContext, Asset, AssetRef, ByteStream, Call, CancelReason, DeltaStream, Extensions, Extract,
     FailureKind, Frame, Function, FunctionBuilder, FunctionSpec, InjectedModel, Input, IntoOutput,
     JobFailure, LocalModel, LogLevel, ModelArtifacts, ModelBinding, ModelNeed, ModelRef, Outgoing,
-    OutputBody, RawOutput, RealtimePeer, RealtimeSocket, ResourceRequirements, State, WorkerError,
+    OutputBody, RawOutput, RealtimePeer, RealtimeSocket, ResourceRequirements, State, TraceContext,
+    WorkerError,
     config::{ConfigErrors, Env},
 };
 pub use gen_worker_hub::{Cache, CachedModel, Freed, Mended};
@@ -74,11 +76,14 @@ pub use gen_worker_runtime::{Ports, RuntimeConfig, Shutdown, Worker, WorkerBuild
 #[cfg(feature = "testing")]
 pub use gen_worker_testkit as testing;
 
+#[cfg(feature = "otel")]
+pub use crate::otel::OtelError;
 pub use crate::{
     assemble::{AssembleError, assemble},
     config::{WorkerConfig, environment},
     isolation::ProcessConfig,
     logging::{LogConfig, LogFormat},
+    otel::OtelConfig,
 };
 
 /// Registers a model manager of one's own, a type that is `ModelManager + Default`. The setting `MODEL_MANAGER_CLASS`, with the

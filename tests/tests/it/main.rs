@@ -32,6 +32,7 @@ mod soak;
 mod start;
 mod status;
 mod tls;
+mod traces;
 mod upscale;
 mod verbs;
 

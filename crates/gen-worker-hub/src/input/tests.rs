@@ -15,6 +15,7 @@ fn scope(server: &FileServer) -> RunScope {
         tenant_id: Some(TenantId::parse("tenant").unwrap()),
         file_base_url: Some(server.url("/files").parse().unwrap()),
         file_token: Some(Secret::from("run-token")),
+        trace: None,
     }
 }
 

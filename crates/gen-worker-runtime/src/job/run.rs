@@ -9,14 +9,15 @@ use std::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
 use futures_util::FutureExt;
 use gen_worker_core::{
     CancelReason, Cancellation, Event, FailureKind, InjectionSpec, JobFailure, ModelRef, OutputMode,
-    RunFacts, ports::EventSink,
+    RunFacts, TraceContext,
+    ports::{EventSink, RunSpan},
 };
 use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
 use tracing::{Instrument, Span, debug, error, info, info_span, warn};
@@ -73,6 +74,8 @@ pub(super) struct Run {
     work: Mutex<Option<JoinHandle<()>>>,
     /// The models that it needs, once that is known and if it needs any.
     models: OnceLock<Vec<String>>,
+    /// As the tracing system sees it; `None`: there is none.
+    traced: Option<Box<dyn RunSpan>>,
 }
 
 impl Run {
@@ -81,6 +84,7 @@ impl Run {
         facts: RunFacts,
         output_mode: OutputMode,
         audience: Audience,
+        traced: Option<Box<dyn RunSpan>>,
     ) -> Arc<Self> {
         Arc::new(Self {
             shop,
@@ -92,6 +96,7 @@ impl Run {
             is_silent: AtomicBool::new(false),
             work: Mutex::new(None),
             models: OnceLock::new(),
+            traced,
         })
     }
 
@@ -121,6 +126,25 @@ impl Run {
         let ended = pipeline.await.unwrap_or_else(|payload| Err(panicked(Panicked::caught(&*payload))));
         if self.has_last_word() {
             self.tell(Some(ended), Place::Free(permit));
+        }
+    }
+
+    /// When a stage begins, if anybody is told of it.
+    pub(super) fn stage_begins(&self) -> Option<SystemTime> {
+        self.traced.as_ref().map(|_| SystemTime::now())
+    }
+
+    /// A stage that began then is over.
+    pub(super) fn went_through(&self, stage: Stage, began: Option<SystemTime>) {
+        if let (Some(span), Some(began)) = (&self.traced, began) {
+            span.stage(stage.name(), began, SystemTime::now());
+        }
+    }
+
+    /// It was not admitted.
+    pub(super) fn refused(&self) {
+        if let Some(span) = &self.traced {
+            span.end("refused", Some("refused"));
         }
     }
 
@@ -193,6 +217,7 @@ impl Run {
             Audience::Scheduler => {
                 let outcome = outcome(told, ended);
                 self.count(counted(outcome.as_ref()));
+                self.trace(counted(outcome.as_ref()), outcome.as_ref());
                 match outcome {
                     Some(outcome) => self.report(&outcome, place),
                     None => {
@@ -203,7 +228,9 @@ impl Run {
             }
             Audience::Session(say) => {
                 let went_on = Outcome::Failed(FailureKind::Canceled);
-                self.count(ended.as_ref().map_or(went_on, |ended| counted(Some(ended))));
+                let outcome = ended.as_ref().map_or(went_on, |ended| counted(Some(ended)));
+                self.count(outcome);
+                self.trace(outcome, ended.as_ref());
                 if let Some(Err(failure)) = &ended {
                     warn!(kind = failure.kind.as_str(), error = failure.chain(), "failed");
                     self.write_down(failure);
@@ -213,6 +240,18 @@ impl Run {
                 // Nobody waits for it when the session was closed from this side.
                 let _ = say.map(|say| say.send(close_reason(told, ended)));
             }
+        }
+    }
+
+    /// Shows the end to the tracing system.
+    fn trace(&self, outcome: Outcome, ended: Option<&Ended>) {
+        if let Some(span) = &self.traced {
+            let failure = match ended {
+                Some(Ok(_)) => None,
+                Some(Err(failure)) => Some(failure.safe_message.as_str()),
+                None => Some("it was told to stop, and its end was not waited for"),
+            };
+            span.end(outcome.as_str(), failure);
         }
     }
 
@@ -308,6 +347,10 @@ impl EventSink for Run {
         if self.may_speak() {
             self.shop.outbox.emit(event.about(&self.facts.run_id));
         }
+    }
+
+    fn trace(&self) -> Option<&TraceContext> {
+        self.facts.scope.trace.as_ref()
     }
 }
 
