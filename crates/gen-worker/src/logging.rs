@@ -109,7 +109,7 @@ fn log_panics() {
         });
         // User code may have put anything into it.
         let message = hide_secrets(message);
-        tracing::error!(%message, location, frames, "panicked");
+        tracing::error!(said = %message, location, frames, "panicked");
     }));
 }
 
