@@ -62,7 +62,7 @@ pub use crate::{
     },
     payload::{Payload, PayloadError},
     realtime::{Frame, Outgoing, RealtimePeer, RealtimeSocket},
-    redact::{hide_secrets, redact},
+    redact::{hide_credentials, hide_secrets, redact},
     schema::schema_of,
     scope::RunScope,
     secret::Secret,

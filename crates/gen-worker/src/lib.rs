@@ -47,6 +47,7 @@ mod doctests;
 #[cfg(feature = "dev")]
 mod here;
 mod isolation;
+mod lines;
 mod logging;
 mod manifest;
 #[cfg(test)]
@@ -54,7 +55,6 @@ mod metrics;
 mod nearest;
 mod otel;
 mod prefetch;
-mod recent;
 #[cfg(feature = "dev")]
 mod run;
 

@@ -70,7 +70,7 @@ impl LogConfig {
 /// Starts logging at the levels that `RUST_LOG` says, else `default`. Does nothing if somebody else has started it.
 pub(crate) fn start(env: &Env, default: &str) {
     let levels = levels(env.get("RUST_LOG").unwrap_or(default), default);
-    let lines = fmt::layer().with_writer(crate::recent::stderr);
+    let lines = fmt::layer().with_writer(crate::lines::stderr);
     // An application that embeds a worker may have a subscriber of its own.
     log_panics();
     // A mistake in it is listed with all others.
