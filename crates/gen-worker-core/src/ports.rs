@@ -110,6 +110,17 @@ pub trait InputSource: Send + Sync {
     ) -> Result<LocalFile, JobFailure>;
 }
 
+/// A model on its way to this machine, as it is listed for those who look into a worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ModelDownload {
+    /// Its canonical reference.
+    pub model: String,
+    /// Bytes that are there; 0 also while it waits for a place or its source is asked.
+    pub bytes_done: u64,
+    /// Bytes that it has; `None`: not known yet.
+    pub bytes_total: Option<u64>,
+}
+
 /// Makes models present on disk.
 #[async_trait]
 pub trait ModelSource: Send + Sync {
@@ -122,6 +133,11 @@ pub trait ModelSource: Send + Sync {
 
     /// How many models are brought at once, at least 1; whoever asks for more waits.
     fn at_once(&self) -> usize;
+
+    /// The models that are looked for or downloaded now. Waits for nothing.
+    fn under_way(&self) -> Vec<ModelDownload> {
+        Vec::new()
+    }
 }
 
 /// Keeps a model in memory while it is alive.

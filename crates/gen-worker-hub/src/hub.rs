@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use gen_worker_core::{
     AssetRef, JobFailure, LocalFile, LocalModel, ModelRef, RunScope,
     metric::Readings,
-    ports::{EventSink, InputSource, Measured, ModelSource},
+    ports::{EventSink, InputSource, Measured, ModelDownload, ModelSource},
 };
 use gen_worker_net::HttpClient;
 use indicatif::MultiProgress;
@@ -99,6 +99,10 @@ impl ModelSource for Hub {
     fn at_once(&self) -> usize {
         at_once(&self.shared.config)
     }
+
+    fn under_way(&self) -> Vec<ModelDownload> {
+        self.shared.flights.list()
+    }
 }
 
 impl Measured for Hub {
@@ -116,7 +120,10 @@ impl InputSource for Hub {
         directory: &Path,
     ) -> Result<LocalFile, JobFailure> {
         let shared = &self.shared;
-        Ok(input::fetch(&shared.config, &shared.client, scope, asset, directory).await?)
+        let (meters, since) = (&shared.meters, Instant::now());
+        let fetched = input::fetch(&shared.config, &shared.client, meters, scope, asset, directory).await;
+        meters.input(fetched.is_ok(), since.elapsed());
+        Ok(fetched?)
     }
 }
 

@@ -23,6 +23,7 @@ use crate::{
         kept::Kept,
         locate::{Place, locate},
     },
+    meters::Meters,
 };
 
 /// How much of a kept file is read at once.
@@ -36,6 +37,7 @@ static TENANT_HEADER: HeaderName = HeaderName::from_static("x-cozy-tenant-id");
 pub(crate) async fn fetch(
     config: &HubConfig,
     client: &HttpClient,
+    meters: &Meters,
     scope: &RunScope,
     asset: &AssetRef,
     directory: &Path,
@@ -50,6 +52,7 @@ pub(crate) async fn fetch(
         directory,
         config,
         trace: scope.trace.as_ref(),
+        meters,
     };
     fs::create_dir_all(directory).await?;
     let attempts = || client.retry(|| input.attempt(client), HubError::transport);
@@ -80,6 +83,7 @@ struct Input<'a> {
     directory: &'a Path,
     config: &'a HubConfig,
     trace: Option<&'a TraceContext>,
+    meters: &'a Meters,
 }
 
 impl Input<'_> {
@@ -90,6 +94,7 @@ impl Input<'_> {
         if let Some(kept) = &kept
             && let Some(file) = self.take(kept, promised, self.told(&response)).await?
         {
+            self.meters.kept_inputs.one();
             return Ok(file);
         }
         let mut sink = self.sink().await?;
@@ -97,6 +102,7 @@ impl Input<'_> {
         while let Some(chunk) = self.or_fail(response.chunk().await)? {
             self.admit(sink.written().saturating_add(chunk.len() as u64))?;
             keep_head(&mut head, &chunk);
+            self.meters.input_bytes.add(chunk.len() as u64);
             self.or_fail(sink.write(chunk).await)?;
         }
         let mime_type = mime::of(&head, self.told(&response), &self.place.path);

@@ -341,6 +341,7 @@ impl Parts {
             admission: admission.clone(),
             outbox: outbox.clone(),
             gpu_runs: reporter.gpu_runs(),
+            tasks: tracker.clone(),
             pulse: Pulse::default(),
         };
         let link = Link {
