@@ -41,6 +41,7 @@ mod scope;
 mod secret;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod trace;
 mod units;
 
 pub use crate::{
@@ -64,9 +65,10 @@ pub use crate::{
     },
     payload::{Payload, PayloadError},
     realtime::{Frame, Outgoing, RealtimePeer, RealtimeSocket},
-    redact::redact,
+    redact::{hide_credentials, hide_secrets, redact},
     schema::schema_of,
     scope::RunScope,
     secret::Secret,
+    trace::TraceContext,
     units::{ByteLimit, ByteSize, Deadline},
 };

@@ -35,6 +35,36 @@ static PATHS: LazyLock<[Rule; 2]> = LazyLock::new(|| {
     ])
 });
 
+/// What a line of a log may hold of credentials: where it would be a pity to lose more. A value ends where JSON's text does, so that
+/// a line of JSON stays one.
+static IN_LINES: LazyLock<[Rule; 4]> = LazyLock::new(|| {
+    rules([
+        (r"(?i)\bbearer\s+[\w.~+/=-]{8,}", "Bearer <redacted>"),
+        (
+            r"(?i)([?&][\w.-]*(?:token|secret|sig|signature|password|credential|key)[\w.-]*=)[^&\s\x22'\\<>]+",
+            "$1<redacted>",
+        ),
+        (
+            r"(?i)\b([\w-]*(?:password|passwd|secret|api[_-]?key|access[_-]?key|(?:auth|access)[_-]?token)=)[^\s&,;\x22'\\<]+",
+            "$1<redacted>",
+        ),
+        (r"(://[^\s/:@\x22'\\]+:)[^\s/@\x22'\\]+@", "$1<redacted>@"),
+    ])
+});
+
+/// A line of a log without bearer tokens, signed queries, passwords of URLs and `password=` values, whoever wrote it: the last resort
+/// behind types that do not show themselves.
+///
+/// ```
+/// use gen_worker_core::hide_credentials;
+///
+/// let line = r#"{"message":"GET https://h/x?a=1&X-Amz-Signature=ab12","n":1}"#;
+/// assert_eq!(hide_credentials(line), r#"{"message":"GET https://h/x?a=1&X-Amz-Signature=<redacted>","n":1}"#);
+/// ```
+pub fn hide_credentials(line: &str) -> Cow<'_, str> {
+    replace(line, IN_LINES.iter())
+}
+
 /// The text without bearer tokens, `token=` values, URLs and file paths, trimmed and cut to 500 characters: for callers.
 ///
 /// ```
@@ -52,7 +82,7 @@ pub fn redact(text: &str) -> String {
 }
 
 /// The text without bearer tokens, `token=` values and URLs: for the worker's own log, where paths help.
-pub(crate) fn hide_secrets(text: &str) -> Cow<'_, str> {
+pub fn hide_secrets(text: &str) -> Cow<'_, str> {
     replace(text, SECRETS.iter())
 }
 
@@ -83,6 +113,26 @@ mod tests {
             ("../up/one", "<path>"),
         ] {
             assert_eq!(redact(text), redacted, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_line_loses_its_credentials_and_nothing_else() {
+        for (line, left) in [
+            ("Authorization: Bearer abcdef.ghi-j", "Authorization: Bearer <redacted>"),
+            ("calling with api_key=hunter2, twice", "calling with api_key=<redacted>, twice"),
+            (r#"{"m":"password=hunter2\"x","n":1}"#, r#"{"m":"password=<redacted>\"x","n":1}"#),
+            ("http://u:hunter2@h/x", "http://u:<redacted>@h/x"),
+            ("https://h/x?sig=a%2Fb&n=1", "https://h/x?sig=<redacted>&n=1"),
+        ] {
+            assert_eq!(hide_credentials(line), left);
+        }
+        for line in [
+            r#"{"address":"http://127.0.0.1:9090/","run_id":"1","token":"refused"}"#,
+            "the bearer of a token: expired, key=3",
+            "job{run_id=\"a?b\"}: GET https://hub.example/m?tag=latest",
+        ] {
+            assert_eq!(hide_credentials(line), line);
         }
     }
 

@@ -230,6 +230,21 @@ async fn a_model_in_use_is_not_unloaded_and_the_runs_are_named() {
 }
 
 #[tokio::test]
+async fn who_leases_what_is_listed() {
+    let (models, local) = (models(), fixture("double_plus_one"));
+    let holder = LeaseHolder { run_id: Some(RunId::parse("r1").unwrap()), ..LeaseHolder::default() };
+    let lease = models.lease(&local, &holder).await.unwrap();
+    let [leased] = &models.leases()[..] else { panic!("one model is leased") };
+    assert_eq!(
+        (leased.model.as_str(), leased.held_by.join(","), leased.waiting.len()),
+        (local.model.known_as(), "r1".to_owned(), 0)
+    );
+    assert!(leased.bytes > 0);
+    drop(lease);
+    assert!(models.leases().is_empty());
+}
+
+#[tokio::test]
 async fn a_model_from_other_files_takes_the_place_of_the_old() {
     let models = models();
     let old = fixture("double_plus_one");

@@ -223,6 +223,7 @@ impl Queue {
             file_base_url: String::new(),
             file_token: run.file_token.clone(),
             attempt: run.attempt,
+            ..Default::default()
         }
     }
 

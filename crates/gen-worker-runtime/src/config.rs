@@ -68,6 +68,8 @@ vars! {
         "Results kept in memory until they are delivered. Beyond it those that were written first are forgotten, if the scheduler does not acknowledge; no new run is taken, if it does; and nothing more is read from a scheduler that reads no more.";
     STATE_DIR = "WORKER_STATE_DIR", "path", "",
         "Where results are written before they are sent, so that they survive the process; one worker at a time. Unset, they are in memory only.";
+    FAILURE_REPORTS = "WORKER_FAILURE_REPORTS", "count", "64",
+        "Reports of runs that failed as `internal` or `fatal`, of some 60 KiB at most, that are kept in `reports` below `WORKER_STATE_DIR`; the oldest goes. 0 means none.";
     EVENT_BUFFER = "WORKER_EVENT_BUFFER", "count", "1024",
         "Events kept while the scheduler is slow or away; beyond it the oldest progress and logs are dropped and counted.";
     MAX_DELTA = "WORKER_MAX_OUTPUT_DELTA_BYTES", "bytes", "65536",
@@ -168,6 +170,8 @@ pub struct RuntimeConfig {
     pub result_buffer: usize,
     /// Where results are kept so that they survive the process; `None`: in memory only.
     pub state_dir: Option<PathBuf>,
+    /// Reports of failures that are kept below the state directory; 0: none.
+    pub failure_reports: u32,
     /// Events kept while they cannot be sent.
     pub event_buffer: usize,
     /// Largest item of an incremental output.
@@ -238,6 +242,7 @@ impl RuntimeConfig {
             result_retention: read.seconds(&RESULT_RETENTION),
             result_buffer: read.number(&RESULT_BUFFER),
             state_dir: read.path(&STATE_DIR),
+            failure_reports: read.number(&FAILURE_REPORTS),
             event_buffer: read.number::<usize>(&EVENT_BUFFER).max(1),
             max_delta: read.byte_limit(&MAX_DELTA),
             max_delta_events: NonZeroU32::new(read.number(&MAX_DELTA_EVENTS)),

@@ -8,6 +8,7 @@ use std::{
     },
 };
 
+use gen_worker_core::ports::{LeasedModel, ModelDevice, ModelDownload, ModelStats};
 use tokio::sync::watch;
 
 use crate::{
@@ -23,8 +24,16 @@ use crate::{
 };
 
 /// The extensions this worker speaks.
-const FEATURES: [&str; 7] =
-    ["result-ack", "run-accepted", "attempt", "active-runs", "drain", "token-refresh", "loading-functions"];
+const FEATURES: [&str; 8] = [
+    "result-ack",
+    "run-accepted",
+    "attempt",
+    "active-runs",
+    "drain",
+    "token-refresh",
+    "loading-functions",
+    "trace-context",
+];
 
 /// Everything a report is made from. Making one takes no lock that work holds, and asks no driver.
 pub(crate) struct Reporter {
@@ -102,6 +111,21 @@ impl Reporter {
     /// The models in memory.
     pub(crate) fn resident(&self) -> Vec<String> {
         self.ports.model_manager.as_ref().map(|manager| manager.resident()).unwrap_or_default()
+    }
+
+    /// What models run on, and what of them is in memory; `None`: they are files on disk.
+    pub(crate) fn models_in_memory(&self) -> Option<(ModelDevice, ModelStats)> {
+        self.ports.model_manager.as_ref().map(|manager| (manager.device(), manager.stats()))
+    }
+
+    /// The models that are leased, and by whom.
+    pub(crate) fn leases(&self) -> Vec<LeasedModel> {
+        self.ports.model_manager.as_ref().map(|manager| manager.leases()).unwrap_or_default()
+    }
+
+    /// The models on their way to this machine.
+    pub(crate) fn downloads(&self) -> Vec<ModelDownload> {
+        self.ports.model_source.as_ref().map(|source| source.under_way()).unwrap_or_default()
     }
 
     /// Changes when a report is due before the next heartbeat: other functions are ready than were.

@@ -27,10 +27,9 @@ use tokio_util::task::TaskTracker;
 use self::{
     decode::Received,
     inject::Ready,
-    ration::Ration,
     run::{Audience, Run},
 };
-pub(crate) use self::{inject::ModelTable, timings::Stage};
+pub(crate) use self::{inject::ModelTable, ration::Ration, timings::Stage};
 use crate::{
     admission::{Admission, Applicant, Permit, Refusal},
     command::RunRequest,
@@ -42,6 +41,7 @@ use crate::{
     ports::Ports,
     prefetch::Prefetch,
     registry::Registry,
+    report::Reports,
 };
 
 /// What all jobs share.
@@ -63,6 +63,8 @@ pub(crate) struct Workshop {
     pub users: Handle,
     pub tracker: TaskTracker,
     pub meters: Arc<Meters>,
+    /// `None`: none are left.
+    pub reports: Option<Arc<Reports>>,
     /// Of runs that succeeded.
     pub lines: Ration,
 }
@@ -121,7 +123,7 @@ impl Jobs {
     ) -> Result<(Arc<Run>, Arc<Permit>), Refusal> {
         let spec = function.spec();
         self.0.unfit.check(&spec.name).map_err(Refusal::Failed)?;
-        let facts = RunFacts {
+        let mut facts = RunFacts {
             run_id: request.run_id,
             function: request.function,
             attempt: request.attempt,
@@ -129,7 +131,11 @@ impl Jobs {
             deadline: request.timeout.map(Deadline::after),
             scope: request.scope,
         };
-        let run = Run::new(self.0.clone(), facts, spec.output_mode, audience);
+        let span = self.0.ports.tracer.as_ref().map(|tracer| tracer.begin(&facts));
+        if let Some(span) = &span {
+            facts.scope.trace = span.trace();
+        }
+        let run = Run::new(self.0.clone(), facts, spec.output_mode, audience, span);
         let applicant = Applicant {
             run_id: &run.facts.run_id,
             attempt: run.facts.attempt,
@@ -138,7 +144,8 @@ impl Jobs {
             deadline: run.facts.deadline.map(|deadline| deadline.at),
             is_room: !self.0.outbox.is_full(),
         };
-        let permit = self.0.admission.admit(&applicant, run.clone())?;
+        let admitted = self.0.admission.admit(&applicant, run.clone());
+        let permit = admitted.inspect_err(|_| run.refused())?;
         Ok((run, Arc::new(permit)))
     }
 }
@@ -169,7 +176,10 @@ impl Job {
 
     /// Measures one stage.
     async fn stage<F: Future>(&self, stage: Stage, work: F) -> F::Output {
-        self.run.timings.stage(stage, work).await
+        let began = self.run.stage_begins();
+        let done = self.run.timings.stage(stage, work).await;
+        self.run.went_through(stage, began);
+        done
     }
 }
 

@@ -37,6 +37,7 @@ mod ports;
 mod prefetch;
 mod realtime;
 mod registry;
+mod report;
 mod shutdown;
 mod snapshot;
 mod vitals;
@@ -51,6 +52,7 @@ pub use crate::{
     meters::METRICS,
     ports::Ports,
     registry::RegistryError,
+    report::{PanicNote, keep_line, note_panic},
     shutdown::{Phase, Shutdown},
     worker::{Worker, WorkerBuilder, WorkerFailure},
 };

@@ -34,6 +34,7 @@ use crate::{
     ports::Ports,
     prefetch::Prefetch,
     registry::{Registry, RegistryError},
+    report::{Reports, Surroundings},
     shutdown::{Phase, Shutdown},
     snapshot::when_asked,
     vitals::{self, Pulse, Watched},
@@ -271,6 +272,7 @@ impl Worker {
         } = self;
         let told = shutdown.clone();
         let (outbox, outputs) = (Outbox::open(&config)?, ports.outputs.clone());
+        let tracer = ports.tracer.clone();
         let parts = Parts::assemble(
             config,
             ports,
@@ -291,6 +293,9 @@ impl Worker {
         users.shutdown_background();
         outbox.close();
         outputs.settle();
+        if let Some(tracer) = tracer {
+            tracer.settle();
+        }
         // Nor is a thread that looks up a name or reads a file which hangs.
         control.shutdown_background();
         ended
@@ -363,6 +368,11 @@ impl Parts {
         let specs = registry.iter().map(|function| &**function.spec());
         let unfit = Unfit::find(specs, host.facts().gpu.memory_bytes, models_run_on);
         unfit.tell(&*outbox);
+        let reports = Reports::new(Surroundings {
+            config: config.clone(),
+            host: host.clone(),
+            models: ports.model_manager.clone(),
+        });
         let reporter = Reporter::new(
             config.clone(),
             &registry,
@@ -397,6 +407,7 @@ impl Parts {
             users: users.clone(),
             tracker: tracker.clone(),
             meters: meters.clone(),
+            reports: reports.map(Arc::new),
             lines: Default::default(),
         });
         let dispatcher =
@@ -410,6 +421,7 @@ impl Parts {
             admission: admission.clone(),
             outbox: outbox.clone(),
             gpu_runs: reporter.gpu_runs(),
+            tasks: tracker.clone(),
             pulse: Pulse::default(),
         };
         let link = Link {

@@ -47,11 +47,13 @@ mod doctests;
 #[cfg(feature = "dev")]
 mod here;
 mod isolation;
+mod lines;
 mod logging;
 mod manifest;
 #[cfg(test)]
 mod metrics;
 mod nearest;
+mod otel;
 #[cfg(test)]
 mod pages;
 mod prefetch;
@@ -67,7 +69,7 @@ pub use gen_worker_core::{
     Extract, FailureKind, Frame, Function, FunctionBuilder, FunctionSpec, InjectedModel, Input, IntoOutput,
     JobFailure, LocalModel, LogLevel, ModelArtifacts, ModelBinding, ModelNeed, ModelRef, Outgoing,
     OutputBody, RawOutput, RealtimePeer, RealtimeSocket, ResourceRequirements, SetUp, State, StateType,
-    TakesState, TearDown, WorkerError,
+    TakesState, TearDown, TraceContext, WorkerError,
     config::{ConfigErrors, Env},
 };
 pub use gen_worker_hub::{Cache, CachedModel, Freed, Mended};
@@ -78,11 +80,14 @@ pub use gen_worker_runtime::{Ports, RuntimeConfig, Shutdown, Worker, WorkerBuild
 #[cfg(feature = "testing")]
 pub use gen_worker_testkit as testing;
 
+#[cfg(feature = "otel")]
+pub use crate::otel::OtelError;
 pub use crate::{
     assemble::{AssembleError, assemble},
     config::{WorkerConfig, environment},
     isolation::ProcessConfig,
     logging::{LogConfig, LogFormat},
+    otel::OtelConfig,
 };
 
 /// Registers a model manager of one's own, a type that is `ModelManager + Default`. The setting `MODEL_MANAGER_CLASS`, with the

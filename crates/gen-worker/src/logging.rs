@@ -4,7 +4,11 @@ mod fields;
 
 use std::{backtrace::Backtrace, io::IsTerminal};
 
-use gen_worker_core::config::{ConfigErrors, Env, Reader, Var};
+use gen_worker_core::{
+    config::{ConfigErrors, Env, Reader, Var},
+    hide_secrets,
+};
+use gen_worker_runtime::PanicNote;
 use tracing_subscriber::{
     EnvFilter, Layer, Registry, filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt,
 };
@@ -66,7 +70,7 @@ impl LogConfig {
 /// Starts logging at the levels that `RUST_LOG` says, else `default`. Does nothing if somebody else has started it.
 pub(crate) fn start(env: &Env, default: &str) {
     let levels = levels(env.get("RUST_LOG").unwrap_or(default), default);
-    let lines = fmt::layer().with_writer(std::io::stderr);
+    let lines = fmt::layer().with_writer(crate::lines::stderr);
     // An application that embeds a worker may have a subscriber of its own.
     log_panics();
     // A mistake in it is listed with all others.
@@ -98,7 +102,14 @@ fn log_panics() {
         let location = panic.location().map(ToString::to_string);
         let backtrace = Backtrace::force_capture().to_string();
         let frames = own_frames(&backtrace);
-        tracing::error!(message, location, frames, "panicked");
+        gen_worker_runtime::note_panic(PanicNote {
+            message: message.to_owned(),
+            location: location.clone(),
+            frames: frames.lines().map(|line| line.trim().to_owned()).collect(),
+        });
+        // User code may have put anything into it.
+        let message = hide_secrets(message);
+        tracing::error!(said = %message, location, frames, "panicked");
     }));
 }
 

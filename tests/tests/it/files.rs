@@ -155,6 +155,48 @@ async fn files_are_there_wherever_they_nest() {
     worker.leave(stream).await;
 }
 
+#[cfg(unix)]
+#[tokio::test]
+async fn what_a_run_has_on_disk_is_for_the_worker_alone() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let api = FakeFileApi::start(TOKEN).await;
+    api.put("cat.png", PNG, "image/png");
+    let (_scheduler, worker, mut stream) = worker(&[("WORKER_KEEP_RUN_DIR", "1")]).await;
+    output(&run(&mut stream, &api, "digest", json!({"file": {"ref": "cat.png"}})).await);
+    for root in ["runs", "kept"].map(|folder| worker.directory().join(folder)) {
+        let [inner] = &std::fs::read_dir(&root).unwrap().map(|e| e.unwrap().path()).collect::<Vec<_>>()[..]
+        else {
+            panic!("one directory in {}", root.display())
+        };
+        for directory in [&root, inner] {
+            let mode = std::fs::metadata(directory).unwrap().permissions().mode();
+            assert_eq!(mode & 0o077, 0, "{}", directory.display());
+        }
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_link_in_the_place_of_a_kept_file_is_not_followed() {
+    use std::os::unix::fs::symlink;
+
+    let api = FakeFileApi::start(TOKEN).await;
+    api.put("cat.png", PNG, "image/png");
+    let (_scheduler, worker, mut stream) = worker(&[]).await;
+    let payload = json!({"file": {"ref": "cat.png"}});
+    output(&run(&mut stream, &api, "digest", payload.clone()).await);
+    let owner = std::fs::read_dir(worker.directory().join("kept")).unwrap().next().unwrap().unwrap().path();
+    let (kept, victim) = (owner.join(sha256(PNG)), worker.directory().join("victim"));
+    std::fs::rename(&kept, &victim).unwrap();
+    symlink(&victim, &kept).unwrap();
+    let long_ago = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1);
+    std::fs::File::options().append(true).open(&victim).unwrap().set_modified(long_ago).unwrap();
+    output(&run(&mut stream, &api, "digest", payload).await);
+    assert_eq!(std::fs::metadata(&victim).unwrap().modified().unwrap(), long_ago);
+    assert!(std::fs::symlink_metadata(&kept).unwrap().is_file(), "the file was fetched anew, and kept");
+}
+
 #[tokio::test]
 async fn a_runs_directory_stays_if_it_is_to() {
     let api = FakeFileApi::start(TOKEN).await;

@@ -25,6 +25,7 @@ mod process;
 mod realtime;
 mod reconnect;
 mod registration;
+mod reports;
 mod residency;
 mod run;
 mod s3;
@@ -34,6 +35,7 @@ mod soak;
 mod start;
 mod status;
 mod tls;
+mod traces;
 mod upscale;
 mod verbs;
 

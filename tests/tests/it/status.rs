@@ -105,6 +105,11 @@ async fn models_and_files_are_counted_in_bytes() {
     }
     stream.run("1", "save", json!({"name": "a", "size": 1000})).await;
     assert!(stream.next_result().await.success);
+    files.put("cat.png", "cat", "image/png");
+    stream.run("2", "digest", json!({"file": {"ref": "cat.png"}})).await;
+    assert!(stream.next_result().await.success);
+    stream.run("3", "digest", json!({"file": {"ref": "none.png"}})).await;
+    assert!(!stream.next_result().await.success);
     assert!(!infer(&mut stream, "acme/none.onnx").await.success);
     let text = metrics(address).await;
     for (series, expected) in [
@@ -115,8 +120,33 @@ async fn models_and_files_are_counted_in_bytes() {
         (r#"gen_worker_upload_bytes_total{to="files"}"#, 1000.0),
         (r#"gen_worker_upload_duration_seconds_count{to="files"}"#, 1.0),
         (r#"gen_worker_uploads_failed_total{to="outputs"}"#, 0.0),
+        ("gen_worker_input_bytes_total", 3.0),
+        ("gen_worker_input_duration_seconds_count", 1.0),
+        ("gen_worker_inputs_failed_total", 1.0),
+        ("gen_worker_input_cache_hits_total", 0.0),
+        ("gen_worker_model_loads_total", 1.0),
+        ("gen_worker_model_memory_hits_total", 1.0),
+        ("gen_worker_model_memory_evictions_total", 0.0),
+        ("gen_worker_model_leases", 0.0),
         (r#"gen_worker_models{place="disk"}"#, 1.0),
         (r#"gen_worker_models{place="memory"}"#, 1.0),
+    ] {
+        assert_eq!(value(&text, series), expected, "{series}");
+    }
+    let bytes = value(&text, r#"gen_worker_model_memory_bytes{device="cpu"}"#);
+    assert!(bytes > 0.0 && bytes < value(&text, r#"gen_worker_model_memory_budget_bytes{device="cpu"}"#));
+}
+
+#[tokio::test]
+async fn each_gpu_is_measured() {
+    let gpus = [("WORKER_FAKE_GPU_COUNT", "2"), ("WORKER_FAKE_GPU_MEMORY_BYTES", "8")];
+    let (_scheduler, process, _stream) = worker(&[&[ANYWHERE], &gpus[..]].concat()).await;
+    let text = metrics(address(&process).await).await;
+    for (series, expected) in [
+        ("gen_worker_gpus", 2.0),
+        (r#"gen_worker_gpu_memory_bytes{device="1"}"#, 8.0),
+        (r#"gen_worker_gpu_memory_used_bytes{device="1"}"#, 0.0),
+        (r#"gen_worker_gpu_utilization_ratio{device="1"}"#, 0.0),
     ] {
         assert_eq!(value(&text, series), expected, "{series}");
     }

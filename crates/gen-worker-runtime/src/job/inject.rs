@@ -100,6 +100,7 @@ impl Local {
     /// Waits for the set-ups, makes each model present and, where the parameter asks for it, leases it.
     pub(crate) async fn lease_models(self) -> Result<Ready, JobFailure> {
         let Self { job, input, models: wanted, target, directory } = self;
+        job.run.needs(&wanted);
         // Before models are leased, which nobody else could have meanwhile.
         let prepared = &job.shop().prepared;
         if prepared.is_pending() {

@@ -1,8 +1,11 @@
 //! The call of user code.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use gen_worker_core::{
@@ -14,6 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::Span;
 
 use super::{Job, emit, inject::Ready, inputs::RunDirectory, timings::Stage};
+use crate::report::Panicked;
 
 /// A run whose function has returned. The GPU is free again; the input files are still there.
 pub(crate) struct Returned {
@@ -85,11 +89,14 @@ async fn call_body(
             let thread = tokio::task::spawn_blocking(move || {
                 let _permit = permit;
                 // The thread may have been waited for, and its run reported since.
-                let output = call.context.check_canceled().and_then(|()| span.in_scope(|| body(call)));
-                (output, gpu)
+                let called = || call.context.check_canceled().and_then(|()| span.in_scope(|| body(call)));
+                let output = catch_unwind(AssertUnwindSafe(called));
+                (output.map_err(|payload| Panicked::caught(&*payload)), gpu)
             });
-            let (output, gpu) = thread.await.map_err(|_| panicked())?;
-            Ok((output?, gpu))
+            // It fails only when the worker ends before the thread has begun.
+            let (output, gpu) =
+                thread.await.map_err(|error| panicked(Panicked::caught(&error.to_string())))?;
+            Ok((output.map_err(panicked)??, gpu))
         }
     }
 }
@@ -105,9 +112,9 @@ fn held<G: Send + 'static>((output, gpu): (Output, Option<G>)) -> (Output, Optio
     }
 }
 
-/// User code panicked; where and why is in a line that the process's panic hook logged.
-pub(super) fn panicked() -> JobFailure {
-    JobFailure::from(WorkerError::internal("panicked")).detailed("InternalError: the function panicked")
+/// User code panicked: the caller is told only that.
+pub(super) fn panicked(panic: Panicked) -> JobFailure {
+    JobFailure::from(panic).detailed("InternalError: the function panicked")
 }
 
 /// A place on a GPU, from the call of a function to its return.

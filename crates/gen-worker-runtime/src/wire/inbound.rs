@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gen_worker_core::{FunctionName, RunId, RunScope, Secret, TenantId, UserId};
+use gen_worker_core::{FunctionName, RunId, RunScope, Secret, TenantId, TraceContext, UserId};
 use url::Url;
 
 use super::v1::{self, worker_scheduler_message::Msg};
@@ -81,6 +81,8 @@ fn open_realtime(open: v1::RealtimeOpenCommand, default_tenant: Option<&TenantId
         timeout_ms: open.timeout_ms,
         file_base_url: open.file_base_url,
         file_token: open.file_token,
+        traceparent: open.traceparent,
+        tracestate: open.tracestate,
         ..Default::default()
     };
     let run = RunId::parse(&session_id).map_err(|e| e.to_string());
@@ -104,6 +106,7 @@ fn understand(
         tenant_id: optional(&request.tenant_id, TenantId::parse)?.or_else(|| default_tenant.cloned()),
         file_base_url,
         file_token: Some(request.file_token).filter(|token| !token.is_empty()).map(Secret::new),
+        trace: TraceContext::parse(&request.traceparent, &request.tracestate),
     };
     Ok(RunRequest {
         run_id: run_id.clone(),
