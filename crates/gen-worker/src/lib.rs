@@ -55,6 +55,7 @@ mod nearest;
 mod prefetch;
 #[cfg(feature = "dev")]
 mod run;
+mod run_room;
 
 /// What stands behind a worker: for those who bring a part of it of their own, such as a model manager.
 pub use gen_worker_core::ports;
