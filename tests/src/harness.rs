@@ -251,7 +251,7 @@ impl Output {
 }
 
 /// ONNX Runtime, as `cargo xtask test` says where it is, else where `cargo xtask ort` puts it.
-fn ort_library() -> String {
+pub fn ort_library() -> String {
     #[expect(
         clippy::disallowed_methods,
         reason = "where the test run found ONNX Runtime, no setting of ours"
