@@ -15,6 +15,9 @@ use crate::world::Measured;
 /// the orchestrator remembers of its last thousand runs.
 const MEMORY_ALLOWED: u64 = 48 << 20;
 
+/// Fewer samples than these, two minutes of them, say nothing about growth.
+const SAMPLES_NEEDED: usize = 240;
+
 /// Most sockets that a worker may hold when nothing runs: connections that wait to be used again.
 const SOCKETS_ALLOWED: usize = 64;
 
@@ -172,17 +175,18 @@ impl Watched {
         let from = |start: usize| median(self.resident.get(start..start + quarter).unwrap_or_default());
         (from(quarter), from(self.resident.len() - quarter))
     }
+
+    /// Whether memory grew by more than can be explained. A short soak only fills the caches.
+    pub(crate) fn grew(&self) -> bool {
+        let (before, after) = self.memory();
+        self.resident.len() >= SAMPLES_NEEDED && after.saturating_sub(before) > MEMORY_ALLOWED
+    }
 }
 
 fn median(values: &[u64]) -> u64 {
     let mut values = values.to_vec();
     values.sort_unstable();
     values.get(values.len() / 2).copied().unwrap_or(0)
-}
-
-/// Whether memory grew by more than can be explained.
-pub(crate) fn grew((before, after): (u64, u64)) -> bool {
-    after.saturating_sub(before) > MEMORY_ALLOWED
 }
 
 /// What a process still has open when nothing runs and should not, beside what it had at the beginning: files, but for the pins of
@@ -245,7 +249,18 @@ mod tests {
             watched.see(&Measured { resident, ..Measured::default() });
         }
         assert_eq!(watched.memory(), (50, 90));
-        assert!(grew((0, MEMORY_ALLOWED + 1)) && !grew((MEMORY_ALLOWED + 1, 1)));
+    }
+
+    #[test]
+    fn memory_that_grows_for_long_is_told() {
+        let growing = |samples: u64| {
+            let mut watched = Watched::default();
+            (0..samples).for_each(|n| {
+                watched.see(&Measured { resident: n * (MEMORY_ALLOWED / 10), ..Measured::default() });
+            });
+            watched.grew()
+        };
+        assert_eq!((growing(100), growing(SAMPLES_NEEDED as u64)), (false, true));
     }
 
     #[test]

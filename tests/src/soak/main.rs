@@ -19,7 +19,7 @@ use tokio::{
 };
 
 use crate::{
-    audit::{Tally, Watched, grew, open_still},
+    audit::{Tally, Watched, open_still},
     schedule::{SURVIVOR, schedule},
     world::{Programs, World, seconds},
 };
@@ -156,7 +156,7 @@ fn tell_memory(name: &str, watched: &Watched, tally: &mut Tally) {
     let (before, after) = watched.memory();
     let mib = |bytes: u64| bytes as f64 / f64::from(1 << 20);
     println!("memory              {name}: {:.1} MiB, later {:.1} MiB", mib(before), mib(after));
-    if grew((before, after)) {
+    if watched.grew() {
         tally.add_wrong([format!("the memory of {name} grew from {before} to {after}")]);
     }
 }

@@ -488,8 +488,10 @@ fn settings(home: &Path, network: &FaultProxy, hub: &FaultProxy) -> BTreeMap<&'s
         ("WORKER_URL_ALLOW", "127.0.0.1".to_owned()),
         ("COZY_HUB_URL", format!("http://{}", hub.addr())),
         ("COZY_HUB_API", "direct".to_owned()),
-        // Fewer than there are, so that they come and go.
-        ("WORKER_LOCAL_CACHE_GB", "0.004".to_owned()),
+        // Room for fewer models than there are, so that they come and go; for more on disk than in memory, which holds on to their
+        // files.
+        ("WORKER_LOCAL_CACHE_GB", "0.005".to_owned()),
+        ("WORKER_MAX_RAM_GB", "0.003".to_owned()),
         ("WORKER_DOWNLOAD_RANGE_BYTES", "150000".to_owned()),
         ("WORKER_INPUT_CACHE_GB", "0.004".to_owned()),
         ("WORKER_MODEL_CACHE_DIR", folder("models")),

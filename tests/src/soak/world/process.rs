@@ -4,6 +4,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     ffi::OsString,
     fs::{File, read_dir, read_link, read_to_string},
+    os::unix::process::ExitStatusExt,
     path::{Path, PathBuf},
     process::{ExitStatus, Stdio},
     time::Duration,
@@ -16,12 +17,17 @@ use tokio::{
 
 use super::now_ms;
 
+/// Its number is the same wherever there is a `kill`.
+const SIGTERM: i32 = 15;
+
 /// A program with its settings, and the process that runs it now. Dropping it kills it.
 pub(crate) struct Process {
     command: Vec<OsString>,
     env: BTreeMap<&'static str, String>,
     home: PathBuf,
-    log: File,
+    log: PathBuf,
+    /// How long the log was when the process was started.
+    said_before: u64,
     child: Child,
     started_ms: u64,
 }
@@ -48,13 +54,13 @@ impl Process {
         for folder in [Some(home.display().to_string()), env.get("TMPDIR").cloned()].into_iter().flatten() {
             std::fs::create_dir_all(folder).expect("the folder can be written");
         }
-        let log = File::options().create(true).append(true).open(log).expect("the folder can be written");
-        let child = spawn(&command, &env, &home, &log);
-        Self { command, env, home, log, child, started_ms: now_ms() }
+        let child = spawn(&command, &env, &home, log);
+        Self { command, env, home, log: log.to_owned(), said_before: 0, child, started_ms: now_ms() }
     }
 
     /// Starts it again, once it has ended.
     pub(crate) fn start_again(&mut self) {
+        self.said_before = std::fs::metadata(&self.log).map_or(0, |log| log.len());
         self.child = spawn(&self.command, &self.env, &self.home, &self.log);
         self.started_ms = now_ms();
     }
@@ -81,7 +87,9 @@ impl Process {
     pub(crate) async fn terminate(&mut self, patience: Duration) -> Result<(), String> {
         self.signal("-TERM").await;
         match timeout(patience, self.child.wait()).await {
-            Ok(status) if status.as_ref().is_ok_and(ExitStatus::success) => Ok(()),
+            Ok(Ok(status)) if status.success() => Ok(()),
+            // Before it has begun it has nothing to hand over, and heeds no signal yet.
+            Ok(Ok(status)) if status.signal() == Some(SIGTERM) && !self.has_said("connected") => Ok(()),
             Ok(status) => Err(format!("ended otherwise: {status:?}")),
             Err(_) => {
                 self.child.kill().await.expect("a child can be killed");
@@ -96,6 +104,13 @@ impl Process {
             let sent = Command::new("kill").args([signal, &id.to_string()]).status().await;
             assert!(sent.is_ok_and(|sent| sent.success()), "kill is there");
         }
+    }
+
+    /// Whether its log has this word since it was started.
+    fn has_said(&self, word: &str) -> bool {
+        let log = std::fs::read(&self.log).unwrap_or_default();
+        let since = log.get(self.said_before as usize..).unwrap_or_default();
+        String::from_utf8_lossy(since).contains(word)
     }
 
     /// Zeros for one that has ended.
@@ -117,9 +132,9 @@ impl Process {
     }
 }
 
-fn spawn(command: &[OsString], env: &BTreeMap<&'static str, String>, home: &Path, log: &File) -> Child {
+fn spawn(command: &[OsString], env: &BTreeMap<&'static str, String>, home: &Path, log: &Path) -> Child {
     let (program, arguments) = command.split_first().expect("a command has a program");
-    let stderr = log.try_clone().expect("a file can be shared");
+    let stderr = File::options().create(true).append(true).open(log).expect("the folder can be written");
     Command::new(program)
         .args(arguments)
         .env_clear()
