@@ -56,6 +56,27 @@ pub(crate) fn hide_secrets(text: &str) -> Cow<'_, str> {
     replace(text, SECRETS.iter())
 }
 
+/// Whether anything was taken out of this text; a secret in the midst of it is, whatever stands around.
+///
+/// # Panics
+/// It is not.
+#[cfg(any(test, feature = "testing"))]
+pub fn check(text: &str) -> bool {
+    const SECRET: &str = "hunter2";
+    let redacted = redact(text);
+    assert!(redacted.chars().count() <= MAX_CHARS, "{redacted}");
+    let middle = text.char_indices().nth(text.chars().count() / 2).map_or(0, |(at, _)| at);
+    let (before, after) = text.split_at(middle);
+    for form in ["Bearer hunter2", "token=hunter2", "https://user:hunter2@host/hunter2?sig=hunter2"] {
+        let told = format!("{before} {form} {after}");
+        if !text.contains(SECRET) {
+            assert!(!redact(&told).contains(SECRET), "{told}");
+            assert!(!hide_secrets(&told).contains(SECRET), "{told}");
+        }
+    }
+    redacted != text
+}
+
 fn replace<'t, 'r>(text: &'t str, rules: impl Iterator<Item = &'r Rule>) -> Cow<'t, str> {
     let mut redacted = Cow::Borrowed(text);
     for (pattern, replacement) in rules {
@@ -69,6 +90,16 @@ fn replace<'t, 'r>(text: &'t str, rules: impl Iterator<Item = &'r Rule>) -> Cow<
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What the fuzzer found or was given to begin with.
+    #[test]
+    fn the_corpus_of_the_fuzzer_holds() {
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/redacted");
+        let texts =
+            std::fs::read_dir(corpus).unwrap().map(|entry| std::fs::read(entry.unwrap().path()).unwrap());
+        let redacted = texts.filter(|text| super::check(&String::from_utf8_lossy(text))).count();
+        assert!(redacted > 1, "{redacted}");
+    }
 
     #[test]
     fn hides_what_must_not_leave() {

@@ -15,7 +15,9 @@ use crate::{
 };
 
 pub use self::models::{FakeLease, FakeModels, check_model_manager};
-pub use crate::model_ref::check as check_model_ref;
+pub use crate::{
+    model_ref::check as check_model_ref, payload::check as check_payload, redact::check as check_redacted,
+};
 
 /// Keeps every event.
 #[derive(Debug, Default)]
