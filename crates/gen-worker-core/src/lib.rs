@@ -39,6 +39,7 @@ mod scope;
 mod secret;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod token;
 mod units;
 
 pub use crate::{
@@ -65,5 +66,6 @@ pub use crate::{
     schema::schema_of,
     scope::RunScope,
     secret::Secret,
+    token::{MAX_TOKEN_BYTES, read_token},
     units::{ByteLimit, ByteSize, Deadline},
 };
