@@ -18,7 +18,8 @@ fn rules<const N: usize>(rules: [(&str, &'static str); N]) -> [Rule; N] {
 /// Credentials, and URLs, whose query may sign them. They go before the paths that they contain.
 static SECRETS: LazyLock<[Rule; 3]> = LazyLock::new(|| {
     rules([
-        (r"(?i)\bbearer\s+[\w.~+/=-]+", "Bearer <redacted>"),
+        // Written twice where the word is part of a token that is sent with it once more.
+        (r"(?i)\b(?:bearer\s+)+[\w.~+/=-]+", "Bearer <redacted>"),
         (r"(?i)\b[a-z][a-z0-9+.-]*://[^\s\x22'<>]+", "<url>"),
         (
             r"(?i)\b((?:[\w-]*(?:token|secret|password|passwd|api[_-]?key|signature|credential)[\w-]*|sig)\s*[=:]\s*)[^\s&,;\x22']+",
@@ -105,6 +106,7 @@ mod tests {
     fn hides_what_must_not_leave() {
         for (text, redacted) in [
             ("Authorization: bearer abc.def-g", "Authorization: Bearer <redacted>"),
+            ("Bearer Bearer abc.def", "Bearer <redacted>"),
             ("token=abcd failed", "token=<redacted> failed"),
             ("AWS_SECRET_ACCESS_KEY: wJalr", "AWS_SECRET_ACCESS_KEY: <redacted>"),
             ("?X-Amz-Signature=ab12&x=1", "?X-Amz-Signature=<redacted>&x=1"),
