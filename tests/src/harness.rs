@@ -128,6 +128,23 @@ impl WorkerProcess {
         String::from_utf8_lossy(&bytes).into_owned()
     }
 
+    /// How many files and directories of runs lie in `WORKER_RUN_DIR`: in this worker's own, or those that are to be kept.
+    ///
+    /// # Panics
+    /// It cannot be read.
+    pub fn run_files(&self) -> usize {
+        let in_directory = |path: &Path| std::fs::read_dir(path).expect("it can be read").flatten();
+        let in_entry = |entry: std::fs::DirEntry| {
+            let own = entry.file_name().to_string_lossy().starts_with("worker-");
+            match (own, entry.path().is_dir()) {
+                (true, true) => in_directory(&entry.path()).count(),
+                (true, false) => 0,
+                (false, _) => 1,
+            }
+        };
+        in_directory(&self.directory().join("runs")).map(in_entry).sum()
+    }
+
     /// Everything on stderr so far.
     pub fn log(&self) -> String {
         self.log.text()
@@ -238,7 +255,7 @@ impl Output {
 }
 
 /// ONNX Runtime, as `cargo xtask test` says where it is, else where `cargo xtask ort` puts it.
-fn ort_library() -> String {
+pub fn ort_library() -> String {
     #[expect(
         clippy::disallowed_methods,
         reason = "where the test run found ONNX Runtime, no setting of ours"

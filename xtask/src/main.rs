@@ -3,17 +3,25 @@
 
 mod bench;
 mod browser;
+mod budget;
 mod ci;
 mod demo;
 mod deny;
 mod docs;
+mod fuzz;
+mod hack;
 mod ort;
 mod pages;
+mod prebuilt;
 mod proto;
+mod reproduce;
 mod run;
+mod sbom;
 mod seaweed;
+mod soak;
 mod test;
 mod tidy;
+mod tree;
 mod workspace;
 
 use std::process::ExitCode;
@@ -30,6 +38,18 @@ enum Chore {
     Tidy,
     /// Checks licences, bans and sources of all dependencies
     Deny,
+    /// Checks each crate alone, and with each of its features alone
+    Hack,
+    /// Counts the crates a worker is linked from, and holds them to budget.toml
+    Budget,
+    /// Writes what programs are linked from to target/sbom, as CycloneDX 1.5
+    Sbom(sbom::Args),
+    /// Builds a program twice, in two folders, and compares the bytes
+    Reproduce(reproduce::Args),
+    /// Feeds the parsers of foreign bytes anything at all
+    Fuzz(fuzz::Args),
+    /// Runs an orchestrator, a hub, a store and three workers while everything fails
+    Soak(soak::Args),
     /// Puts ONNX Runtime at .ort/lib and prints its path
     Ort,
     /// Puts SeaweedFS, an S3-compatible store for tests, at .weed/weed and prints its path
@@ -55,6 +75,12 @@ fn main() -> ExitCode {
         Chore::Proto(args) => proto::run(&args),
         Chore::Tidy => tidy::run(),
         Chore::Deny => deny::run(),
+        Chore::Hack => hack::run(),
+        Chore::Budget => budget::run(),
+        Chore::Sbom(args) => sbom::run(&args),
+        Chore::Reproduce(args) => reproduce::run(&args),
+        Chore::Fuzz(args) => fuzz::run(&args),
+        Chore::Soak(args) => soak::run(&args),
         Chore::Ort => ort::run(),
         Chore::Seaweed => seaweed::run(),
         Chore::Browser => browser::run(),

@@ -41,6 +41,7 @@ mod scope;
 mod secret;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod token;
 mod trace;
 mod units;
 
@@ -69,6 +70,7 @@ pub use crate::{
     schema::schema_of,
     scope::RunScope,
     secret::Secret,
+    token::{MAX_TOKEN_BYTES, read_token},
     trace::TraceContext,
     units::{ByteLimit, ByteSize, Deadline},
 };

@@ -147,6 +147,39 @@ impl<'a> Payload<'a> {
     }
 }
 
+/// Whether these bytes are a payload; whatever they are, reading them ends in a value or an error.
+///
+/// # Panics
+/// It does neither.
+#[cfg(any(test, feature = "testing"))]
+pub fn check(bytes: &[u8]) -> bool {
+    /// What a function may take: of each kind something, and files wherever they nest.
+    #[derive(Debug, Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    #[expect(dead_code, reason = "only whether it can be made is looked at")]
+    enum Any {
+        Number(i8, u64, f32),
+        Texts { texts: Vec<String>, letter: Option<char> },
+        File(crate::asset::Asset),
+        Nested(Box<Any>),
+        Nothing,
+    }
+    let Ok(mut payload) = Payload::parse(bytes) else { return false };
+    let _ = payload.text("model");
+    if let Ok(Some(json)) = payload.take_json("output_upload") {
+        assert!(serde_json::from_str::<serde_json::Value>(&json).is_ok(), "{json}");
+    }
+    let decoded: [Result<usize, PayloadError>; 3] = [
+        Payload::parse(bytes).and_then(Payload::decode::<HashMap<String, Any>>).map(|(_, files)| files.len()),
+        Payload::parse(bytes).and_then(Payload::decode::<serde_json::Value>).map(|(_, files)| files.len()),
+        payload.decode::<HashMap<String, crate::asset::Asset>>().map(|(_, files)| files.len()),
+    ];
+    for error in decoded.into_iter().filter_map(Result::err) {
+        assert!(error.to_string().chars().count() <= 500, "{error}");
+    }
+    crate::json::json_of(bytes).is_some()
+}
+
 fn is_key(key: &ValueRef<'_>, field: &str) -> bool {
     matches!(key, ValueRef::String(text) if text.as_str() == Some(field))
 }

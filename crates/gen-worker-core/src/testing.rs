@@ -18,7 +18,9 @@ use crate::{
 };
 
 pub use self::models::{FakeLease, FakeModels, check_model_manager};
-pub use crate::model_ref::check as check_model_ref;
+pub use crate::{
+    model_ref::check as check_model_ref, payload::check as check_payload, redact::check as check_redacted,
+};
 
 /// The context of a run of nobody, whose events and files are not looked at.
 ///

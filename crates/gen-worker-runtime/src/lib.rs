@@ -44,6 +44,9 @@ mod vitals;
 mod wire;
 mod worker;
 
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub use crate::wire::inbound::check as check_message;
 pub use crate::{
     config::{FakeGpu, RuntimeConfig},
     connection::{Address, AddressError, ClientTls, ConnectionError, RedirectTarget},

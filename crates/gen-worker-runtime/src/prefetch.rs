@@ -141,9 +141,11 @@ impl Prefetch {
     }
 
     fn tell(&self, model: &ModelRef, failure: &JobFailure) {
+        // Asked for before the line is written: whoever writes it may be slow, and the lock is not held meanwhile.
+        let functions = self.state().waiting.of(model).join(",");
         warn!(
             model = model.known_as(),
-            functions = self.state().waiting.of(model).join(","),
+            functions,
             kind = failure.kind.as_str(),
             error = failure.chain(),
             remedy = remedy(failure.kind),

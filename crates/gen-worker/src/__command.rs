@@ -2,6 +2,8 @@
 
 #[cfg(feature = "dev")]
 pub use crate::call::{Call, CallArguments, CallError, Signature};
+#[cfg(any(test, feature = "fuzzing"))]
+pub use crate::cozy_toml::check as check_cozy_toml;
 pub use crate::{
     cozy_toml::{CozyMistake, CozyPlace, CozyToml},
     nearest::{did_you_mean, quoted},

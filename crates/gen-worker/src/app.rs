@@ -14,6 +14,7 @@ use crate::{
     isolation::{IsolationError, hide_credentials},
     logging, manifest,
     prefetch::ModelsVerb,
+    run_room::RunRoom,
 };
 
 /// What ended the process badly, and the code it leaves behind.
@@ -156,14 +157,16 @@ pub(crate) fn worker_with(
     finish: impl FnOnce(WorkerBuilder, Ports) -> WorkerBuilder,
 ) -> Result<Worker, AppError> {
     let mut phases = Phases::begin();
-    let config = WorkerConfig::from_env(&project.env)?;
+    let mut config = WorkerConfig::from_env(&project.env)?;
     config.process.apply()?;
+    let room = RunRoom::move_in(&mut config);
     let settings_ms = phases.next();
     let ports = assemble(&config, &functions)?;
     let assemble_ms = phases.next();
     let names: Vec<&str> = functions.iter().map(|function| function.spec().name.as_str()).collect();
     let (worker_id, names) = (config.runtime.worker_id.clone(), names.join(","));
-    let builder = Worker::builder(config.runtime).functions(functions).models(project.models);
+    // The room is the worker's for as long as the worker is.
+    let builder = Worker::builder(config.runtime).functions(functions).models(project.models).state(room);
     let builder = configured(builder);
     let worker = finish(builder, ports).build()?;
     let build_ms = phases.next();

@@ -262,9 +262,35 @@ fn article(noun: &str) -> &'static str {
     if noun.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" }
 }
 
+/// Whether this text says something without a mistake. Whatever it is, each mistake has a place in it.
+///
+/// # Panics
+/// One has none.
+#[cfg(any(test, feature = "fuzzing"))]
+pub fn check(text: &str) -> bool {
+    let (cozy, mistakes) = CozyToml::parse(text);
+    for mistake in &mistakes {
+        let line = text.split('\n').nth(mistake.line - 1);
+        let fits = line.is_some_and(|line| (1..=line.chars().count() + 1).contains(&mistake.column));
+        assert!(fits, "{mistake}");
+    }
+    assert!(mistakes.is_sorted_by_key(|mistake| (mistake.line, mistake.column)));
+    mistakes.is_empty() && cozy != CozyToml::default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What the fuzzer found or was given to begin with.
+    #[test]
+    fn the_corpus_of_the_fuzzer_holds() {
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/cozy_toml");
+        let texts =
+            std::fs::read_dir(corpus).unwrap().map(|entry| std::fs::read(entry.unwrap().path()).unwrap());
+        let right = texts.filter(|text| super::check(&String::from_utf8_lossy(text))).count();
+        assert!(right > 0, "{right}");
+    }
 
     #[track_caller]
     fn check(text: &str, expected: &[&str]) {

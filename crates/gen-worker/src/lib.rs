@@ -59,6 +59,7 @@ mod pages;
 mod prefetch;
 #[cfg(feature = "dev")]
 mod run;
+mod run_room;
 
 /// What stands around every call of a function, given to [`WorkerBuilder::layer`].
 pub use gen_worker_core::layer;

@@ -105,8 +105,12 @@ mod tests {
 
     #[track_caller]
     fn check(command: &str, expected: Option<&str>) {
-        let hello =
-            Package { name: "hello".to_owned(), manifest_path: PathBuf::new(), dependencies: Vec::new() };
+        let hello = Package {
+            name: "hello".to_owned(),
+            manifest_path: PathBuf::new(),
+            dependencies: Vec::new(),
+            targets: Vec::new(),
+        };
         assert_eq!(fault(command, &Workspace { packages: vec![hello] }).as_deref(), expected);
     }
 

@@ -178,3 +178,13 @@ fn a_payload_of_many_tiny_values_takes_no_memory() {
     let bytes = [&[0x81, 0xa1, b'x', 0xc6][..], &(8u32 << 20).to_be_bytes(), &vec![0; 8 << 20]].concat();
     assert!(Payload::parse(&bytes).is_ok(), "bytes are one value");
 }
+
+/// What the fuzzer found or was given to begin with.
+#[test]
+fn the_corpus_of_the_fuzzer_holds() {
+    let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/payload");
+    let payloads =
+        std::fs::read_dir(corpus).unwrap().map(|entry| std::fs::read(entry.unwrap().path()).unwrap());
+    let read = payloads.filter(|bytes| check(bytes)).count();
+    assert!(read > 3, "{read}");
+}

@@ -128,9 +128,38 @@ fn positive_ms(ms: i64) -> Option<Duration> {
     u64::try_from(ms).ok().filter(|ms| *ms > 0).map(Duration::from_millis)
 }
 
+/// Whether these bytes are a message that means something. Whatever they are, they become a command or are ignored, and a command
+/// shows no token.
+///
+/// # Panics
+/// One does.
+#[cfg(any(test, feature = "fuzzing"))]
+pub fn check(bytes: &[u8]) -> bool {
+    use prost::Message as _;
+
+    let Ok(message) = v1::WorkerSchedulerMessage::decode(bytes) else { return false };
+    let _ = super::kept::kept(&message.clone().into());
+    let command = command(message, None);
+    let shown = format!("{command:?}");
+    if let Command::RefreshToken(token) = &command {
+        assert!(token.expose().len() < 16 || !shown.contains(token.expose()), "{shown}");
+    }
+    !matches!(command, Command::Ignore { .. })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What the fuzzer found or was given to begin with.
+    #[test]
+    fn the_corpus_of_the_fuzzer_holds() {
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/message");
+        let messages =
+            std::fs::read_dir(corpus).unwrap().map(|entry| std::fs::read(entry.unwrap().path()).unwrap());
+        let understood = messages.filter(|message| check(message)).count();
+        assert!(understood > 5, "{understood}");
+    }
 
     fn request(run_id: &str, tenant_id: &str) -> v1::WorkerSchedulerMessage {
         let request = v1::TaskExecutionRequest {
