@@ -1,8 +1,12 @@
 //! What the `gen-worker` command shares with the verbs of a worker. Nobody else may use it: it changes without notice.
 
 #[cfg(feature = "dev")]
-pub use crate::call::{Call, CallArguments, CallError, Signature};
+pub use crate::{
+    call::{Call, CallArguments, CallError, Signature},
+    signals::Signals,
+};
 pub use crate::{
     cozy_toml::{CozyMistake, CozyPlace, CozyToml},
     nearest::{did_you_mean, quoted},
+    tell::tell,
 };

@@ -44,6 +44,7 @@ mod cozy_toml;
 mod dev;
 #[cfg(doctest)]
 mod doctests;
+mod health;
 #[cfg(feature = "dev")]
 mod here;
 mod isolation;
@@ -55,6 +56,9 @@ mod nearest;
 mod prefetch;
 #[cfg(feature = "dev")]
 mod run;
+#[cfg(feature = "dev")]
+mod signals;
+mod tell;
 
 /// What stands behind a worker: for those who bring a part of it of their own, such as a model manager.
 pub use gen_worker_core::ports;

@@ -6,6 +6,8 @@ mod checkpoints;
 mod connection;
 mod credentials;
 mod delivery;
+#[cfg(target_os = "linux")]
+mod dev;
 mod diagnosis;
 mod drain;
 mod files;
@@ -39,6 +41,10 @@ use gen_worker_tests::{WorkerProcess, WorkerSettings};
 
 /// The conformance worker.
 const CONFORMANCE: &str = env!("CARGO_BIN_EXE_conformance-under-test");
+
+/// The worker that enlarges pictures.
+#[cfg(target_os = "linux")]
+const UPSCALE: &str = env!("CARGO_BIN_EXE_upscale-under-test");
 
 /// The conformance worker with these settings, connected and registered.
 async fn worker(settings: &[(&str, &str)]) -> (FakeScheduler, WorkerProcess, WorkerStream) {

@@ -6,5 +6,7 @@ mod generate;
 mod harness;
 mod invoke;
 mod new;
+#[cfg(unix)]
+mod orchestrator;
 mod package;
 mod templates;
