@@ -95,7 +95,7 @@ mod tests {
         let directories = ["/nowhere".into(), directory.path().to_owned()];
         assert_eq!(
             find_in(&directories).unwrap_err().to_string(),
-            "ONNX Runtime was not found: run `cargo xtask ort`, or set ORT_DYLIB_PATH to libonnxruntime 1.17 or newer"
+            "ONNX Runtime was not found: run `gen-worker ort install`, or set ORT_DYLIB_PATH to libonnxruntime 1.17 or newer"
         );
         for name in ["libonnxruntime_providers_cuda.so", "libonnxruntime.so", "libonnxruntime.so.1.31.1"] {
             std::fs::write(directory.path().join(name), "").unwrap();
