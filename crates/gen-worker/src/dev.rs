@@ -12,7 +12,10 @@ use gen_worker_core::{
     config::{ConfigErrors, Env},
 };
 use gen_worker_orchestrator::{Orchestrator, OrchestratorConfig};
-use tokio::process::{Child, Command};
+use tokio::{
+    process::{Child, Command},
+    time::sleep,
+};
 
 use self::build::Build;
 use crate::{
@@ -109,6 +112,11 @@ async fn supervise(command: &mut Command, build: &mut Build, signals: &mut Signa
     loop {
         build.take();
         let end = match command.spawn() {
+            // Somebody has it open who may still write it.
+            Err(error) if error.kind() == io::ErrorKind::ExecutableFileBusy => tokio::select! {
+                () = sleep(build::LOOK) => continue,
+                () = signals.next() => return Ok(()),
+            },
             Ok(worker) => attend(worker, build, signals).await.map_err(HereError::Worker)?,
             Err(error) => {
                 say(&format!("the worker cannot be started: {error}"));

@@ -5,6 +5,7 @@ use std::{
     fs,
     os::unix::fs::PermissionsExt,
     path::{Path, PathBuf},
+    process::Command,
     time::Duration,
 };
 
@@ -33,10 +34,12 @@ impl Project {
         project
     }
 
-    /// Puts another binary in its place, as cargo does.
+    /// Puts another binary in its place, as cargo does. Another process writes it: one that is started here meanwhile would have
+    /// the file open as well, which then could not be started itself.
     fn build(&self, from: &Path) {
         let made = self.folder.path().join("made");
-        fs::copy(from, &made).unwrap();
+        let copied = Command::new("cp").args([from, made.as_path()]).status().unwrap();
+        assert!(copied.success());
         fs::rename(made, &self.binary).unwrap();
     }
 

@@ -9,7 +9,7 @@ use std::{
 use tokio::time::{Instant, MissedTickBehavior, interval_at};
 
 /// How often the file is looked at. One that stays as it is from one look to the next has been written to its end.
-const LOOK: Duration = Duration::from_millis(250);
+pub(super) const LOOK: Duration = Duration::from_millis(250);
 
 /// The file that a worker is started from.
 #[derive(Debug)]
