@@ -73,12 +73,13 @@ fn a_new_project_builds_runs_and_can_be_packed() {
     assert_eq!(check(&project, &[]), (Some(1), json!(["patched", "unknown_module"])));
 }
 
+/// The check builds it and asks it for its functions; what they do is tested elsewhere, from the same text, and `hello` above.
 #[test]
-fn every_template_passes_its_check() {
-    for template in ["hello", "image", "stream", "model"] {
+fn every_template_builds_and_passes_its_check() {
+    for template in ["image", "stream", "model"] {
         let (_folder, project) = new_project(template);
         share_builds(&project);
-        assert_eq!(check(&project, &["--no-build"]), (Some(0), json!(["patched"])), "{template}");
+        assert_eq!(check(&project, &[]), (Some(0), json!(["patched"])), "{template}");
     }
 }
 
