@@ -17,7 +17,7 @@ mod workers;
 use std::{error::Error, io::IsTerminal, process::ExitCode};
 
 use clap::{Parser, Subcommand};
-use gen_worker::__command::tell;
+use gen_worker::__command::{DoctorArguments, doctor, tell};
 use tracing_subscriber::EnvFilter;
 
 #[derive(Parser)]
@@ -41,6 +41,8 @@ enum Verb {
     Package(package::Arguments),
     /// Run an orchestrator until Ctrl-C or SIGTERM. Its settings are variables named ORCHESTRATOR_…
     Orchestrator,
+    /// Say what is wrong with this machine, and how to mend it. Exits with 1 if a worker cannot work so
+    Doctor(DoctorArguments),
     /// Look at the models on this machine, and mend them
     #[command(subcommand)]
     Cache(cache::Verb),
@@ -75,6 +77,7 @@ async fn main() -> ExitCode {
             log();
             orchestrator::run().await.map(|()| ExitCode::SUCCESS)
         }
+        Verb::Doctor(arguments) => Ok(ExitCode::from(u8::from(!doctor(&arguments, None).await))),
         Verb::Cache(verb) => cache::run(&verb),
         Verb::Ort(verb) => ort::run(&verb),
         Verb::Invoke(arguments) => invoke::run(arguments).await,

@@ -29,6 +29,7 @@ mod heartbeat;
 mod host;
 mod job;
 mod journal;
+mod machine;
 mod meters;
 mod model_control;
 mod outbox;
@@ -44,8 +45,9 @@ mod worker;
 
 pub use crate::{
     config::{FakeGpu, RuntimeConfig},
-    connection::{Address, AddressError, ClientTls, ConnectionError, RedirectTarget},
+    connection::{Address, AddressError, ClientTls, ConnectionError, RedirectTarget, reach},
     journal::JournalError,
+    machine::{Gpu, Machine, machine},
     meters::METRICS,
     ports::Ports,
     registry::RegistryError,

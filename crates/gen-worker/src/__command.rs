@@ -7,6 +7,7 @@ pub use crate::{
 };
 pub use crate::{
     cozy_toml::{CozyMistake, CozyPlace, CozyToml},
+    doctor::{DoctorArguments, doctor},
     nearest::{did_you_mean, quoted},
     tell::tell,
 };

@@ -10,6 +10,7 @@ use crate::{
     assemble::{AssembleError, assemble},
     config::{Project, WorkerConfig, cozy_toml},
     cozy_toml::CozyToml,
+    doctor::DoctorArguments,
     isolation::{IsolationError, Stdin, hide_credentials},
     logging, manifest,
     prefetch::ModelsVerb,
@@ -32,6 +33,9 @@ pub(crate) enum AppError {
     /// `models prefetch` did not fetch all it was asked for.
     #[error("{missing} models could not be fetched")]
     Missing { missing: usize },
+    /// What `doctor` has found.
+    #[error("a worker cannot work so")]
+    Ill,
     /// What `health` asked.
     #[error("the worker is not well: {0}")]
     Unwell(String),
@@ -77,7 +81,7 @@ impl AppError {
             Self::Worker(WorkerFailure::Connection(ConnectionError::Denied { .. })) => 6,
             Self::Worker(WorkerFailure::Zombies { .. }) => 7,
             Self::Worker(WorkerFailure::Unsaid { .. }) => 8,
-            Self::Isolation(_) | Self::Assemble(_) | Self::Worker(_) | Self::Unwell(_) => 1,
+            Self::Isolation(_) | Self::Assemble(_) | Self::Worker(_) | Self::Unwell(_) | Self::Ill => 1,
             #[cfg(feature = "dev")]
             Self::Here(_) | Self::Ended(_) => 1,
             #[cfg(feature = "dev")]
@@ -107,6 +111,8 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Say what is wrong with this machine, and how to mend it. Exits with 1 if a worker cannot work so
+    Doctor(DoctorArguments),
     /// Say whether the worker on this machine lives, as its WORKER_HTTP_ADDR does. Exits with 1 if it does not
     Health,
     /// Models on this machine
@@ -129,6 +135,7 @@ pub(crate) fn main(functions: Vec<Function>) -> ExitCode {
     let done = match Arguments::parse().verb.unwrap_or(Verb::Serve) {
         Verb::Serve => serve(functions),
         Verb::List { json } => list(&functions, json),
+        Verb::Doctor(arguments) => crate::doctor::run(&arguments, &functions),
         Verb::Health => crate::health::run(),
         Verb::Models(verb) => crate::prefetch::run(verb),
         #[cfg(feature = "dev")]

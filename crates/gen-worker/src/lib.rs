@@ -44,6 +44,7 @@ mod cozy_toml;
 mod dev;
 #[cfg(doctest)]
 mod doctests;
+mod doctor;
 mod health;
 #[cfg(feature = "dev")]
 mod here;
