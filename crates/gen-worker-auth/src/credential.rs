@@ -67,6 +67,11 @@ pub async fn check(config: AuthConfig, client: &HttpClient) -> Result<Credential
 }
 
 impl Credential {
+    /// When the token that is held says that it expires; `None`: never, or none is held, or it does not say.
+    pub fn expires_at(&self) -> Option<SystemTime> {
+        self.held()?.expires_at
+    }
+
     /// Takes the file's token if the file has changed since one was taken from it.
     async fn read_again(&self) -> Result<(), AuthError> {
         let mut file = self.file.lock().await;

@@ -80,12 +80,12 @@ impl Host {
     }
 }
 
-fn cpu_cores() -> u32 {
+pub(crate) fn cpu_cores() -> u32 {
     std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32)
 }
 
 /// Main memory: the container's limit where there is one, else the machine's; 0 when the system does not say.
-fn memory_bytes() -> u64 {
+pub(crate) fn memory_bytes() -> u64 {
     let Ok(mut system) = sysinfo::System::new() else { return 0 };
     system.refresh_memory();
     system.cgroup_limits().map_or(system.total_memory(), |limits| limits.total_memory)
@@ -102,7 +102,7 @@ fn open_nvml() -> Option<Nvml> {
     }
 }
 
-fn read_gpu(nvml: &Nvml) -> GpuFacts {
+pub(crate) fn read_gpu(nvml: &Nvml) -> GpuFacts {
     let count = nvml.device_count().unwrap_or(0);
     let mut facts = GpuFacts {
         count,

@@ -30,6 +30,7 @@ mod hooks;
 mod host;
 mod job;
 mod journal;
+mod machine;
 mod meters;
 mod model_control;
 mod outbox;
@@ -49,9 +50,10 @@ mod worker;
 pub use crate::wire::inbound::check as check_message;
 pub use crate::{
     config::{FakeGpu, RuntimeConfig},
-    connection::{Address, AddressError, ClientTls, ConnectionError, RedirectTarget},
+    connection::{Address, AddressError, ClientTls, ConnectionError, RedirectTarget, reach},
     hooks::{HookError, SetUpFailure},
     journal::JournalError,
+    machine::{Gpu, Machine, machine},
     meters::METRICS,
     ports::Ports,
     registry::RegistryError,

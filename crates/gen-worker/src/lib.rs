@@ -44,6 +44,8 @@ mod cozy_toml;
 mod dev;
 #[cfg(doctest)]
 mod doctests;
+mod doctor;
+mod health;
 #[cfg(feature = "dev")]
 mod here;
 mod isolation;
@@ -60,6 +62,9 @@ mod prefetch;
 #[cfg(feature = "dev")]
 mod run;
 mod run_room;
+#[cfg(feature = "dev")]
+mod signals;
+mod tell;
 
 /// What stands around every call of a function, given to [`WorkerBuilder::layer`].
 pub use gen_worker_core::layer;

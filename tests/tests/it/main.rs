@@ -7,6 +7,8 @@ mod connection;
 mod credentials;
 mod dashboard;
 mod delivery;
+#[cfg(target_os = "linux")]
+mod dev;
 mod diagnosis;
 mod drain;
 mod files;
@@ -45,6 +47,10 @@ use gen_worker_tests::{WorkerProcess, WorkerSettings};
 
 /// The conformance worker.
 const CONFORMANCE: &str = env!("CARGO_BIN_EXE_conformance-under-test");
+
+/// The worker that enlarges pictures.
+#[cfg(target_os = "linux")]
+const UPSCALE: &str = env!("CARGO_BIN_EXE_upscale-under-test");
 
 /// The worker with hooks and a layer.
 const TENANTS: &str = env!("CARGO_BIN_EXE_tenants-under-test");

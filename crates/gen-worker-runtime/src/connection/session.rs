@@ -58,6 +58,24 @@ pub(crate) struct Link {
     pub meters: Arc<Meters>,
 }
 
+/// How a scheduler is dialled.
+pub(super) fn endpoint(
+    config: &RuntimeConfig,
+    address: &Address,
+    ping_interval: Duration,
+) -> Result<Endpoint, tonic::transport::Error> {
+    let endpoint = Endpoint::from_shared(address.uri())?
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(ping_interval)
+        .keep_alive_timeout(config.keepalive_timeout)
+        .keep_alive_while_idle(true);
+    if address.is_tls() {
+        endpoint.tls_config(config.tls.config(address.server_name()))
+    } else {
+        Ok(endpoint)
+    }
+}
+
 type Answer = Result<Response<Heard>, Status>;
 
 /// How a session went.
@@ -142,15 +160,7 @@ impl<'a> Session<'a> {
     }
 
     async fn connect(&self) -> Result<Channel, tonic::transport::Error> {
-        let mut endpoint = Endpoint::from_shared(self.address.uri())?
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(self.ping_interval)
-            .keep_alive_timeout(self.config.keepalive_timeout)
-            .keep_alive_while_idle(true);
-        if self.address.is_tls() {
-            endpoint = endpoint.tls_config(self.config.tls.config(self.address.server_name()))?;
-        }
-        endpoint.connect().await
+        endpoint(self.config, self.address, self.ping_interval)?.connect().await
     }
 
     async fn hold(&mut self, channel: Channel) -> Ended {
