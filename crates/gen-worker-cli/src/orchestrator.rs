@@ -16,6 +16,7 @@ pub(crate) async fn run() -> Result<(), Failure> {
     let mut signals = Signals::listen()?;
     let orchestrator = Orchestrator::start(errors.into_result(config)?).await?;
     eprintln!("workers connect to  SCHEDULER_ADDR={}", orchestrator.grpc_addr());
+    eprintln!("the dashboard is at {}", orchestrator.base_url());
     eprintln!("callers connect to  {}", orchestrator.base_url());
     signals.next().await;
     orchestrator.stop().await;

@@ -63,6 +63,7 @@ async fn both(
 ) -> Result<(), AppError> {
     let mut signals = Signals::listen().map_err(HereError::Signals)?;
     let orchestrator = Orchestrator::start(config).await.map_err(HereError::Orchestrator)?;
+    say(&format!("the dashboard is at {}", orchestrator.base_url()));
     say(&format!("send runs to {}v1/runs; Ctrl-C to leave", orchestrator.base_url()));
     let mut worker = worker_of(&build, &Nearby::of(&orchestrator), env, folders);
     let ended = supervise(&mut worker, &mut build, &mut signals).await;

@@ -20,10 +20,12 @@ let lastId = 0;
 /** An id that no other element has. */
 export const newId = (what) => `${what}-${++lastId}`;
 
-/** Puts children in the place of what a node has, unless nothing has changed. */
+const shown = new WeakMap();
+
+/** Puts children in the place of what a node has, unless nothing has changed. Whoever has the focus keeps it. */
 export function show(node, key, make) {
-  if (node.dataset.shown === key) return;
-  node.dataset.shown = key;
+  if (shown.get(node) === key) return;
+  shown.set(node, key);
   const focused = node.contains(document.activeElement) ? document.activeElement.dataset.focus : null;
   node.replaceChildren(...[make()].flat());
   if (focused) [...node.querySelectorAll("[data-focus]")].find((one) => one.dataset.focus === focused)?.focus();

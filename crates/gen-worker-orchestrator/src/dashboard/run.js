@@ -27,6 +27,7 @@ export class RunPanel {
   #timer = null;
   #text = "";
   #items = 0;
+  #told = null;
   #spoken = { share: -1, state: "" };
 
   /** `hooks`: {payloadOf, onAgain, onEdit, outputSchema, onEnd}. */
@@ -132,7 +133,7 @@ export class RunPanel {
     const given = typeof data === "object" && data !== null ? data : {};
     switch (type) {
       case "queued": return;
-      case "started": return this.#change({ state: "running", attempt: given.attempt ?? 1, worker: given.worker, started_at_ms: this.#view.started_at_ms ?? Date.now() });
+      case "started": return this.#change({ state: "running", attempt: given.attempt ?? 1, worker: given.worker ?? null });
       case "attempt_failed": return this.#failed(given);
       case "job.progress": return this.#progress(given);
       case "job.log": return this.#line(given.level ?? "info", given.message, given.timestamp);
@@ -215,6 +216,7 @@ export class RunPanel {
 
   /** Where the time went: each stage begins where the one before it ended. */
   #timings(timings) {
+    this.#told = timings;
     const { timings: place } = this.#parts;
     const { created_at_ms, started_at_ms } = this.#view;
     const waited = started_at_ms ? Math.max(started_at_ms - created_at_ms, 0) : 0;
@@ -238,6 +240,8 @@ export class RunPanel {
 
   #end(view) {
     this.#change(view);
+    // When it began is known with its end.
+    if (this.#told) this.#timings(this.#told);
     const { output, progress, downloads, note } = this.#parts;
     progress.hidden = true;
     downloads.replaceChildren();
