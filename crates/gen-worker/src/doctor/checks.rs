@@ -3,11 +3,11 @@
 use std::time::Duration;
 
 use gen_worker_runtime::Machine;
-use indicatif::HumanBytes;
+use indicatif::{HumanBytes, HumanDuration};
 
 use super::{
     Check, Level,
-    facts::{Clock, Engine, Facts, Folder, Library, Peer, Token, Worker},
+    facts::{Clock, Engine, Facts, Faults, Folder, Library, Peer, Token, Worker},
 };
 
 /// With fewer descriptors a worker with many connections and files runs out of them: it is the usual soft limit.
@@ -46,6 +46,7 @@ fn of_worker(worker: &Worker, machine: &Machine) -> Vec<Check> {
     checks.push(hub(worker.hub.as_ref()));
     checks.extend(worker.clock.as_ref().map(clock));
     checks.push(token(&worker.token));
+    checks.extend(worker.faults.as_ref().map(faults));
     checks
 }
 
@@ -59,6 +60,23 @@ fn warn(name: &'static str, seen: impl Into<String>, remedy: impl Into<String>) 
 
 fn fail(name: &'static str, seen: impl Into<String>, remedy: impl Into<String>) -> Check {
     Check { level: Level::Fail, ..warn(name, seen, remedy) }
+}
+
+/// Not a fault of this machine, as a rule.
+fn faults(faults: &Faults) -> Check {
+    let Faults { directory, count, last } = faults;
+    if *count == 0 {
+        return ok("failures", "no run has left a report");
+    }
+    let last = last.as_ref().map_or_else(String::new, |last| {
+        let ago = HumanDuration(last.ago);
+        format!("; the last, {ago} ago: run {} of `{}`: {}", last.run_id, last.function, last.message)
+    });
+    warn(
+        "failures",
+        format!("{count} reports of runs that failed by a fault{last}"),
+        format!("read them in {}; what is done with may be removed", directory.display()),
+    )
 }
 
 fn settings(mistakes: Option<&String>) -> Check {
@@ -285,7 +303,10 @@ mod tests {
 
     use gen_worker_runtime::Gpu;
 
-    use super::{super::facts::Provider, *};
+    use super::{
+        super::facts::{Fault, Provider},
+        *,
+    };
 
     fn library(providers: &[(&str, bool)]) -> Library {
         let providers = providers.iter().map(|(name, works)| Provider {
@@ -309,7 +330,24 @@ mod tests {
             hub: Some(peer(true)),
             clock: Some(Clock { of: "h".to_owned(), apart: APART, is_behind: true }),
             token: Token::Usable { verified: true, left: Some(SOON) },
+            faults: None,
         }
+    }
+
+    #[test]
+    fn the_last_failure_is_told() {
+        let of = |count, last| faults(&Faults { directory: "/s/reports".into(), count, last });
+        assert_eq!(of(0, None).level, Level::Ok);
+        let last = Fault {
+            run_id: "r1".to_owned(),
+            function: "paint".to_owned(),
+            message: "InternalError: no paint".to_owned(),
+            ago: Duration::from_secs(120),
+        };
+        let told = of(2, Some(last));
+        let seen = "2 reports of runs that failed by a fault; the last, 2 minutes ago: run r1 of `paint`: InternalError: no paint";
+        assert_eq!((told.level, told.seen.as_str()), (Level::Warn, seen));
+        assert!(told.remedy.unwrap().contains("/s/reports"));
     }
 
     fn machine(gpu: Result<Option<Gpu>, String>) -> Machine {

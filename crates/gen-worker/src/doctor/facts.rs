@@ -28,6 +28,27 @@ pub(super) struct Worker {
     pub(super) hub: Option<Peer>,
     pub(super) clock: Option<Clock>,
     pub(super) token: Token,
+    /// `None`: WORKER_STATE_DIR is not set, so that none are left.
+    pub(super) faults: Option<Faults>,
+}
+
+/// The reports of runs that failed by a fault.
+#[derive(Debug, Clone)]
+pub(super) struct Faults {
+    pub(super) directory: PathBuf,
+    pub(super) count: usize,
+    /// `None`: there is none, or it cannot be read.
+    pub(super) last: Option<Fault>,
+}
+
+/// Of a report what a line has room for.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Fault {
+    pub(super) run_id: String,
+    pub(super) function: String,
+    pub(super) message: String,
+    /// Since it was written.
+    pub(super) ago: Duration,
 }
 
 /// ONNX Runtime.

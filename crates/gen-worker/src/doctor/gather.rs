@@ -4,7 +4,7 @@ use std::{
     error::Error,
     fs,
     path::Path,
-    time::{Duration, SystemTime},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use gen_worker_auth::AuthConfig;
@@ -13,7 +13,7 @@ use gen_worker_net::{HttpClient, Method, Trust, header};
 use tokio::time::timeout;
 use url::Url;
 
-use super::facts::{Clock, Engine, Facts, Folder, Peer, Token, Worker};
+use super::facts::{Clock, Engine, Facts, Fault, Faults, Folder, Peer, Token, Worker};
 use crate::{
     config::{WorkerConfig, environment},
     cozy_toml::CozyToml,
@@ -61,6 +61,7 @@ async fn worker(directory: &Path, functions: Option<&[Function]>) -> Result<Work
         hub,
         clock: clock.flatten().or(keys.flatten()),
         token,
+        faults: config.runtime.state_dir.as_ref().map(|state| faults(&state.join("reports"))),
     })
 }
 
@@ -139,6 +140,24 @@ fn engine(_config: &WorkerConfig, _functions: Option<&[Function]>) -> Engine {
     }
 }
 
+/// A report's name sorts by its time.
+fn faults(directory: &Path) -> Faults {
+    let entries = fs::read_dir(directory).into_iter().flatten();
+    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
+    let mut paths: Vec<_> = paths.filter(|path| path.extension().is_some_and(|end| end == "json")).collect();
+    paths.sort();
+    let last = paths.last().and_then(|path| fault(&fs::read(path).ok()?));
+    Faults { directory: directory.to_owned(), count: paths.len(), last }
+}
+
+fn fault(report: &[u8]) -> Option<Fault> {
+    let report: serde_json::Value = serde_json::from_slice(report).ok()?;
+    let text = |name: &str| Some(report.get(name)?.as_str()?.to_owned());
+    let at = UNIX_EPOCH + Duration::from_millis(report.get("at_unix_ms")?.as_u64()?);
+    let ago = SystemTime::now().duration_since(at).unwrap_or_default();
+    Some(Fault { run_id: text("run_id")?, function: text("function")?, message: text("message")?, ago })
+}
+
 fn folders(config: &WorkerConfig) -> Vec<Folder> {
     let folders = [
         ("WORKER_MODEL_CACHE_DIR", Some(&config.hub.cache_dir)),
@@ -212,6 +231,21 @@ mod tests {
         };
         let minute = Duration::from_secs(60);
         assert_eq!((of(noon + minute), of(noon - minute)), ((60, false), (60, true)));
+    }
+
+    #[test]
+    fn the_last_report_is_the_one_that_is_read() {
+        let there = tempfile::tempdir().unwrap();
+        assert_eq!(faults(&there.path().join("none")).count, 0);
+        for (name, run_id) in [("0002-b.json", "b"), ("0010-c.json", "c"), ("0001-a.json", "a")] {
+            let report =
+                serde_json::json!({"at_unix_ms": 1, "run_id": run_id, "function": "f", "message": "m"});
+            fs::write(there.path().join(name), report.to_string()).unwrap();
+        }
+        fs::write(there.path().join("report.new"), "").unwrap();
+        let faults = faults(there.path());
+        assert_eq!((faults.count, faults.last.unwrap().run_id.as_str()), (3, "c"));
+        assert_eq!(fault(b"{}"), None);
     }
 
     #[test]
