@@ -1,14 +1,15 @@
 //! A call of each session with the example that lies beside a graph, so that no run pays for what a first call prepares.
 
 use std::{
-    fs,
+    fs::File,
+    io::Read,
     path::Path,
     sync::mpsc::{self, RecvTimeoutError},
     thread,
     time::{Duration, Instant},
 };
 
-use gen_worker_core::LocalModel;
+use gen_worker_core::{ByteSize, LocalModel};
 use half::{bf16, f16};
 use ndarray::ArrayD;
 use ort::session::{RunOptions, Session};
@@ -28,12 +29,16 @@ const EXAMPLE: &str = "warmup.json";
 const LIMIT: Duration = Duration::from_secs(60);
 /// Most elements of an input: 64 MiB of 32-bit numbers.
 const MAX_ELEMENTS: usize = 1 << 24;
+/// Longest example: a million numbers with all their digits. Larger inputs can do without `data`.
+const MAX_FILE: ByteSize = ByteSize::mib(16);
 
 /// Why the example is not used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ExampleError {
     #[error("{EXAMPLE} cannot be read")]
     Unreadable(#[from] std::io::Error),
+    #[error("{EXAMPLE} has more than {MAX_FILE}: leave out `data`, which is zeros then")]
+    TooLong,
     #[error("{EXAMPLE} is no JSON object")]
     Json(#[from] serde_json::Error),
     #[error(
@@ -100,7 +105,12 @@ pub(crate) fn example(
 }
 
 fn read(file: &Path, graph: &Graph) -> Result<Inputs, ExampleError> {
-    let given: Map<String, Value> = serde_json::from_slice(&fs::read(file)?)?;
+    let mut text = Vec::new();
+    File::open(file)?.take(MAX_FILE.0 + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > MAX_FILE.0 {
+        return Err(ExampleError::TooLong);
+    }
+    let given: Map<String, Value> = serde_json::from_slice(&text)?;
     let inputs = graph.inputs.iter().map(|spec| {
         let tensor =
             given.get(&spec.name).zip(spec.element).and_then(|(given, element)| tensor(element, given));
