@@ -3,7 +3,7 @@
 //! [`OrtModels`] is the port through which the runtime leases models: it loads each once and keeps it in memory. Functions
 //! take an [`OrtModel`] and call [`run`](OrtModel::run) on it with named [`Tensor`]s. Every model in memory has sessions, each of
 //! which runs one call after the other, on the caller's thread if that may block, else on one of its own; dropping a call ends its
-//! inference.
+//! inference. An [`OrtBinding`] keeps tensors where the model runs from one call to the next.
 //!
 //! ```
 //! use gen_worker_models_ort::{OrtModel, ndarray::array};
@@ -14,6 +14,7 @@
 //! }
 //! ```
 
+mod binding;
 mod block;
 mod budget;
 mod config;
@@ -38,6 +39,7 @@ pub use half;
 pub use ndarray;
 
 pub use crate::{
+    binding::OrtBinding,
     config::{OrtConfig, Provider, VARS},
     error::ModelError,
     graph::TensorSpec,

@@ -7,7 +7,9 @@ use tokio::time::timeout;
 use tracing::{debug, warn};
 
 use crate::{
+    binding::OrtBinding,
     block::block_on_for,
+    config::Provider,
     error::ModelError,
     files::{self, Graphs},
     graph::{Graph, Inputs, TensorSpec, list},
@@ -48,6 +50,7 @@ pub(crate) struct Lease {
 #[derive(Debug)]
 pub(crate) struct Loaded {
     local: LocalModel,
+    provider: Provider,
     device: usize,
     sessions: Vec<LoadedGraph>,
     main: Option<usize>,
@@ -83,7 +86,7 @@ impl Loaded {
                 Ok(LoadedGraph { name, graph, pool, kept })
             })
             .collect::<Result<_, ModelError>>()?;
-        Ok(Self { local: local.clone(), device, sessions, main })
+        Ok(Self { local: local.clone(), provider: recipe.provider(), device, sessions, main })
     }
 
     /// The sum of the sizes of its files.
@@ -196,6 +199,18 @@ impl OrtModel {
         self.find(None)?.run_blocking(inputs)
     }
 
+    /// Binds tensors to the main session, as [`OrtSession::bind`].
+    ///
+    /// # Errors
+    /// As of `bind`; and `validation`: the model has several sessions and no `model.onnx` of its own.
+    pub fn bind<N: Into<String>, T: Into<Tensor>>(
+        &self,
+        inputs: impl IntoIterator<Item = (N, T)>,
+        carried: &[(&str, &str)],
+    ) -> Result<OrtBinding, WorkerError> {
+        self.find(None)?.bind(inputs, carried)
+    }
+
     fn find(&self, name: Option<&str>) -> Result<OrtSession, WorkerError> {
         let index = self.0.loaded.find(name).map_err(reported)?;
         Ok(OrtSession { lease: self.0.clone(), index })
@@ -251,6 +266,38 @@ impl OrtSession {
         inputs: impl IntoIterator<Item = (N, T)>,
     ) -> Result<Outputs, WorkerError> {
         self.call_blocking(self.values(inputs)?)
+    }
+
+    /// Binds tensors to the session: they stay where the graph runs, on a card in its memory, from one call to the next. After each
+    /// call an output of `carried` becomes the input that is named beside it, as in a loop of denoising:
+    ///
+    /// ```no_run
+    /// # use gen_worker_core::WorkerError;
+    /// # use gen_worker_models_ort::{OrtModel, Tensor, ndarray::{ArrayD, arr0}};
+    /// # async fn doc(model: OrtModel, text: Tensor, noise: Tensor) -> Result<ArrayD<f32>, WorkerError> {
+    /// let unet = model.session("unet")?;
+    /// let inputs = [("text", text), ("latent", noise), ("step", arr0(0_i64).into())];
+    /// let mut binding = unet.bind(inputs, &[("less_noise", "latent")])?;
+    /// for step in 0..20 {
+    ///     binding.set("step", arr0(step))?;
+    ///     binding.run().await?;
+    /// }
+    /// binding.get::<f32>("less_noise")
+    /// # }
+    /// ```
+    ///
+    /// # Errors
+    /// `validation`: the inputs are not those of the graph, an input or output is of texts, or one of `carried` is no output and
+    /// input of one type and shape.
+    pub fn bind<N: Into<String>, T: Into<Tensor>>(
+        &self,
+        inputs: impl IntoIterator<Item = (N, T)>,
+        carried: &[(&str, &str)],
+    ) -> Result<OrtBinding, WorkerError> {
+        let inputs: Inputs = inputs.into_iter().map(|(name, tensor)| (name.into(), tensor.into())).collect();
+        let loaded = &self.lease.loaded;
+        OrtBinding::new(self.clone(), &self.own().graph, (loaded.provider, loaded.device), inputs, carried)
+            .map_err(reported)
     }
 
     fn values<N: Into<String>, T: Into<Tensor>>(

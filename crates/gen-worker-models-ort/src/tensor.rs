@@ -4,7 +4,7 @@ use std::fmt;
 
 use half::{bf16, f16};
 use ndarray::{Array, ArrayD, Dimension};
-use ort::value::{DynValue, TensorElementType, Value};
+use ort::value::{DynValue, TensorElementType, TensorValueTypeMarker, Value};
 
 use crate::error::ModelError;
 
@@ -25,6 +25,11 @@ macro_rules! elements {
         }
 
         impl ElementType {
+            /// The library's name of it.
+            pub(crate) fn to_ort(self) -> TensorElementType {
+                match self { $(Self::$variant => TensorElementType::$ort,)* }
+            }
+
             /// The name in Rust.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => stringify!($type),)* }
@@ -50,6 +55,7 @@ macro_rules! elements {
                 match self { $(Self::$variant(array) => array.shape(),)* }
             }
 
+            /// Without a copy where its memory lies row by row.
             pub(crate) fn into_ort(self) -> Result<DynValue, ModelError> {
                 match self {
                     $(Self::$variant(array) => array.into_value(),)*
@@ -57,7 +63,10 @@ macro_rules! elements {
                 .map_err(ModelError::run)
             }
 
-            pub(crate) fn from_ort(name: &str, value: &DynValue) -> Result<Self, ModelError> {
+            pub(crate) fn from_ort<M: TensorValueTypeMarker + ?Sized>(
+                name: &str,
+                value: &Value<M>,
+            ) -> Result<Self, ModelError> {
                 let element = value.dtype().tensor_type().and_then(ElementType::from_ort);
                 match element {
                     $(Some(ElementType::$variant) => ArrayD::<$type>::of_value(value).map(Into::into),)*
@@ -108,7 +117,7 @@ trait Stored: Sized {
     /// Without a copy where the library can use the array's memory.
     fn into_value(self) -> ort::Result<DynValue>;
 
-    fn of_value(value: &DynValue) -> ort::Result<Self>;
+    fn of_value<M: TensorValueTypeMarker + ?Sized>(value: &Value<M>) -> ort::Result<Self>;
 }
 
 macro_rules! stored {
@@ -119,7 +128,7 @@ macro_rules! stored {
                     Value::from_array(self).map(Value::into_dyn)
                 }
 
-                fn of_value(value: &DynValue) -> ort::Result<Self> {
+                fn of_value<M: TensorValueTypeMarker + ?Sized>(value: &Value<M>) -> ort::Result<Self> {
                     value.try_extract_array::<$type>().map(|array| array.to_owned())
                 }
             }
@@ -134,7 +143,7 @@ impl Stored for ArrayD<String> {
         Value::from_string_array(&self).map(Value::into_dyn)
     }
 
-    fn of_value(value: &DynValue) -> ort::Result<Self> {
+    fn of_value<M: TensorValueTypeMarker + ?Sized>(value: &Value<M>) -> ort::Result<Self> {
         value.try_extract_string_array()
     }
 }
@@ -169,6 +178,21 @@ mod tests {
     use ndarray::array;
 
     use super::*;
+
+    #[test]
+    fn what_lies_row_by_row_is_not_copied() {
+        crate::library::load(None).unwrap_or_else(|error| panic!("{error}"));
+        let address = |tensor: Tensor| {
+            let value = tensor.into_ort().unwrap();
+            value.try_extract_array::<f32>().unwrap().as_ptr()
+        };
+        let array = Array::from_elem((2, 3), 1.0_f32);
+        let before = array.as_ptr();
+        assert_eq!(address(array.into()), before);
+        let array = Array::from_elem((2, 3), 1.0_f32).reversed_axes();
+        let before = array.as_ptr();
+        assert_ne!(address(array.into()), before, "its columns lie one after the other");
+    }
 
     #[test]
     fn is_taken_back_as_what_it_is_only() {
