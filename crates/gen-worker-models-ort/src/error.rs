@@ -242,9 +242,15 @@ impl Classify for ModelError {
 
 /// Whether the library says that memory ran out; it has no code for that.
 fn is_out_of_memory(message: &str) -> bool {
-    ["Failed to allocate memory", "bad_alloc", "out of memory", "ALLOC_FAILED"]
-        .iter()
-        .any(|sign| message.contains(sign))
+    const SIGNS: [&str; 5] = [
+        "Failed to allocate memory",
+        // An arena that has a limit.
+        "is smaller than requested bytes",
+        "bad_alloc",
+        "out of memory",
+        "ALLOC_FAILED",
+    ];
+    SIGNS.iter().any(|sign| message.contains(sign))
 }
 
 /// Why a file cannot be loaded, without the paths that the library's own words have in them.

@@ -26,13 +26,13 @@ mod kept;
 mod library;
 mod manager;
 mod model;
+mod native;
 mod outputs;
 mod pool;
 mod residency;
 mod session;
 mod survey;
 mod tensor;
-mod version;
 mod warmup;
 
 pub use half;

@@ -8,7 +8,7 @@ use std::{
 
 use ort::{environment::Environment, logging::LogLevel};
 
-use crate::{error::ModelError, version::version_of};
+use crate::{error::ModelError, native::version_of};
 
 /// The library, loaded.
 #[derive(Clone)]

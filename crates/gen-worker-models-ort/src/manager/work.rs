@@ -18,6 +18,7 @@ use crate::{
     budget::{Bytes, Footprint},
     error::ModelError,
     model::{KeptGraphs, Loaded},
+    native::give_back_memory,
     residency::Tier,
 };
 
@@ -70,6 +71,7 @@ impl Office {
                 self.load_done(key, loaded, took, gained);
             }
             Err(error) => {
+                give_back_memory();
                 warn!(model = %key.model, %error, "model not loaded");
                 self.load_failed(key, &error);
             }
@@ -105,6 +107,7 @@ impl Office {
         };
         // Whoever leased it has let go of it before the lease ended.
         drop(loaded);
+        give_back_memory();
         self.gone(key, kept, started.elapsed());
     }
 

@@ -1,5 +1,6 @@
-//! The version of the library, which `ort` does not tell. The only unsafe code of the crate.
-#![expect(unsafe_code, reason = "the version is behind the library's C interface")]
+//! What is behind C interfaces: the version of the library, which `ort` does not tell, and the allocator of the system. The only
+//! unsafe code of the crate.
+#![expect(unsafe_code, reason = "they are behind C interfaces")]
 
 use std::{ffi::CStr, path::Path};
 
@@ -18,4 +19,14 @@ pub(crate) fn version_of(path: &Path) -> Option<String> {
     // SAFETY: the function returns a constant text that ends with a zero.
     let version = unsafe { CStr::from_ptr((base.GetVersionString)()) };
     Some(version.to_string_lossy().into_owned())
+}
+
+/// Gives memory that is free back to the system. glibc keeps what was freed for the process: gigabytes of models that were evicted
+/// would count as used, and what the next one takes of them would not be seen.
+pub(crate) fn give_back_memory() {
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: it takes a number, touches free memory only, and may be called from any thread.
+    unsafe {
+        libc::malloc_trim(0);
+    }
 }
