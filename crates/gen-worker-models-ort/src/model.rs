@@ -82,7 +82,7 @@ impl Loaded {
                 let mut opened = recipe.open(&local.model, &file, device, kept.remove(&name))?;
                 warm_up(local, &name, &file, &mut opened);
                 let Opened { sessions, graph, kept } = opened;
-                let pool = SessionPool::start(sessions, recipe.arenas(device).unwrap_or_default())?;
+                let pool = SessionPool::start(sessions, recipe.arenas(device))?;
                 Ok(LoadedGraph { name, graph, pool, kept })
             })
             .collect::<Result<_, ModelError>>()?;
@@ -149,6 +149,11 @@ impl OrtModel {
     /// The reference it came from.
     pub fn model_id(&self) -> &str {
         self.0.loaded.local.model.known_as()
+    }
+
+    /// How many calls of one of its sessions run at the same time: `WORKER_ORT_SESSIONS`. Never 0.
+    pub fn calls_at_once(&self) -> usize {
+        self.0.loaded.sessions.first().map_or(1, |session| session.pool.count())
     }
 
     /// The names of its sessions, in alphabetical order.

@@ -21,12 +21,16 @@ pub(crate) fn version_of(path: &Path) -> Option<String> {
     Some(version.to_string_lossy().into_owned())
 }
 
-/// Gives memory that is free back to the system. glibc keeps what was freed for the process: gigabytes of models that were evicted
-/// would count as used, and what the next one takes of them would not be seen.
-pub(crate) fn give_back_memory() {
+/// Has the allocator of the system take each large piece of memory from the system, and give it back when it is freed. glibc
+/// begins so, and moves the threshold up to 32 MiB by itself as pieces are freed: gigabytes of models that were evicted would stay
+/// with the process, and what the next one takes of them would not be seen.
+pub(crate) fn give_back_what_is_freed() {
+    /// Where glibc begins.
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    // SAFETY: it takes a number, touches free memory only, and may be called from any thread.
+    const LARGE: i32 = 128 << 10;
+    #[cfg(all(target_os = "linux", target_env = "gnu"))]
+    // SAFETY: it takes two numbers, sets a parameter of later allocations under glibc's lock, and may be called from any thread.
     unsafe {
-        libc::malloc_trim(0);
+        libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE);
     }
 }

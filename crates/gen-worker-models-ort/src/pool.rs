@@ -139,6 +139,11 @@ impl SessionPool {
         cancellation.reason().is_none().then_some(given)
     }
 
+    /// How many calls run at the same time.
+    pub(crate) fn count(&self) -> usize {
+        self.sessions.count as usize
+    }
+
     /// Has each session let go, with its next call, of memory that calls took and do not use.
     pub(crate) fn shrink(&self) {
         self.sessions.shrinks.fetch_add(1, Ordering::Relaxed);
@@ -227,5 +232,41 @@ fn serve(jobs: &Mutex<mpsc::Receiver<Job>>) {
     let next = || jobs.lock().unwrap_or_else(PoisonError::into_inner).recv().ok();
     while let Some(job) = next() {
         job();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::library;
+
+    const GRAPH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/double_plus_one.onnx");
+
+    /// Panics the first time.
+    struct Second(bool);
+
+    impl Work for Second {
+        type Output = &'static str;
+
+        fn run(&mut self, session: &mut Session, _options: &RunOptions) -> Result<&'static str, ModelError> {
+            assert!(std::mem::replace(&mut self.0, true), "the first time");
+            assert_eq!(session.inputs().len(), 1);
+            Ok("done")
+        }
+    }
+
+    #[tokio::test]
+    async fn a_call_that_panics_leaves_the_session_to_the_next() {
+        let engine = library::load(None).unwrap_or_else(|error| panic!("{error}"));
+        let session = Session::builder(&engine.environment).unwrap().commit_from_file(GRAPH).unwrap();
+        let pool = SessionPool::start(vec![session], String::new()).unwrap();
+        let (work, panicked) = pool.call(Second(false)).await.unwrap();
+        assert!(matches!(panicked, Err(ModelError::Panicked)));
+        assert_eq!(pool.call(work).await.unwrap().1.unwrap(), "done");
+        let (mut work, cancellation) = (Second(false), Cancellation::new());
+        let panicked = pool.call_blocking(&mut work, &cancellation);
+        assert!(matches!(panicked, Some(Err(ModelError::Panicked))));
+        assert_eq!(pool.call_blocking(&mut work, &cancellation).unwrap().unwrap(), "done");
+        assert_eq!(pool.sessions.free.available_permits(), 1);
     }
 }

@@ -63,12 +63,12 @@ impl Recipe {
         self.provider
     }
 
-    /// The memory that sessions on this device can let go of, in the library's words; `None`: none.
-    pub(crate) fn arenas(&self, device: usize) -> Option<String> {
+    /// The memory that sessions on this device can let go of, in the library's words; empty: none.
+    pub(crate) fn arenas(&self, device: usize) -> String {
         match self.provider {
-            Provider::Cpu => Some("cpu:0".into()),
-            Provider::Cuda => Some(format!("gpu:{device}")),
-            Provider::TensorRt | Provider::CoreMl | Provider::DirectMl | Provider::OpenVino => None,
+            Provider::Cpu => "cpu:0".into(),
+            Provider::Cuda => format!("gpu:{device}"),
+            Provider::TensorRt | Provider::CoreMl | Provider::DirectMl | Provider::OpenVino => String::new(),
         }
     }
 
@@ -199,12 +199,8 @@ pub(crate) fn memory_of(session: &Session, provider: Provider, device: usize) ->
     if !provider.is_nvidia() {
         return Ok(Allocator::default());
     }
-    Allocator::new(session, on_card(device)?)
-}
-
-/// The memory of a card.
-pub(crate) fn on_card(device: usize) -> ort::Result<MemoryInfo<'static>> {
-    MemoryInfo::new(AllocationDevice::CUDA, device as i32, AllocatorType::Device, MemoryType::Default)
+    let (card, kind) = (AllocationDevice::CUDA, MemoryType::Default);
+    Allocator::new(session, MemoryInfo::new(card, device as i32, AllocatorType::Device, kind)?)
 }
 
 /// The first of these providers that works; of none, the processor.

@@ -107,6 +107,11 @@ elements! {
     F64 = f64, Float64, "64-bit floating-point numbers.";
     I64 = i64, Int64, "64-bit integers.";
     I32 = i32, Int32, "32-bit integers.";
+    I16 = i16, Int16, "16-bit integers.";
+    I8 = i8, Int8, "8-bit integers.";
+    U64 = u64, Uint64, "64-bit integers without a sign.";
+    U32 = u32, Uint32, "32-bit integers without a sign.";
+    U16 = u16, Uint16, "16-bit integers without a sign.";
     U8 = u8, Uint8, "Bytes.";
     Bool = bool, Bool, "Truth values.";
     String = String, String, "Texts.";
@@ -136,7 +141,7 @@ macro_rules! stored {
     };
 }
 
-stored! { f16 bf16 f32 f64 i64 i32 u8 bool }
+stored! { f16 bf16 f32 f64 i64 i32 i16 i8 u64 u32 u16 u8 bool }
 
 impl Stored for ArrayD<String> {
     fn into_value(self) -> ort::Result<DynValue> {

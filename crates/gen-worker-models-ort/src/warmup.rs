@@ -128,11 +128,24 @@ fn tensor(element: ElementType, given: &Value) -> Option<Tensor> {
         ElementType::F32 => array(given, |value| float(value).map(|number| number as f32))?.into(),
         ElementType::F64 => array(given, float)?.into(),
         ElementType::I64 => array(given, Value::as_i64)?.into(),
-        ElementType::I32 => array::<i32>(given, |value| value.as_i64()?.try_into().ok())?.into(),
-        ElementType::U8 => array::<u8>(given, |value| value.as_u64()?.try_into().ok())?.into(),
+        ElementType::I32 => array::<i32>(given, signed)?.into(),
+        ElementType::I16 => array::<i16>(given, signed)?.into(),
+        ElementType::I8 => array::<i8>(given, signed)?.into(),
+        ElementType::U64 => array(given, Value::as_u64)?.into(),
+        ElementType::U32 => array::<u32>(given, unsigned)?.into(),
+        ElementType::U16 => array::<u16>(given, unsigned)?.into(),
+        ElementType::U8 => array::<u8>(given, unsigned)?.into(),
         ElementType::Bool => array(given, Value::as_bool)?.into(),
         ElementType::String => array(given, |value| value.as_str().map(str::to_owned))?.into(),
     })
+}
+
+fn signed<T: TryFrom<i64>>(value: &Value) -> Option<T> {
+    value.as_i64()?.try_into().ok()
+}
+
+fn unsigned<T: TryFrom<u64>>(value: &Value) -> Option<T> {
+    value.as_u64()?.try_into().ok()
 }
 
 fn array<T: Clone + Default>(given: &Value, read: impl Fn(&Value) -> Option<T>) -> Option<ArrayD<T>> {

@@ -100,13 +100,18 @@ fn made(directory: &TempDir, onnx: &[u8]) -> LocalModel {
 #[tokio::test]
 async fn every_type_comes_back_as_it_went_in() {
     // The numbers of the types, as `onnx.proto3` has them.
-    let given: [(&str, i64, Tensor); 9] = [
+    let given: [(&str, i64, Tensor); 14] = [
         ("f32", 1, array![0.5_f32].into()),
         ("f64", 11, array![-0.25_f64, 2.0].into()),
         ("f16", 10, array![f16::from_f32(1.5), f16::MIN].into()),
         ("bf16", 16, array![bf16::from_f32(-3.0), bf16::MAX].into()),
         ("i64", 7, array![i64::MIN].into()),
         ("i32", 6, array![7_i32, 8, 9].into()),
+        ("i16", 5, array![i16::MIN, 1].into()),
+        ("i8", 3, array![i8::MIN, 1].into()),
+        ("u64", 13, array![u64::MAX].into()),
+        ("u32", 12, array![u32::MAX, 0].into()),
+        ("u16", 4, array![u16::MAX].into()),
         ("u8", 2, Array1::<u8>::from_iter(0..=255).into()),
         ("bool", 9, array![true, false].into()),
         ("String", 8, array!["é".to_owned(), String::new()].into()),
@@ -139,10 +144,14 @@ async fn what_cannot_be_loaded_says_why_and_leaves_nothing() {
     let strange = plain.clone().opsets(&[("", 13), ("acme", 1)]);
     let damaged = "the model cannot be loaded: its file is damaged or no ONNX model";
     let unknown = "the model cannot be loaded: it has an operator that this worker does not know";
+    let beside =
+        plain.clone().weights_beside("w", &[1], "short.data", 2).node("", "Add", &["x", "w"], &["y"]);
+    fs::write(directory.path().join("short.data"), [0_u8; 4]).unwrap();
     for (file, expected) in [
         (whole.write()[..40].to_vec(), damaged),
         (b"PK not a model".to_vec(), damaged),
         (plain.write(), damaged),
+        (beside.write(), damaged),
         (strange.node("acme", "Frobnicate", &["x"], &["y"]).write(), unknown),
         (plain.clone().node("", "NoSuchOperator", &["x"], &["y"]).write(), unknown),
         (

@@ -18,7 +18,6 @@ use crate::{
     budget::{Bytes, Footprint},
     error::ModelError,
     model::{KeptGraphs, Loaded},
-    native::give_back_memory,
     residency::Tier,
 };
 
@@ -71,7 +70,6 @@ impl Office {
                 self.load_done(key, loaded, took, gained);
             }
             Err(error) => {
-                give_back_memory();
                 warn!(model = %key.model, %error, "model not loaded");
                 self.load_failed(key, &error);
             }
@@ -107,7 +105,6 @@ impl Office {
         };
         // Whoever leased it has let go of it before the lease ended.
         drop(loaded);
-        give_back_memory();
         self.gone(key, kept, started.elapsed());
     }
 
