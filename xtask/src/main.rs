@@ -9,6 +9,7 @@ mod demo;
 mod deny;
 mod docs;
 mod fuzz;
+mod gpu;
 mod hack;
 mod ort;
 mod pages;
@@ -64,6 +65,8 @@ enum Chore {
     Demo,
     /// Measures the worker against a raw echo
     Bench(bench::Args),
+    /// Checks models on an NVIDIA card: memory, evictions, cancels, leaks. Ends with 3 where there is none
+    GpuCheck(gpu::Args),
     /// Runs all tests, with ONNX Runtime, SeaweedFS and a browser in place
     Test,
     /// Runs all that must pass, fastest first
@@ -88,6 +91,7 @@ fn main() -> ExitCode {
         Chore::Pages(args) => pages::run(&args),
         Chore::Demo => demo::run(),
         Chore::Bench(args) => bench::measure(&args),
+        Chore::GpuCheck(args) => return gpu::check(&args),
         Chore::Test => test::run(),
         Chore::Ci => ci::run(),
     };

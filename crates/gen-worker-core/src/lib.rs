@@ -23,6 +23,7 @@ mod event;
 mod extract;
 mod failure;
 mod function;
+mod gpus;
 mod handler;
 mod hook;
 mod id;
@@ -55,6 +56,7 @@ pub use crate::{
     extract::{Call, CallParts, Extensions, Extract, InjectedModel, ModelArtifacts, State, StateType},
     failure::{Classify, FailureKind, FunctionError, JobFailure, WorkerError},
     function::{FunctionSpec, InjectionSpec, ModelBinding, OutputMode, ResourceRequirements},
+    gpus::{Gpu, VisibleGpus},
     handler::{Body, Decoded, Function, FunctionBuilder, Input, RawCall},
     hook::{HookBody, Made, SetUp, TakesState, TearDown},
     id::{DeploymentId, FunctionName, IdError, RunId, TenantId, UserId, WorkerId},

@@ -6,6 +6,7 @@ use std::{
     sync::Arc,
     task::{Context, Poll, Wake, Waker},
     thread::{self, Thread},
+    time::{Duration, Instant},
 };
 
 struct Unpark(Thread);
@@ -18,14 +19,35 @@ impl Wake for Unpark {
 
 /// Blocks the thread until the future is done. It must need no runtime.
 pub(crate) fn block_on<F: Future>(future: F) -> F::Output {
+    block(future, || {
+        thread::park();
+        true
+    })
+    .expect("there is no limit")
+}
+
+/// The same for so long at most; `None`: it was not done by then.
+pub(crate) fn block_on_for<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
+    let started = Instant::now();
+    block(future, || {
+        let left = limit.saturating_sub(started.elapsed());
+        thread::park_timeout(left);
+        !left.is_zero()
+    })
+}
+
+/// `park` says whether to go on.
+fn block<F: Future>(future: F, park: impl Fn() -> bool) -> Option<F::Output> {
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     let mut context = Context::from_waker(&waker);
     let mut future = pin!(future);
     loop {
-        match future.as_mut().poll(&mut context) {
-            Poll::Ready(output) => return output,
-            // A wake-up that came before this is not lost: it lets the thread pass at once.
-            Poll::Pending => thread::park(),
+        if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
+            return Some(output);
+        }
+        // A wake-up that came before this is not lost: it lets the thread pass at once.
+        if !park() {
+            return None;
         }
     }
 }
@@ -39,5 +61,12 @@ mod tests {
         let (tell, told) = tokio::sync::oneshot::channel();
         thread::spawn(move || tell.send(7));
         assert_eq!(block_on(told), Ok(7));
+    }
+
+    #[test]
+    fn a_limit_ends_the_wait() {
+        let limit = Duration::from_millis(1);
+        assert_eq!(block_on_for(limit, std::future::pending::<()>()), None);
+        assert_eq!(block_on_for(Duration::ZERO, async { 7 }), Some(7));
     }
 }

@@ -3,7 +3,7 @@
 use std::{fmt, num::NonZeroUsize, path::PathBuf, str::FromStr, time::Duration};
 
 use gen_worker_core::{
-    ByteSize,
+    ByteSize, VisibleGpus,
     config::{ConfigErrors, Env, Reader, Var},
 };
 
@@ -35,19 +35,26 @@ const SESSIONS: Var = Var::new(
     "1",
     "Calls of one model at the same time; its threads are shared out among them. Each takes memory of its own.",
 );
-const MAX_VRAM: Var = Var::new(
+const GPUS: Var = Var::new(
+    "WORKER_ORT_GPUS",
+    "cards",
+    "1",
+    "NVIDIA cards that models are spread over: so many of those that CUDA_VISIBLE_DEVICES shows, the first first, and 16 at most. \
+     Each model is on one of them. 0: all.",
+);
+pub(crate) const MAX_VRAM: Var = Var::new(
     "WORKER_MAX_VRAM_GB",
     "GiB",
     "",
-    "Device memory that models may take. Unset: all that the device has, less WORKER_VRAM_SAFETY_MARGIN_GB.",
+    "Memory of each card that models may take. Unset: all that the card has, less WORKER_VRAM_SAFETY_MARGIN_GB.",
 );
 const VRAM_MARGIN: Var = Var::new(
     "WORKER_VRAM_SAFETY_MARGIN_GB",
     "GiB",
     "3.5",
-    "Device memory left for what calls take beside their models.",
+    "Memory of each card left for what calls take beside their models.",
 );
-const MAX_RAM: Var = Var::new(
+pub(crate) const MAX_RAM: Var = Var::new(
     "WORKER_MAX_RAM_GB",
     "GiB",
     "",
@@ -68,7 +75,7 @@ const HOST_TIER: Var = Var::new(
      model's file, and the weights in main memory while there is room. Sessions share the weights as they are, so calls may be \
      slower than with weights that were repacked for the processor.",
 );
-const WAIT: Var = Var::new(
+pub(crate) const WAIT: Var = Var::new(
     "WORKER_MODEL_WAIT_SECONDS",
     "seconds",
     "300",
@@ -78,7 +85,7 @@ const WAIT: Var = Var::new(
 
 /// The variables that [`OrtConfig::from_env`] reads.
 pub const VARS: &[Var] =
-    &[DYLIB, THREADS, PROVIDERS, SESSIONS, MAX_VRAM, VRAM_MARGIN, MAX_RAM, RAM_MARGIN, HOST_TIER, WAIT];
+    &[DYLIB, THREADS, PROVIDERS, SESSIONS, GPUS, MAX_VRAM, VRAM_MARGIN, MAX_RAM, RAM_MARGIN, HOST_TIER, WAIT];
 
 /// How models are run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -91,9 +98,13 @@ pub struct OrtConfig {
     pub providers: Vec<Provider>,
     /// Calls of one model at the same time.
     pub sessions: NonZeroUsize,
-    /// Device memory that models may take; `None`: all that there is, less the margin.
+    /// Cards that models are spread over, of those that are visible; 0: all.
+    pub gpus: usize,
+    /// The cards that CUDA shows this process.
+    pub visible_gpus: VisibleGpus,
+    /// Memory of each card that models may take; `None`: all that there is, less the margin.
     pub max_vram: Option<ByteSize>,
-    /// Device memory left for what calls take.
+    /// Memory of each card left for what calls take.
     pub vram_margin: ByteSize,
     /// Main memory that models may take; `None`: all that this process may have, less the margin.
     pub max_ram: Option<ByteSize>,
@@ -136,6 +147,8 @@ impl OrtConfig {
             intra_threads,
             providers: Vec::new(),
             sessions: NonZeroUsize::new(sessions).unwrap_or(NonZeroUsize::MIN),
+            gpus: reader.number(&GPUS),
+            visible_gpus: VisibleGpus::from_env(env),
             max_vram: reader.gigabytes(&MAX_VRAM),
             vram_margin: reader.gigabytes(&VRAM_MARGIN).unwrap_or_default(),
             max_ram: reader.gigabytes(&MAX_RAM),

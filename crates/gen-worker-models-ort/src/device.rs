@@ -8,62 +8,116 @@ use std::{
 use gen_worker_core::ByteSize;
 
 use crate::{
-    budget::Bytes,
+    budget::{MAX_DEVICES, Memory},
     config::{OrtConfig, Provider},
 };
 
 /// Measures memory.
 pub(crate) trait Gauge: Send + Sync {
-    /// What this process, and on the device all processes, use; 0: it cannot be measured.
-    fn used(&self) -> Bytes;
+    /// What this process, and on each device all processes, use; 0: it cannot be measured.
+    fn used(&self) -> Memory;
 }
 
-/// Main memory, and the memory of the device that models run on.
+/// Main memory, and the memory of the cards that models run on.
 pub(crate) struct Machine {
     provider: Provider,
+    /// How many cards are used; 1 where models run on something else.
+    devices: usize,
     #[cfg(feature = "cuda")]
-    driver: Option<nvml_wrapper::Nvml>,
+    cards: Option<Cards>,
+}
+
+/// The cards as CUDA numbers them.
+#[cfg(feature = "cuda")]
+struct Cards {
+    driver: nvml_wrapper::Nvml,
+    visible: Vec<gen_worker_core::Gpu>,
+}
+
+/// What models may take of main memory, and of each device.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Budget {
+    pub(crate) host: u64,
+    pub(crate) devices: Vec<u64>,
 }
 
 impl Machine {
     /// The memory of what models run on.
-    pub(crate) fn of(provider: Provider) -> Self {
+    pub(crate) fn of(provider: Provider, config: &OrtConfig) -> Self {
+        #[cfg(feature = "cuda")]
+        let cards = provider.is_nvidia().then(|| Cards::see(config)).flatten();
+        #[cfg(feature = "cuda")]
+        let seen = cards.as_ref().map_or(1, |cards| cards.visible.len());
+        #[cfg(not(feature = "cuda"))]
+        let seen = 1;
+        let wanted = if config.gpus == 0 { seen } else { config.gpus.min(seen) };
         Self {
             provider,
+            devices: wanted.clamp(1, MAX_DEVICES),
             #[cfg(feature = "cuda")]
-            driver: provider.is_nvidia().then(nvml_wrapper::Nvml::init).and_then(Result::ok),
+            cards,
         }
     }
 
     /// What models may take.
-    pub(crate) fn budget(&self, config: &OrtConfig) -> Bytes {
+    pub(crate) fn budget(&self, config: &OrtConfig) -> Budget {
         let share = |max: Option<ByteSize>, total: Option<u64>, margin: ByteSize| {
             max.map_or_else(|| total.map_or(u64::MAX, |total| total.saturating_sub(margin.0)), |max| max.0)
         };
         let total = main_memory(&|path| fs::read_to_string(path).ok());
-        let on_device =
-            || share(config.max_vram, self.device_memory().map(|(total, _)| total), config.vram_margin);
-        let device = if self.provider.is_nvidia() { on_device() } else { 0 };
-        Bytes { host: share(config.max_ram, total, config.ram_margin), device }
+        let of_device = |device| match self.provider.is_nvidia() {
+            true => {
+                share(config.max_vram, self.device_memory(device).map(|(total, _)| total), config.vram_margin)
+            }
+            false => 0,
+        };
+        Budget {
+            host: share(config.max_ram, total, config.ram_margin),
+            devices: (0..self.devices).map(of_device).collect(),
+        }
     }
 
-    /// The device's memory, and what of it is used; `None`: there is no device, or its driver does not say.
+    /// A device's memory, and what of it is used; `None`: there is no such device, or its driver does not say.
     #[cfg(feature = "cuda")]
-    fn device_memory(&self) -> Option<(u64, u64)> {
-        let memory = self.driver.as_ref()?.device_by_index(0).ok()?.memory_info().ok()?;
-        Some((memory.total, memory.used))
+    fn device_memory(&self, device: usize) -> Option<(u64, u64)> {
+        self.cards.as_ref()?.memory(device)
     }
 
     #[cfg(not(feature = "cuda"))]
-    fn device_memory(&self) -> Option<(u64, u64)> {
+    fn device_memory(&self, _device: usize) -> Option<(u64, u64)> {
         None
     }
 }
 
+#[cfg(feature = "cuda")]
+impl Cards {
+    /// `None`: the driver does not answer.
+    fn see(config: &OrtConfig) -> Option<Self> {
+        let driver = nvml_wrapper::Nvml::init().ok()?;
+        let id = |index| driver.device_by_index(index).and_then(|card| card.uuid()).unwrap_or_default();
+        let ids: Vec<String> = (0..driver.device_count().ok()?).map(id).collect();
+        let visible = config.visible_gpus.of(&ids);
+        Some(Self { driver, visible })
+    }
+
+    fn memory(&self, device: usize) -> Option<(u64, u64)> {
+        let card = match self.visible.get(device)? {
+            gen_worker_core::Gpu::Index(index) => self.driver.device_by_index(*index),
+            gen_worker_core::Gpu::Part(id) => self.driver.device_by_uuid(id.as_str()),
+        };
+        let memory = card.ok()?.memory_info().ok()?;
+        Some((memory.total, memory.used))
+    }
+}
+
 impl Gauge for Machine {
-    fn used(&self) -> Bytes {
-        let device = self.device_memory().map_or(0, |(_, used)| used);
-        Bytes { host: own_memory().unwrap_or(0), device }
+    fn used(&self) -> Memory {
+        let mut used = Memory { host: own_memory().unwrap_or(0), ..Memory::default() };
+        let devices = if self.provider.is_nvidia() { self.devices } else { 0 };
+        for device in 0..devices {
+            used.devices[device] = self.device_memory(device).map_or(0, |(_, used)| used);
+        }
+        used
     }
 }
 
@@ -102,6 +156,8 @@ fn own_memory() -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
+    use gen_worker_core::config::{ConfigErrors, Env};
+
     use super::*;
 
     const MEMINFO: (&str, &str) = ("/proc/meminfo", "MemTotal:       1000 kB\nMemFree: 1 kB\n");
@@ -136,23 +192,22 @@ mod tests {
 
     #[test]
     fn the_settings_go_before_what_there_is() {
-        use gen_worker_core::config::{ConfigErrors, Env};
-
         let budget = |provider, settings: &[(&str, &str)]| {
             let env = Env::from_iter(settings.iter().copied());
             let config = OrtConfig::from_env(&env, &mut ConfigErrors::default());
-            Machine::of(provider).budget(&config)
+            Machine::of(provider, &config).budget(&config)
         };
         let ram = [("WORKER_MAX_RAM_GB", "2"), ("WORKER_RAM_SAFETY_MARGIN_GB", "1")];
-        assert_eq!(budget(Provider::Cpu, &ram), Bytes { host: 2 << 30, device: 0 });
-        assert_eq!(budget(Provider::Cuda, &[("WORKER_MAX_VRAM_GB", "0.5")]).device, 1 << 29);
+        assert_eq!(budget(Provider::Cpu, &ram), Budget { host: 2 << 30, devices: vec![0] });
+        assert_eq!(budget(Provider::Cuda, &[("WORKER_MAX_VRAM_GB", "0.5")]).devices, [1 << 29]);
         assert_eq!(budget(Provider::Cpu, &[("WORKER_RAM_SAFETY_MARGIN_GB", "9999999")]).host, 0);
     }
 
     #[test]
     #[cfg(target_os = "linux")]
     fn memory_that_is_touched_is_seen() {
-        let machine = Machine::of(Provider::Cpu);
+        let config = OrtConfig::from_env(&Env::default(), &mut ConfigErrors::default());
+        let machine = Machine::of(Provider::Cpu, &config);
         let before = machine.used().host;
         let held = vec![1_u8; 64 << 20];
         let gained = machine.used().host.saturating_sub(before);

@@ -4,10 +4,13 @@ use std::{path::PathBuf, sync::Arc, time::Duration};
 
 use gen_worker_core::{Classify, FailureKind, ModelRef};
 
-use crate::config::Provider;
+use crate::config::{self, Provider};
 
 /// The files that a model is made of.
 const NEEDED: &str = "one .onnx file, or one named model.onnx, or one such in a folder for each session";
+
+/// The setting of the longest wait.
+const WAIT: &str = config::WAIT.name;
 
 /// Why a model cannot be loaded or run.
 ///
@@ -66,7 +69,7 @@ pub enum ModelError {
         source: Arc<ort::Error>,
     },
     /// It takes more memory than models may take here.
-    #[error("model {model} takes {needed}; this worker has {budget} for models")]
+    #[error("model {model} takes {needed}; this worker has {budget} for models: raise {setting}")]
     TooLarge {
         /// The model's reference.
         model: String,
@@ -74,10 +77,13 @@ pub enum ModelError {
         needed: String,
         /// What all models together may take.
         budget: String,
+        /// The settings of what is short.
+        setting: &'static str,
     },
     /// It takes more memory than is left beside the models that the same run has leased.
     #[error(
-        "model {model} takes {needed} beside the {held} of the run's other models; this worker has {budget} for models"
+        "model {model} takes {needed} beside the {held} of the run's other models; this worker has {budget} for models: raise \
+        {setting}"
     )]
     BesideOwn {
         /// The model's reference.
@@ -88,9 +94,11 @@ pub enum ModelError {
         held: String,
         /// What all models together may take.
         budget: String,
+        /// The settings of what is short.
+        setting: &'static str,
     },
     /// It did not come into memory, or out of it, in all the time that is waited for that.
-    #[error("model {model} was waited for in vain for {waited:?}")]
+    #[error("model {model} was waited for in vain for {waited:?}: {WAIT} says how long to wait")]
     Waited {
         /// The model's reference.
         model: String,
@@ -141,6 +149,16 @@ pub enum ModelError {
         /// What the system says.
         source: Arc<std::io::Error>,
     },
+    /// A binding was asked to carry what it cannot.
+    #[error("the binding cannot carry {from} to {to}: {reason}")]
+    Binding {
+        /// The output.
+        from: String,
+        /// The input.
+        to: String,
+        /// Why not.
+        reason: &'static str,
+    },
     /// A load or a call ended with a panic.
     #[error("a panic while a model was loaded or run")]
     Panicked,
@@ -171,7 +189,8 @@ impl Classify for ModelError {
             | Self::Load { .. }
             | Self::Session { .. }
             | Self::Inputs { .. }
-            | Self::Outputs { .. } => FailureKind::Validation,
+            | Self::Outputs { .. }
+            | Self::Binding { .. } => FailureKind::Validation,
             Self::OutOfMemory { .. } | Self::TooLarge { .. } | Self::BesideOwn { .. } => {
                 FailureKind::Resource
             }
@@ -196,15 +215,20 @@ impl Classify for ModelError {
                 format!("the model needs {NEEDED}; it has {files}")
             }
             Self::Load { source, .. } => format!("the model cannot be loaded: {}", cause_of(source)),
-            Self::TooLarge { needed, budget, .. } => {
-                format!("the model takes {needed}; this worker has {budget} for models")
+            Self::TooLarge { needed, budget, setting, .. } => {
+                format!("the model takes {needed}; this worker has {budget} for models: raise {setting}")
             }
-            Self::BesideOwn { needed, held, budget, .. } => format!(
-                "the model takes {needed} beside the {held} of the run's other models; this worker has {budget} for models"
+            Self::BesideOwn { needed, held, budget, setting, .. } => format!(
+                "the model takes {needed} beside the {held} of the run's other models; this worker has {budget} for models: \
+                raise {setting}"
             ),
-            Self::Waited { .. } => "no room for the model: others are in use".into(),
+            Self::Waited { waited, .. } => format!(
+                "no room for the model in {waited:?}: others are in use; {WAIT} says how long to wait"
+            ),
             Self::InUse { users, .. } => format!("the model is in use by {users}"),
-            Self::Session { .. } | Self::Inputs { .. } | Self::Outputs { .. } => self.to_string(),
+            Self::Session { .. } | Self::Inputs { .. } | Self::Outputs { .. } | Self::Binding { .. } => {
+                self.to_string()
+            }
             Self::Run { .. } => "the model cannot be run with these inputs".into(),
             Self::LibraryMissing
             | Self::LibraryUnusable { .. }
@@ -218,9 +242,15 @@ impl Classify for ModelError {
 
 /// Whether the library says that memory ran out; it has no code for that.
 fn is_out_of_memory(message: &str) -> bool {
-    ["Failed to allocate memory", "bad_alloc", "out of memory", "ALLOC_FAILED"]
-        .iter()
-        .any(|sign| message.contains(sign))
+    const SIGNS: [&str; 5] = [
+        "Failed to allocate memory",
+        // An arena that has a limit.
+        "is smaller than requested bytes",
+        "bad_alloc",
+        "out of memory",
+        "ALLOC_FAILED",
+    ];
+    SIGNS.iter().any(|sign| message.contains(sign))
 }
 
 /// Why a file cannot be loaded, without the paths that the library's own words have in them.

@@ -1,6 +1,9 @@
 //! What a model takes and gives, and whether a call fits it.
 
-use std::{collections::BTreeMap, fmt};
+use std::{
+    collections::{BTreeMap, HashMap},
+    fmt,
+};
 
 use ort::value::{Outlet, ValueType};
 
@@ -18,6 +21,8 @@ pub struct TensorSpec {
     pub element: Option<ElementType>,
     /// The length of each axis; `None`: any.
     pub shape: Vec<Option<usize>>,
+    /// The name of each axis; empty: it has none.
+    symbols: Vec<String>,
     shown: String,
 }
 
@@ -48,17 +53,36 @@ impl TensorSpec {
             }
             _ => format!("{name} {dtype}"),
         };
-        Self { name, element, shape, shown }
+        let symbols = match dtype {
+            ValueType::Tensor { dimension_symbols, .. } => dimension_symbols.to_vec(),
+            _ => Vec::new(),
+        };
+        Self { name, element, shape, symbols, shown }
     }
 
-    fn fits(&self, tensor: &Tensor) -> bool {
-        self.element == Some(tensor.element())
-            && self.shape.len() == tensor.shape().len()
+    /// The shape that it has when axes of these names have these lengths; `None`: that does not say.
+    pub(crate) fn shape_with(&self, lengths: &HashMap<String, usize>) -> Option<Vec<usize>> {
+        let axes = self.shape.iter().zip(&self.symbols);
+        axes.map(|(length, symbol)| length.or_else(|| lengths.get(symbol).copied())).collect()
+    }
+
+    /// The lengths that a tensor gives to the axes that have names.
+    pub(crate) fn lengths<'a>(&'a self, shape: &'a [usize]) -> impl Iterator<Item = (String, usize)> + 'a {
+        let named = self.symbols.iter().zip(shape).filter(|(symbol, _)| !symbol.is_empty());
+        named.map(|(symbol, length)| (symbol.clone(), *length))
+    }
+
+    pub(crate) fn fits_shape(&self, shape: &[usize]) -> bool {
+        self.shape.len() == shape.len()
             && self
                 .shape
                 .iter()
-                .zip(tensor.shape())
+                .zip(shape)
                 .all(|(length, given)| length.is_none_or(|length| length == *given))
+    }
+
+    pub(crate) fn fits(&self, tensor: &Tensor) -> bool {
+        self.element == Some(tensor.element()) && self.fits_shape(tensor.shape())
     }
 }
 

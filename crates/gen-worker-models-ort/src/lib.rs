@@ -1,8 +1,9 @@
 //! Models on ONNX Runtime.
 //!
 //! [`OrtModels`] is the port through which the runtime leases models: it loads each once and keeps it in memory. Functions
-//! take an [`OrtModel`] and call [`run`](OrtModel::run) on it with named [`Tensor`]s. Every model in memory has a thread of
-//! its own, which runs one call after the other; dropping a call ends its inference.
+//! take an [`OrtModel`] and call [`run`](OrtModel::run) on it with named [`Tensor`]s. Every model in memory has sessions, each of
+//! which runs one call after the other, on the caller's thread if that may block, else on one of its own; dropping a call ends its
+//! inference. An [`OrtBinding`] keeps tensors where the model runs from one call to the next.
 //!
 //! ```
 //! use gen_worker_models_ort::{OrtModel, ndarray::array};
@@ -13,6 +14,7 @@
 //! }
 //! ```
 
+mod binding;
 mod block;
 mod budget;
 mod config;
@@ -24,19 +26,20 @@ mod kept;
 mod library;
 mod manager;
 mod model;
+mod native;
 mod outputs;
 mod pool;
 mod residency;
 mod session;
 mod survey;
 mod tensor;
-mod version;
 mod warmup;
 
 pub use half;
 pub use ndarray;
 
 pub use crate::{
+    binding::OrtBinding,
     config::{OrtConfig, Provider, VARS},
     error::ModelError,
     graph::TensorSpec,

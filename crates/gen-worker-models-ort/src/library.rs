@@ -8,7 +8,10 @@ use std::{
 
 use ort::{environment::Environment, logging::LogLevel};
 
-use crate::{error::ModelError, version::version_of};
+use crate::{
+    error::ModelError,
+    native::{give_back_what_is_freed, version_of},
+};
 
 /// The library, loaded.
 #[derive(Clone)]
@@ -38,6 +41,7 @@ pub(crate) fn find(path: Option<&Path>) -> Result<PathBuf, ModelError> {
 }
 
 fn load_from(path: &Path) -> Result<Engine, ModelError> {
+    give_back_what_is_freed();
     let builder = ort::init_from(path)
         .map_err(|source| ModelError::LibraryUnusable { path: path.to_owned(), source: source.into() })?;
     let environment = builder

@@ -19,13 +19,14 @@ use tracing::info;
 
 use self::desk::{Answer, Desk, Key};
 use crate::{
-    config::OrtConfig,
+    budget::Bytes,
+    config::{OrtConfig, Provider},
     device::{Gauge, Machine},
     error::ModelError,
     library,
     model::{Lease, OrtModel},
     residency::{LeaseId, Step},
-    session::Recipe,
+    session::{Recipe, first_that_works},
 };
 
 /// The models in memory, within a budget. A model stays until others need its place, and always while it is leased.
@@ -67,19 +68,29 @@ impl OrtModels {
     /// The library is missing or cannot be used, or none of the providers works here.
     pub fn new(config: OrtConfig) -> Result<Self, ModelError> {
         let engine = library::load(config.dylib.as_deref())?;
-        let recipe = Recipe::new(&engine, &config)?;
-        let machine = Machine::of(recipe.provider());
-        let (version, budget) = (engine.version, machine.budget(&config));
-        info!(version, provider = %recipe.provider(), threads = config.threads(), %budget, "ONNX Runtime ready");
+        let provider = first_that_works(&engine, &config.providers)?;
+        let machine = Machine::of(provider, &config);
+        let budget = machine.budget(&config);
+        let of_device = budget.devices.iter().copied().max().unwrap_or_default();
+        let recipe = Recipe::new(&engine, &config, provider, of_device);
+        let (version, devices) = (engine.version, budget.devices.len());
+        let shown = Bytes { host: budget.host, device: of_device };
+        info!(version, %provider, threads = config.threads(), devices, budget = %shown, "ONNX Runtime ready");
         Ok(Self(Arc::new(Office {
             recipe,
             version,
             wait: config.wait,
             gauge: Box::new(machine),
-            desk: Mutex::new(Desk::new(budget)),
+            desk: Mutex::new(Desk::new(&budget)),
             moved: Notify::new(),
             events: OnceLock::new(),
         })))
+    }
+
+    /// What models really run on: the first of the settings' providers that worked. A model of which no session has it is not
+    /// loaded.
+    pub fn provider(&self) -> Provider {
+        self.0.recipe.provider()
     }
 
     /// The model, loaded first if need be. Callers that ask for the same model share one load; a load that failed is
@@ -159,9 +170,9 @@ impl Office {
         (Pin { office: self.clone(), id }, answer)
     }
 
-    /// One decision and what follows from it. The work is begun when the desk is free again. Says whether there was any.
-    fn turn(self: &Arc<Self>, decide: impl FnOnce(&mut Desk) -> Vec<Step<Key>>) -> bool {
-        self.turn_after(None, decide)
+    /// One decision and what follows from it. The work is begun when the desk is free again.
+    fn turn(self: &Arc<Self>, decide: impl FnOnce(&mut Desk) -> Vec<Step<Key>>) {
+        self.turn_after(None, decide);
     }
 
     /// The same after a load that failed.
@@ -169,16 +180,12 @@ impl Office {
         self: &Arc<Self>,
         failed: Option<&ModelError>,
         decide: impl FnOnce(&mut Desk) -> Vec<Step<Key>>,
-    ) -> bool {
+    ) {
         let mut desk = self.desk();
         let steps = decide(&mut desk);
-        if steps.is_empty() {
-            return false;
-        }
         let work = desk.carry_out(steps, failed);
         drop(desk);
         work.into_iter().for_each(|work| work.begin(self));
-        true
     }
 
     async fn take_out(self: &Arc<Self>, model: &ModelRef) -> Result<(), ModelError> {
@@ -212,19 +219,27 @@ impl Office {
 }
 
 impl Pin {
-    /// Takes out of memory what nobody leases, and says whether there was anything. Waits until it is gone.
+    /// Takes out of memory what nobody leases, and says whether there was anything, or anything was on its way out. Waits until it
+    /// is gone, and needs no runtime.
     pub(crate) async fn make_room(&self) -> bool {
-        let is_any = self.office.turn(Desk::evict_idle);
-        let gone = async {
-            loop {
-                let moved = self.office.moved.notified();
-                if !self.office.desk().is_evicting() {
-                    return;
-                }
-                moved.await;
+        let mut is_any = false;
+        self.office.turn(|desk| {
+            let steps = desk.evict_idle();
+            is_any = desk.is_evicting();
+            steps
+        });
+        loop {
+            let moved = self.office.moved.notified();
+            if !self.office.desk().is_evicting() {
+                return is_any;
             }
-        };
-        is_any && timeout(self.office.wait, gone).await.is_ok()
+            moved.await;
+        }
+    }
+
+    /// The longest wait for others to go.
+    pub(crate) fn wait(&self) -> Duration {
+        self.office.wait
     }
 }
 

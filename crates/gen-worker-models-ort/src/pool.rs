@@ -1,106 +1,272 @@
-//! The threads of one graph in memory: a session runs one call at a time and blocks, so each has a thread of its own.
+//! The sessions of one graph in memory: each runs one call at a time, and blocks meanwhile.
 
 use std::{
+    fmt,
+    future::Future,
     panic::{AssertUnwindSafe, catch_unwind},
-    sync::{Arc, Mutex, PoisonError},
-    thread::JoinHandle,
+    pin::pin,
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+        mpsc,
+    },
+    task::{Context, Wake, Waker},
+    thread::{self, JoinHandle},
 };
 
+use gen_worker_core::Cancellation;
 use ort::session::{RunOptions, Session};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use crate::{
-    error::ModelError,
-    outputs::Outputs,
-    session::{self, Values},
-};
+use crate::{block::block_on, error::ModelError};
 
-/// Calls that wait for one graph; callers beyond them wait to be queued. Deep enough that no thread idles while somebody
-/// waits, and shallow because each holds its inputs.
-const QUEUED_CALLS: usize = 16;
+/// What is done with a session: one call. After it failed it may be made once more.
+pub(crate) trait Work: Send + 'static {
+    type Output: Send;
 
-/// Sessions of one graph that take calls from one queue. Their threads end when this is dropped, after the calls that they
-/// are running.
-#[derive(Debug)]
+    /// Blocks until it is done, or until the options are told to terminate.
+    fn run(&mut self, session: &mut Session, options: &RunOptions) -> Result<Self::Output, ModelError>;
+}
+
+/// Sessions of one graph, which calls take in the order in which they come: a caller that may block on its own thread, all
+/// others on a thread of the pool. Dropping it blocks until the calls that go on have ended, and its memory is free.
 pub(crate) struct SessionPool {
-    queue: mpsc::Sender<Call>,
+    sessions: Arc<Sessions>,
+    jobs: Option<mpsc::Sender<Job>>,
     threads: Vec<JoinHandle<()>>,
 }
 
-struct Call {
-    values: Values,
-    options: Arc<RunOptions>,
-    answer: oneshot::Sender<Answer>,
+type Job = Box<dyn FnOnce() + Send>;
+
+struct Sessions {
+    idle: Mutex<Vec<Idle>>,
+    /// Has a permit for each that is idle, and a queue of those who wait for one.
+    free: Arc<Semaphore>,
+    count: u32,
+    /// The memory that a session can let go of, in the library's words; empty: none.
+    arenas: String,
+    /// How often sessions were told to let go of it.
+    shrinks: AtomicU64,
 }
 
-/// What a call gave, and its inputs, so that it can be tried again.
-pub(crate) struct Answer {
-    pub(crate) values: Values,
-    pub(crate) outputs: Result<Outputs, ModelError>,
+struct Idle {
+    session: Session,
+    /// How often it was told to let go of memory and did.
+    shrunk: u64,
 }
 
-type Calls = Arc<Mutex<mpsc::Receiver<Call>>>;
-
-/// Ends the inference when the caller goes away. Does nothing to one that has ended.
-struct TerminateOnDrop(Arc<RunOptions>);
-
-impl Drop for TerminateOnDrop {
-    fn drop(&mut self) {
-        if let Err(error) = self.0.terminate() {
-            tracing::warn!(%error, "inference could not be ended");
-        }
-    }
+/// A session in use.
+struct Taken {
+    idle: Option<Idle>,
+    sessions: Arc<Sessions>,
+    _permit: OwnedSemaphorePermit,
 }
+
+/// Ends an inference when it is woken or dropped. Does nothing to one that has ended.
+struct Terminate(Arc<RunOptions>);
 
 impl SessionPool {
-    /// Starts a thread for each session.
-    pub(crate) fn start(sessions: Vec<Session>) -> Result<Self, ModelError> {
-        let (queue, calls) = mpsc::channel(QUEUED_CALLS);
-        let calls = Arc::new(Mutex::new(calls));
-        let serve_from = |session| {
-            let calls = calls.clone();
-            std::thread::Builder::new().name("ort-session".into()).spawn(move || serve(session, &calls))
+    /// Starts a thread for each session. `arenas` is the memory that they can let go of, in the library's words.
+    pub(crate) fn start(sessions: Vec<Session>, arenas: String) -> Result<Self, ModelError> {
+        let (queue, jobs) = mpsc::channel();
+        let (jobs, count) = (Arc::new(Mutex::new(jobs)), sessions.len());
+        let serve = || {
+            let jobs = jobs.clone();
+            thread::Builder::new().name("ort-session".into()).spawn(move || serve(&jobs))
         };
-        let threads = sessions.into_iter().map(serve_from).collect::<Result<_, _>>();
-        Ok(Self { queue, threads: threads.map_err(|source| ModelError::Thread { source: source.into() })? })
+        let threads = (0..count).map(|_| serve()).collect::<Result<_, _>>();
+        let idle = sessions.into_iter().map(|session| Idle { session, shrunk: 0 }).collect();
+        let sessions = Sessions {
+            idle: Mutex::new(idle),
+            free: Arc::new(Semaphore::new(count)),
+            count: count as u32,
+            arenas,
+            shrinks: AtomicU64::new(0),
+        };
+        let threads =
+            threads.map_err(|source: std::io::Error| ModelError::Thread { source: source.into() })?;
+        Ok(Self { sessions: Arc::new(sessions), jobs: Some(queue), threads })
     }
 
-    /// Runs the graph.
+    /// Does the work on a thread of the pool, and gives it back with what it gave.
     ///
     /// # Cancel safety
     /// Dropping the future ends the inference.
-    pub(crate) async fn call(&self, values: Values) -> Result<Answer, ModelError> {
-        let options = Arc::new(RunOptions::new().map_err(ModelError::run)?);
-        let _terminate = TerminateOnDrop(options.clone());
+    pub(crate) async fn call<W: Work>(
+        &self,
+        mut work: W,
+    ) -> Result<(W, Result<W::Output, ModelError>), ModelError> {
+        let mut taken = self.sessions.take().await;
+        let options = taken.options()?;
+        let _terminate = Terminate(options.clone());
         let (answer, answered) = oneshot::channel();
-        let call = Call { values, options, answer };
-        self.queue.send(call).await.map_err(|_| ModelError::Panicked)?;
+        let job = move || {
+            let given = taken.run(&mut work, &options);
+            // The next call need not wait for this one's answer to be heard.
+            drop(taken);
+            // Nobody waits for the answer if the caller is gone.
+            drop(answer.send((work, given)));
+        };
+        let jobs = self.jobs.as_ref().ok_or(ModelError::Panicked)?;
+        jobs.send(Box::new(job)).map_err(|_| ModelError::Panicked)?;
         answered.await.map_err(|_| ModelError::Panicked)
     }
 
-    /// Ends the threads, and blocks until they have: the memory of their sessions is free then.
-    pub(crate) fn close(self) {
-        drop(self.queue);
-        for thread in self.threads {
+    /// Does the work on this thread; `None`: it was told to stop.
+    pub(crate) fn call_blocking<W: Work>(
+        &self,
+        work: &mut W,
+        cancellation: &Cancellation,
+    ) -> Option<Result<W::Output, ModelError>> {
+        let mut taken = block_on(async {
+            tokio::select! {
+                biased;
+                _ = cancellation.canceled() => None,
+                taken = self.sessions.take() => Some(taken),
+            }
+        })?;
+        let options = match taken.options() {
+            Ok(options) => options,
+            Err(error) => return Some(Err(error)),
+        };
+        // The cancel wakes nobody who waits: it ends the inference, from whatever thread it comes.
+        let terminate = Waker::from(Arc::new(Terminate(options.clone())));
+        let mut canceled = pin!(cancellation.canceled());
+        if canceled.as_mut().poll(&mut Context::from_waker(&terminate)).is_ready() {
+            return None;
+        }
+        let given = taken.run(work, &options);
+        cancellation.reason().is_none().then_some(given)
+    }
+
+    /// How many calls run at the same time.
+    pub(crate) fn count(&self) -> usize {
+        self.sessions.count as usize
+    }
+
+    /// Has each session let go, with its next call, of memory that calls took and do not use.
+    pub(crate) fn shrink(&self) {
+        self.sessions.shrinks.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+impl Drop for SessionPool {
+    fn drop(&mut self) {
+        self.jobs = None;
+        // Nobody closes the semaphore.
+        let _all = block_on(self.sessions.free.acquire_many(self.sessions.count));
+        for thread in self.threads.drain(..) {
             // A thread that panicked has ended too.
             let _ = thread.join();
         }
     }
 }
 
-fn serve(mut session: Session, calls: &Calls) {
-    while let Some(call) = next_of(calls) {
-        if call.answer.is_closed() {
-            continue;
-        }
-        let run = AssertUnwindSafe(|| session::run(&mut session, &call.values, &call.options));
-        let outputs = catch_unwind(run).unwrap_or(Err(ModelError::Panicked));
-        // Nobody waits for the answer if the caller is gone.
-        drop(call.answer.send(Answer { values: call.values, outputs }));
+impl Sessions {
+    /// Waits for a session. Dropping the future gives the place up.
+    async fn take(self: &Arc<Self>) -> Taken {
+        let permit = self.free.clone().acquire_owned().await.expect("nobody closes the semaphore");
+        let idle = self.idle().pop();
+        Taken { idle, sessions: self.clone(), _permit: permit }
+    }
+
+    fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
+        self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Sessions that have nothing to do wait for each other, and the first of them for the next call.
-fn next_of(calls: &Calls) -> Option<Call> {
-    calls.lock().unwrap_or_else(PoisonError::into_inner).blocking_recv()
+impl Taken {
+    /// How a call of it is made.
+    fn options(&mut self) -> Result<Arc<RunOptions>, ModelError> {
+        let mut options = RunOptions::new().map_err(ModelError::run)?;
+        let (sessions, idle) = (&self.sessions, self.idle.as_mut().expect("a permit is a session"));
+        let shrinks = sessions.shrinks.load(Ordering::Relaxed);
+        if idle.shrunk != shrinks && !sessions.arenas.is_empty() {
+            idle.shrunk = shrinks;
+            options.set("memory.enable_memory_arena_shrinkage", &sessions.arenas).map_err(ModelError::run)?;
+        }
+        Ok(Arc::new(options))
+    }
+
+    fn run<W: Work>(&mut self, work: &mut W, options: &RunOptions) -> Result<W::Output, ModelError> {
+        let session = &mut self.idle.as_mut().expect("a permit is a session").session;
+        catch_unwind(AssertUnwindSafe(|| work.run(session, options))).unwrap_or(Err(ModelError::Panicked))
+    }
+}
+
+impl Drop for Taken {
+    /// It is idle before its permit is free.
+    fn drop(&mut self) {
+        self.sessions.idle().extend(self.idle.take());
+    }
+}
+
+impl Terminate {
+    fn terminate(&self) {
+        if let Err(error) = self.0.terminate() {
+            tracing::warn!(%error, "inference could not be ended");
+        }
+    }
+}
+
+impl Wake for Terminate {
+    fn wake(self: Arc<Self>) {
+        self.terminate();
+    }
+}
+
+impl Drop for Terminate {
+    fn drop(&mut self) {
+        self.terminate();
+    }
+}
+
+impl fmt::Debug for SessionPool {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SessionPool({})", self.sessions.count)
+    }
+}
+
+fn serve(jobs: &Mutex<mpsc::Receiver<Job>>) {
+    // Those that have nothing to do wait for each other, and the first of them for the next call.
+    let next = || jobs.lock().unwrap_or_else(PoisonError::into_inner).recv().ok();
+    while let Some(job) = next() {
+        job();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::library;
+
+    const GRAPH: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures/double_plus_one.onnx");
+
+    /// Panics the first time.
+    struct Second(bool);
+
+    impl Work for Second {
+        type Output = &'static str;
+
+        fn run(&mut self, session: &mut Session, _options: &RunOptions) -> Result<&'static str, ModelError> {
+            assert!(std::mem::replace(&mut self.0, true), "the first time");
+            assert_eq!(session.inputs().len(), 1);
+            Ok("done")
+        }
+    }
+
+    #[tokio::test]
+    async fn a_call_that_panics_leaves_the_session_to_the_next() {
+        let engine = library::load(None).unwrap_or_else(|error| panic!("{error}"));
+        let session = Session::builder(&engine.environment).unwrap().commit_from_file(GRAPH).unwrap();
+        let pool = SessionPool::start(vec![session], String::new()).unwrap();
+        let (work, panicked) = pool.call(Second(false)).await.unwrap();
+        assert!(matches!(panicked, Err(ModelError::Panicked)));
+        assert_eq!(pool.call(work).await.unwrap().1.unwrap(), "done");
+        let (mut work, cancellation) = (Second(false), Cancellation::new());
+        let panicked = pool.call_blocking(&mut work, &cancellation);
+        assert!(matches!(panicked, Some(Err(ModelError::Panicked))));
+        assert_eq!(pool.call_blocking(&mut work, &cancellation).unwrap().unwrap(), "done");
+        assert_eq!(pool.sessions.free.available_permits(), 1);
+    }
 }

@@ -4,18 +4,26 @@
 //! where it comes back cheaply (*warm*). One model is loaded at a time. A lease pins its model; what nobody leases goes when
 //! room is needed, the least recently used first, and of that first what leaves it warm. A model that cannot be loaded until
 //! leases end waits, and lets those pass that can: a run which holds one model and wants another must not wait for a third.
+//!
+//! A model is on one device, which is chosen when its load begins. One is loaded at a time, whichever the device: what it
+//! takes is measured as what the process gains meanwhile.
 
 mod plan;
 
 use std::{
     collections::{HashMap, VecDeque},
     hash::Hash,
+    time::{Duration, Instant},
 };
 
-use crate::budget::{Bytes, Footprint};
+use crate::budget::{Bytes, Footprint, MAX_DEVICES, Memory};
 
 /// Models on disk whose measured sizes are remembered. A payload can name any number of models; each costs about 200 bytes.
 const REMEMBERED: usize = 1024;
+
+/// How long a size is believed because of which somebody is refused. What other runs and processes took while it was measured
+/// is in it; a load in vain in so many minutes costs little, and a model that is refused for ever costs a restart.
+pub(crate) const BELIEVED: Duration = Duration::from_secs(5 * 60);
 
 /// Somebody who has or wants a model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -78,9 +86,13 @@ enum State {
 #[derive(Debug)]
 struct Model {
     state: State,
+    /// Where it is, or was last.
+    device: usize,
     footprint: Footprint,
+    /// When its footprint was measured; `None`: it is an estimate.
+    measured: Option<Instant>,
     /// What of the budget it has.
-    charged: Bytes,
+    charged: Memory,
     /// When it was used last, as a number that grows with each use.
     used: u64,
     /// Its last load ran out of memory.
@@ -101,10 +113,12 @@ enum Active<K> {
     Settling(K),
 }
 
-/// The memory of one device, and the main memory behind it.
+/// Main memory and the devices.
 pub(crate) struct Residency<K> {
-    budget: Bytes,
-    used: Bytes,
+    budget: Memory,
+    /// How many devices there are; at least 1, which on the processor has no memory of its own.
+    devices: usize,
+    used: Memory,
     models: HashMap<K, Model>,
     leases: HashMap<LeaseId, Lease<K>>,
     queue: VecDeque<K>,
@@ -114,10 +128,14 @@ pub(crate) struct Residency<K> {
 }
 
 impl<K: Clone + Eq + Hash> Residency<K> {
-    pub(crate) fn new(budget: Bytes) -> Self {
+    /// What models may take of main memory and of each device; beyond [`MAX_DEVICES`] none is used.
+    pub(crate) fn new(host: u64, devices: &[u64]) -> Self {
+        let mut budget = Memory { host, ..Memory::default() };
+        budget.devices.iter_mut().zip(devices).for_each(|(budget, device)| *budget = *device);
         Self {
             budget,
-            used: Bytes::default(),
+            devices: devices.len().clamp(1, MAX_DEVICES),
+            used: Memory::default(),
             models: HashMap::new(),
             leases: HashMap::new(),
             queue: VecDeque::new(),
@@ -129,7 +147,13 @@ impl<K: Clone + Eq + Hash> Residency<K> {
 
     /// Somebody wants the model, which takes about `estimate` unless it was measured before. The answer is among the steps
     /// of this or of a later call.
-    pub(crate) fn ask(&mut self, key: &K, estimate: Footprint, holder: Holder) -> (LeaseId, Vec<Step<K>>) {
+    pub(crate) fn ask(
+        &mut self,
+        key: &K,
+        estimate: Footprint,
+        holder: Holder,
+        now: Instant,
+    ) -> (LeaseId, Vec<Step<K>>) {
         self.last_lease += 1;
         let id = LeaseId(self.last_lease);
         let used = self.next_use();
@@ -142,6 +166,7 @@ impl<K: Clone + Eq + Hash> Residency<K> {
             return (id, vec![Step::Grant(id)]);
         }
         if !self.is_coming(key) {
+            self.doubt(key, id, estimate, now);
             self.model(key).was_out_of_memory = false;
             self.queue.push_back(key.clone());
         }
@@ -168,8 +193,9 @@ impl<K: Clone + Eq + Hash> Residency<K> {
     }
 
     /// The load is done, and this is what the model was measured to take.
-    pub(crate) fn loaded(&mut self, key: &K, measured: Footprint) -> Vec<Step<K>> {
-        self.model(key).footprint = measured;
+    pub(crate) fn loaded(&mut self, key: &K, measured: Footprint, now: Instant) -> Vec<Step<K>> {
+        let model = self.model(key);
+        (model.footprint, model.measured) = (measured, Some(now));
         self.active = Some(Active::Settling(key.clone()));
         self.advance()
     }
@@ -177,17 +203,16 @@ impl<K: Clone + Eq + Hash> Residency<K> {
     /// The load gave no model; nothing of it is in memory.
     pub(crate) fn failed(&mut self, key: &K, failure: LoadFailure) -> Vec<Step<K>> {
         self.active = None;
-        self.set(key, State::Disk, Bytes::default());
+        self.set(key, State::Disk, Memory::default());
         let is_first = !std::mem::replace(&mut self.model(key).was_out_of_memory, true);
-        let mut steps = Vec::new();
-        if failure == LoadFailure::OutOfMemory && is_first && self.is_wanted(key) {
-            steps = self.evict_idle();
-        }
-        if steps.is_empty() {
-            self.model(key).was_out_of_memory = false;
-            steps = self.dismiss(key).map(Step::Fail).collect();
-        } else {
+        let is_retried = failure == LoadFailure::OutOfMemory && is_first && self.is_wanted(key);
+        let mut steps = if is_retried { self.evict_idle() } else { Vec::new() };
+        // What was on its way out before makes room too.
+        if is_retried && self.is_evicting() {
             self.queue.push_front(key.clone());
+        } else {
+            self.model(key).was_out_of_memory = false;
+            steps.extend(self.dismiss(key).map(Step::Fail));
         }
         steps.extend(self.advance());
         steps
@@ -198,14 +223,14 @@ impl<K: Clone + Eq + Hash> Residency<K> {
         match left {
             Tier::Warm => {
                 let host = self.model(key).footprint.warm;
-                self.set(key, State::Warm, Bytes { host, device: 0 });
+                self.set(key, State::Warm, Bytes { host, device: 0 }.on(0));
             }
-            Tier::Disk => self.set(key, State::Disk, Bytes::default()),
+            Tier::Disk => self.set(key, State::Disk, Memory::default()),
         }
         self.advance()
     }
 
-    /// Takes the model out of memory, unless somebody has or wants it.
+    /// Takes the model out of memory, unless somebody has or wants it. Of one on disk, what was measured is forgotten.
     ///
     /// # Errors
     /// Those who do; none of them has a name when the model is being loaded and nobody waits any longer.
@@ -222,6 +247,10 @@ impl<K: Clone + Eq + Hash> Residency<K> {
         }
         match self.models.get(key).map(|model| model.state) {
             Some(State::Resident | State::Warm) => Ok(vec![self.begin_to_evict(key, Tier::Disk)]),
+            Some(State::Disk) => {
+                self.models.remove(key);
+                Ok(Vec::new())
+            }
             _ => Ok(Vec::new()),
         }
     }
@@ -285,17 +314,22 @@ impl<K: Clone + Eq + Hash> Residency<K> {
         leases
     }
 
-    pub(crate) fn used(&self) -> Bytes {
+    pub(crate) fn used(&self) -> Memory {
         self.used
     }
 
-    pub(crate) fn budget(&self) -> Bytes {
+    pub(crate) fn budget(&self) -> Memory {
         self.budget
     }
 
     /// What this model has of the budget.
-    pub(crate) fn charged(&self, key: &K) -> Bytes {
+    pub(crate) fn charged(&self, key: &K) -> Memory {
         self.models.get(key).map(|model| model.charged).unwrap_or_default()
+    }
+
+    /// Where the model is, is being loaded, or was last.
+    pub(crate) fn device(&self, key: &K) -> usize {
+        self.models.get(key).map_or(0, |model| model.device)
     }
 
     fn advance(&mut self) -> Vec<Step<K>> {
@@ -340,11 +374,12 @@ impl<K: Clone + Eq + Hash> Residency<K> {
 
     fn begin_to_load(&mut self, key: K, steps: &mut Vec<Step<K>>) {
         // Between the choice and now, what was to go may have been leased.
-        let Some(victims) = self.plan(&key) else {
+        let Some((device, victims)) = self.plan(&key) else {
             return self.queue.push_front(key);
         };
         if victims.is_empty() {
-            let reserved = self.models[&key].footprint.resident;
+            self.model(&key).device = device;
+            let reserved = self.models[&key].footprint.resident.on(device);
             self.set(&key, State::Loading, reserved);
             steps.push(Step::Load(key.clone()));
             self.active = Some(Active::Loading(key));
@@ -356,9 +391,10 @@ impl<K: Clone + Eq + Hash> Residency<K> {
 
     /// Charges what was measured. Returns whether the load is over.
     fn settle(&mut self, key: K, steps: &mut Vec<Step<K>>) -> bool {
-        match self.plan(&key) {
+        match self.plan_on(&key, self.models[&key].device) {
             Some(victims) if victims.is_empty() && !self.is_evicting() => {
-                let measured = self.models[&key].footprint.resident;
+                let model = &self.models[&key];
+                let measured = model.footprint.resident.on(model.device);
                 self.set(&key, State::Resident, measured);
                 self.model(&key).was_out_of_memory = false;
                 self.model(&key).used = self.next_use();
@@ -423,7 +459,7 @@ impl<K: Clone + Eq + Hash> Residency<K> {
         }
     }
 
-    fn set(&mut self, key: &K, state: State, charged: Bytes) {
+    fn set(&mut self, key: &K, state: State, charged: Memory) {
         let model = self.models.get_mut(key).expect("only models that were asked for change");
         self.used = self.used.minus(model.charged).plus(charged);
         model.charged = charged;
@@ -453,7 +489,15 @@ impl<K: Clone + Eq + Hash> Residency<K> {
 
 impl Model {
     fn on_disk(footprint: Footprint, used: u64) -> Self {
-        Self { state: State::Disk, footprint, charged: Bytes::default(), used, was_out_of_memory: false }
+        Self {
+            state: State::Disk,
+            device: 0,
+            footprint,
+            measured: None,
+            charged: Memory::default(),
+            used,
+            was_out_of_memory: false,
+        }
     }
 }
 

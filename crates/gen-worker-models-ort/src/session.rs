@@ -21,6 +21,7 @@ use crate::{
     kept::{self, KeepError, Kept},
     library::Engine,
     outputs::Outputs,
+    pool::Work,
     tensor::Tensor,
 };
 
@@ -29,6 +30,8 @@ use crate::{
 pub(crate) struct Recipe {
     environment: Environment,
     provider: Provider,
+    /// Bytes of a device that one session may take.
+    limit: u64,
     threads: usize,
     sessions: NonZeroUsize,
     /// The library's version, if graphs are kept.
@@ -43,12 +46,16 @@ pub(crate) struct Opened {
 }
 
 impl Recipe {
-    /// Takes the first provider that works; of none, the processor.
-    pub(crate) fn new(engine: &Engine, config: &OrtConfig) -> Result<Self, ModelError> {
-        let environment = engine.environment.clone();
-        let provider = first_that_works(&environment, &config.providers)?;
-        let keeps = engine.version.clone().filter(|_| config.host_tier);
-        Ok(Self { environment, provider, threads: config.threads(), sessions: config.sessions, keeps })
+    /// For the provider that works. `limit` are the bytes that models may take of a device.
+    pub(crate) fn new(engine: &Engine, config: &OrtConfig, provider: Provider, limit: u64) -> Self {
+        Self {
+            environment: engine.environment.clone(),
+            provider,
+            limit,
+            threads: config.threads(),
+            sessions: config.sessions,
+            keeps: engine.version.clone().filter(|_| config.host_tier),
+        }
     }
 
     /// What sessions run on.
@@ -56,22 +63,36 @@ impl Recipe {
         self.provider
     }
 
-    /// Loads a graph once for each call that is to run at the same time; from what was kept, if it was. Blocks for as long
-    /// as that takes.
+    /// The memory that sessions on this device can let go of, in the library's words; empty: none.
+    pub(crate) fn arenas(&self, device: usize) -> String {
+        match self.provider {
+            Provider::Cpu => "cpu:0".into(),
+            Provider::Cuda => format!("gpu:{device}"),
+            Provider::TensorRt | Provider::CoreMl | Provider::DirectMl | Provider::OpenVino => String::new(),
+        }
+    }
+
+    fn builder(&self, device: usize) -> ort::Result<SessionBuilder> {
+        builder(&self.environment, self.provider, device, self.limit)
+    }
+
+    /// Loads a graph onto a device, once for each call that is to run at the same time; from what was kept, if it was. Blocks for
+    /// as long as that takes.
     pub(crate) fn open(
         &self,
         model: &ModelRef,
         file: &Path,
+        device: usize,
         kept: Option<Arc<Kept>>,
     ) -> Result<Opened, ModelError> {
-        let kept = kept.or_else(|| self.keep(model, file));
-        let (sessions, kept) = match (self.sessions(model, file, kept.as_deref()), kept) {
+        let kept = kept.or_else(|| self.keep(model, file, device));
+        let (sessions, kept) = match (self.sessions(model, file, device, kept.as_deref()), kept) {
             (Err(error), Some(kept)) => {
                 warn!(%model, %error, "the model's optimised form is of no use");
                 if matches!(error, ModelError::Load { .. }) {
                     kept.discard().unwrap_or_else(|error| warn!(%model, %error, "it cannot be removed"));
                 }
-                (self.sessions(model, file, None)?, None)
+                (self.sessions(model, file, device, None)?, None)
             }
             (sessions, kept) => (sessions?, kept),
         };
@@ -87,16 +108,17 @@ impl Recipe {
         &self,
         model: &ModelRef,
         file: &Path,
+        device: usize,
         kept: Option<&Kept>,
     ) -> Result<Vec<Session>, ModelError> {
-        (0..self.sessions.get()).map(|_| self.session(model, file, kept)).collect()
+        (0..self.sessions.get()).map(|_| self.session(model, file, device, kept)).collect()
     }
 
     /// What the graph comes back from later. A graph that cannot be kept is run as it is.
-    fn keep(&self, model: &ModelRef, file: &Path) -> Option<Arc<Kept>> {
+    fn keep(&self, model: &ModelRef, file: &Path, device: usize) -> Option<Arc<Kept>> {
         let version = self.keeps.as_deref()?;
         let place = kept::place(file, version, &self.provider.to_string()).map_err(KeepError::from);
-        match place.and_then(|place| Kept::at(&place, |graph| self.export(file, graph))) {
+        match place.and_then(|place| Kept::at(&place, |graph| self.export(file, graph, device))) {
             Ok(kept) => Some(Arc::new(kept)),
             Err(error) => {
                 warn!(%model, error = &error as &dyn std::error::Error, "the model's weights are not kept");
@@ -107,8 +129,8 @@ impl Recipe {
 
     /// Writes the optimised graph, with its weights beside it. Optimisations that depend on the kind of processor are left
     /// out: the disk may be another machine's tomorrow.
-    fn export(&self, file: &Path, graph: &Path) -> ort::Result<()> {
-        builder(&self.environment, self.provider)?
+    fn export(&self, file: &Path, graph: &Path, device: usize) -> ort::Result<()> {
+        self.builder(device)?
             .with_optimization_level(GraphOptimizationLevel::Level2)?
             .with_optimized_model_path(graph)?
             .with_config_entry("session.optimized_model_external_initializers_file_name", kept::WEIGHTS)?
@@ -117,16 +139,22 @@ impl Recipe {
             .map(drop)
     }
 
-    fn session(&self, model: &ModelRef, file: &Path, kept: Option<&Kept>) -> Result<Session, ModelError> {
+    fn session(
+        &self,
+        model: &ModelRef,
+        file: &Path,
+        device: usize,
+        kept: Option<&Kept>,
+    ) -> Result<Session, ModelError> {
         let committed = || {
-            let builder = builder(&self.environment, self.provider)?.with_intra_threads(self.threads)?;
+            let builder = self.builder(device)?.with_intra_threads(self.threads)?;
             match kept {
                 Some(kept) => self.share(builder, kept)?.commit_from_file(&kept.graph),
                 None => { builder }.commit_from_file(file),
             }
         };
         let session = committed().map_err(|source| ModelError::load(model, source))?;
-        runs_on(&session, self.provider).map_err(|source| ModelError::ProviderMissing {
+        runs_on(&session, self.provider, device).map_err(|source| ModelError::ProviderMissing {
             provider: self.provider,
             source: source.into(),
         })?;
@@ -150,12 +178,8 @@ impl Recipe {
 
 /// Whether the session has the provider. The library says that it took one, and silently takes the processor, when what it
 /// was told to load is not there (pykeio/ort#567); a session without a provider has no memory of its kind either.
-fn runs_on(session: &Session, provider: Provider) -> ort::Result<()> {
-    if !provider.is_nvidia() {
-        return Ok(());
-    }
-    let memory = MemoryInfo::new(AllocationDevice::CUDA, 0, AllocatorType::Device, MemoryType::Default)?;
-    Allocator::new(session, memory).map(drop)
+fn runs_on(session: &Session, provider: Provider, device: usize) -> ort::Result<()> {
+    memory_of(session, provider, device).map(drop)
 }
 
 /// A graph of two nodes.
@@ -164,16 +188,26 @@ const SMALL: &[u8] = include_bytes!("../tests/fixtures/double_plus_one.onnx");
 /// Whether a session runs on this provider.
 pub(crate) fn try_out(engine: &Engine, provider: Provider) -> Result<(), ModelError> {
     let tried = || {
-        let session = builder(&engine.environment, provider)?.commit_from_memory(SMALL)?;
-        runs_on(&session, provider)
+        let session = builder(&engine.environment, provider, 0, u64::MAX)?.commit_from_memory(SMALL)?;
+        runs_on(&session, provider, 0)
     };
     tried().map_err(|source: ort::Error| ModelError::ProviderMissing { provider, source: source.into() })
 }
 
-fn first_that_works(environment: &Environment, providers: &[Provider]) -> Result<Provider, ModelError> {
+/// Where a session has its tensors.
+pub(crate) fn memory_of(session: &Session, provider: Provider, device: usize) -> ort::Result<Allocator> {
+    if !provider.is_nvidia() {
+        return Ok(Allocator::default());
+    }
+    let (card, kind) = (AllocationDevice::CUDA, MemoryType::Default);
+    Allocator::new(session, MemoryInfo::new(card, device as i32, AllocatorType::Device, kind)?)
+}
+
+/// The first of these providers that works; of none, the processor.
+pub(crate) fn first_that_works(engine: &Engine, providers: &[Provider]) -> Result<Provider, ModelError> {
     let mut result = Ok(Provider::Cpu);
     for &provider in providers {
-        match builder(environment, provider) {
+        match builder(&engine.environment, provider, 0, u64::MAX) {
             Ok(_) => return Ok(provider),
             Err(source) => {
                 warn!(%provider, error = %source, "provider does not work here");
@@ -187,10 +221,10 @@ fn first_that_works(environment: &Environment, providers: &[Provider]) -> Result
 /// The builder with these providers, or an error without the feature. Unless it is told to fail, the library only logs that a
 /// provider cannot be used, and takes the processor.
 macro_rules! built_with {
-    ($feature:tt, $builder:ident, $($provider:ident),+) => {{
+    ($feature:tt, $builder:ident, $($provider:expr),+) => {{
         #[cfg(feature = $feature)]
         {
-            let providers = [$(ort::ep::$provider::default().build().error_on_failure()),+];
+            let providers = [$($provider.build().error_on_failure()),+];
             Ok($builder.with_execution_providers(providers)?)
         }
         #[cfg(not(feature = $feature))]
@@ -201,15 +235,42 @@ macro_rules! built_with {
     }};
 }
 
-fn builder(environment: &Environment, provider: Provider) -> ort::Result<SessionBuilder> {
+/// A session on this device, which takes so many bytes of it at most.
+#[cfg_attr(not(feature = "cuda"), expect(unused_variables, reason = "only cards are numbered"))]
+fn builder(
+    environment: &Environment,
+    provider: Provider,
+    device: usize,
+    limit: u64,
+) -> ort::Result<SessionBuilder> {
     let builder = Session::builder(environment)?;
     match provider {
         Provider::Cpu => Ok(builder),
-        Provider::Cuda => built_with!("cuda", builder, CUDA),
-        Provider::TensorRt => built_with!("tensorrt", builder, TensorRT, CUDA),
-        Provider::CoreMl => built_with!("coreml", builder, CoreML),
-        Provider::DirectMl => built_with!("directml", builder, DirectML),
-        Provider::OpenVino => built_with!("openvino", builder, OpenVINO),
+        Provider::Cuda => built_with!("cuda", builder, cuda(device, limit)),
+        Provider::TensorRt => built_with!(
+            "tensorrt",
+            builder,
+            ort::ep::TensorRT::default().with_device_id(device as i32),
+            cuda(device, limit)
+        ),
+        Provider::CoreMl => built_with!("coreml", builder, ort::ep::CoreML::default()),
+        Provider::DirectMl => built_with!("directml", builder, ort::ep::DirectML::default()),
+        Provider::OpenVino => built_with!("openvino", builder, ort::ep::OpenVINO::default()),
+    }
+}
+
+/// Its arena grows by what is asked for, in the place of doubling, and no further than models may: what it takes is to be seen by
+/// whoever measures, and to be given back piece by piece.
+#[cfg(feature = "cuda")]
+fn cuda(device: usize, limit: u64) -> ort::ep::CUDA {
+    use ort::ep::ArenaExtendStrategy;
+
+    let cuda = ort::ep::CUDA::default()
+        .with_device_id(device as i32)
+        .with_arena_extend_strategy(ArenaExtendStrategy::SameAsRequested);
+    match usize::try_from(limit) {
+        Ok(limit) if limit < usize::MAX => cuda.with_memory_limit(limit),
+        _ => cuda,
     }
 }
 
@@ -218,6 +279,14 @@ pub(crate) type Values = Vec<(String, DynValue)>;
 
 pub(crate) fn values(inputs: Inputs) -> Result<Values, ModelError> {
     inputs.into_iter().map(|(name, tensor)| Ok((name, tensor.into_ort()?))).collect()
+}
+
+impl Work for Values {
+    type Output = Outputs;
+
+    fn run(&mut self, session: &mut Session, options: &RunOptions) -> Result<Outputs, ModelError> {
+        run(session, self, options)
+    }
 }
 
 /// One call. Blocks until it is done, or until `options` are told to terminate.

@@ -4,7 +4,7 @@ use std::fmt;
 
 use half::{bf16, f16};
 use ndarray::{Array, ArrayD, Dimension};
-use ort::value::{DynValue, TensorElementType, Value};
+use ort::value::{DynValue, TensorElementType, TensorValueTypeMarker, Value};
 
 use crate::error::ModelError;
 
@@ -25,6 +25,11 @@ macro_rules! elements {
         }
 
         impl ElementType {
+            /// The library's name of it.
+            pub(crate) fn to_ort(self) -> TensorElementType {
+                match self { $(Self::$variant => TensorElementType::$ort,)* }
+            }
+
             /// The name in Rust.
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => stringify!($type),)* }
@@ -50,6 +55,7 @@ macro_rules! elements {
                 match self { $(Self::$variant(array) => array.shape(),)* }
             }
 
+            /// Without a copy where its memory lies row by row.
             pub(crate) fn into_ort(self) -> Result<DynValue, ModelError> {
                 match self {
                     $(Self::$variant(array) => array.into_value(),)*
@@ -57,7 +63,10 @@ macro_rules! elements {
                 .map_err(ModelError::run)
             }
 
-            pub(crate) fn from_ort(name: &str, value: &DynValue) -> Result<Self, ModelError> {
+            pub(crate) fn from_ort<M: TensorValueTypeMarker + ?Sized>(
+                name: &str,
+                value: &Value<M>,
+            ) -> Result<Self, ModelError> {
                 let element = value.dtype().tensor_type().and_then(ElementType::from_ort);
                 match element {
                     $(Some(ElementType::$variant) => ArrayD::<$type>::of_value(value).map(Into::into),)*
@@ -98,6 +107,11 @@ elements! {
     F64 = f64, Float64, "64-bit floating-point numbers.";
     I64 = i64, Int64, "64-bit integers.";
     I32 = i32, Int32, "32-bit integers.";
+    I16 = i16, Int16, "16-bit integers.";
+    I8 = i8, Int8, "8-bit integers.";
+    U64 = u64, Uint64, "64-bit integers without a sign.";
+    U32 = u32, Uint32, "32-bit integers without a sign.";
+    U16 = u16, Uint16, "16-bit integers without a sign.";
     U8 = u8, Uint8, "Bytes.";
     Bool = bool, Bool, "Truth values.";
     String = String, String, "Texts.";
@@ -108,7 +122,7 @@ trait Stored: Sized {
     /// Without a copy where the library can use the array's memory.
     fn into_value(self) -> ort::Result<DynValue>;
 
-    fn of_value(value: &DynValue) -> ort::Result<Self>;
+    fn of_value<M: TensorValueTypeMarker + ?Sized>(value: &Value<M>) -> ort::Result<Self>;
 }
 
 macro_rules! stored {
@@ -119,7 +133,7 @@ macro_rules! stored {
                     Value::from_array(self).map(Value::into_dyn)
                 }
 
-                fn of_value(value: &DynValue) -> ort::Result<Self> {
+                fn of_value<M: TensorValueTypeMarker + ?Sized>(value: &Value<M>) -> ort::Result<Self> {
                     value.try_extract_array::<$type>().map(|array| array.to_owned())
                 }
             }
@@ -127,14 +141,14 @@ macro_rules! stored {
     };
 }
 
-stored! { f16 bf16 f32 f64 i64 i32 u8 bool }
+stored! { f16 bf16 f32 f64 i64 i32 i16 i8 u64 u32 u16 u8 bool }
 
 impl Stored for ArrayD<String> {
     fn into_value(self) -> ort::Result<DynValue> {
         Value::from_string_array(&self).map(Value::into_dyn)
     }
 
-    fn of_value(value: &DynValue) -> ort::Result<Self> {
+    fn of_value<M: TensorValueTypeMarker + ?Sized>(value: &Value<M>) -> ort::Result<Self> {
         value.try_extract_string_array()
     }
 }
@@ -169,6 +183,21 @@ mod tests {
     use ndarray::array;
 
     use super::*;
+
+    #[test]
+    fn what_lies_row_by_row_is_not_copied() {
+        crate::library::load(None).unwrap_or_else(|error| panic!("{error}"));
+        let address = |tensor: Tensor| {
+            let value = tensor.into_ort().unwrap();
+            value.try_extract_array::<f32>().unwrap().as_ptr()
+        };
+        let array = Array::from_elem((2, 3), 1.0_f32);
+        let before = array.as_ptr();
+        assert_eq!(address(array.into()), before);
+        let array = Array::from_elem((2, 3), 1.0_f32).reversed_axes();
+        let before = array.as_ptr();
+        assert_ne!(address(array.into()), before, "its columns lie one after the other");
+    }
 
     #[test]
     fn is_taken_back_as_what_it_is_only() {

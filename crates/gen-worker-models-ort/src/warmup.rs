@@ -1,14 +1,15 @@
 //! A call of each session with the example that lies beside a graph, so that no run pays for what a first call prepares.
 
 use std::{
-    fs,
+    fs::File,
+    io::Read,
     path::Path,
     sync::mpsc::{self, RecvTimeoutError},
     thread,
     time::{Duration, Instant},
 };
 
-use gen_worker_core::LocalModel;
+use gen_worker_core::{ByteSize, LocalModel};
 use half::{bf16, f16};
 use ndarray::ArrayD;
 use ort::session::{RunOptions, Session};
@@ -28,12 +29,16 @@ const EXAMPLE: &str = "warmup.json";
 const LIMIT: Duration = Duration::from_secs(60);
 /// Most elements of an input: 64 MiB of 32-bit numbers.
 const MAX_ELEMENTS: usize = 1 << 24;
+/// Longest example: a million numbers with all their digits. Larger inputs can do without `data`.
+const MAX_FILE: ByteSize = ByteSize::mib(16);
 
 /// Why the example is not used.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum ExampleError {
     #[error("{EXAMPLE} cannot be read")]
     Unreadable(#[from] std::io::Error),
+    #[error("{EXAMPLE} has more than {MAX_FILE}: leave out `data`, which is zeros then")]
+    TooLong,
     #[error("{EXAMPLE} is no JSON object")]
     Json(#[from] serde_json::Error),
     #[error(
@@ -100,7 +105,12 @@ pub(crate) fn example(
 }
 
 fn read(file: &Path, graph: &Graph) -> Result<Inputs, ExampleError> {
-    let given: Map<String, Value> = serde_json::from_slice(&fs::read(file)?)?;
+    let mut text = Vec::new();
+    File::open(file)?.take(MAX_FILE.0 + 1).read_to_end(&mut text)?;
+    if text.len() as u64 > MAX_FILE.0 {
+        return Err(ExampleError::TooLong);
+    }
+    let given: Map<String, Value> = serde_json::from_slice(&text)?;
     let inputs = graph.inputs.iter().map(|spec| {
         let tensor =
             given.get(&spec.name).zip(spec.element).and_then(|(given, element)| tensor(element, given));
@@ -118,11 +128,24 @@ fn tensor(element: ElementType, given: &Value) -> Option<Tensor> {
         ElementType::F32 => array(given, |value| float(value).map(|number| number as f32))?.into(),
         ElementType::F64 => array(given, float)?.into(),
         ElementType::I64 => array(given, Value::as_i64)?.into(),
-        ElementType::I32 => array::<i32>(given, |value| value.as_i64()?.try_into().ok())?.into(),
-        ElementType::U8 => array::<u8>(given, |value| value.as_u64()?.try_into().ok())?.into(),
+        ElementType::I32 => array::<i32>(given, signed)?.into(),
+        ElementType::I16 => array::<i16>(given, signed)?.into(),
+        ElementType::I8 => array::<i8>(given, signed)?.into(),
+        ElementType::U64 => array(given, Value::as_u64)?.into(),
+        ElementType::U32 => array::<u32>(given, unsigned)?.into(),
+        ElementType::U16 => array::<u16>(given, unsigned)?.into(),
+        ElementType::U8 => array::<u8>(given, unsigned)?.into(),
         ElementType::Bool => array(given, Value::as_bool)?.into(),
         ElementType::String => array(given, |value| value.as_str().map(str::to_owned))?.into(),
     })
+}
+
+fn signed<T: TryFrom<i64>>(value: &Value) -> Option<T> {
+    value.as_i64()?.try_into().ok()
+}
+
+fn unsigned<T: TryFrom<u64>>(value: &Value) -> Option<T> {
+    value.as_u64()?.try_into().ok()
 }
 
 fn array<T: Clone + Default>(given: &Value, read: impl Fn(&Value) -> Option<T>) -> Option<ArrayD<T>> {

@@ -100,13 +100,18 @@ fn made(directory: &TempDir, onnx: &[u8]) -> LocalModel {
 #[tokio::test]
 async fn every_type_comes_back_as_it_went_in() {
     // The numbers of the types, as `onnx.proto3` has them.
-    let given: [(&str, i64, Tensor); 9] = [
+    let given: [(&str, i64, Tensor); 14] = [
         ("f32", 1, array![0.5_f32].into()),
         ("f64", 11, array![-0.25_f64, 2.0].into()),
         ("f16", 10, array![f16::from_f32(1.5), f16::MIN].into()),
         ("bf16", 16, array![bf16::from_f32(-3.0), bf16::MAX].into()),
         ("i64", 7, array![i64::MIN].into()),
         ("i32", 6, array![7_i32, 8, 9].into()),
+        ("i16", 5, array![i16::MIN, 1].into()),
+        ("i8", 3, array![i8::MIN, 1].into()),
+        ("u64", 13, array![u64::MAX].into()),
+        ("u32", 12, array![u32::MAX, 0].into()),
+        ("u16", 4, array![u16::MAX].into()),
         ("u8", 2, Array1::<u8>::from_iter(0..=255).into()),
         ("bool", 9, array![true, false].into()),
         ("String", 8, array!["é".to_owned(), String::new()].into()),
@@ -139,10 +144,14 @@ async fn what_cannot_be_loaded_says_why_and_leaves_nothing() {
     let strange = plain.clone().opsets(&[("", 13), ("acme", 1)]);
     let damaged = "the model cannot be loaded: its file is damaged or no ONNX model";
     let unknown = "the model cannot be loaded: it has an operator that this worker does not know";
+    let beside =
+        plain.clone().weights_beside("w", &[1], "short.data", 2).node("", "Add", &["x", "w"], &["y"]);
+    fs::write(directory.path().join("short.data"), [0_u8; 4]).unwrap();
     for (file, expected) in [
         (whole.write()[..40].to_vec(), damaged),
         (b"PK not a model".to_vec(), damaged),
         (plain.write(), damaged),
+        (beside.write(), damaged),
         (strange.node("acme", "Frobnicate", &["x"], &["y"]).write(), unknown),
         (plain.clone().node("", "NoSuchOperator", &["x"], &["y"]).write(), unknown),
         (
@@ -302,7 +311,7 @@ async fn more_models_than_fit_take_turns() {
     assert_eq!(error.kind, FailureKind::Resource);
     assert_eq!(
         error.safe_message,
-        "the model takes 12.0 GiB of memory; this worker has 11.0 GiB of memory for models"
+        "the model takes 12.0 GiB of memory; this worker has 11.0 GiB of memory for models: raise WORKER_MAX_RAM_GB"
     );
 }
 
@@ -326,7 +335,10 @@ async fn what_does_not_fit_now_waits_for_leases_and_not_for_ever() {
     let error = JobFailure::from(model(&models, &b).await.unwrap_err());
     assert_eq!(
         (error.kind, &*error.safe_message),
-        (FailureKind::Retryable, "no room for the model: others are in use")
+        (
+            FailureKind::Retryable,
+            "no room for the model in 50ms: others are in use; WORKER_MODEL_WAIT_SECONDS says how long to wait"
+        )
     );
     assert_eq!(models.stats().leased, 1);
     drop(held);
@@ -427,6 +439,72 @@ async fn out_of_memory_evicts_what_is_idle_and_the_worker_lives_on() {
     assert_eq!(told(error), (FailureKind::Resource, "out of memory".into()));
     assert_eq!(names(&models), ["zeros"]);
     zeros.run([("shape", array![3_i64])]).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_cancel_ends_the_inference_of_a_thread_that_waits_for_it() {
+    let (models, cancellation) = (models(), Cancellation::new());
+    let holder = LeaseHolder { run_id: None, cancellation: cancellation.clone() };
+    let local = fixture("count_up");
+    let counter = models.model(&local, &holder).await.unwrap();
+    let other = model(&models, &local).await.unwrap();
+    // One computes and one waits for the session; neither would end.
+    let calls = [counter.clone(), counter]
+        .map(|counter| std::thread::spawn(move || counter.run_blocking(counting(i64::MAX)).unwrap_err()));
+    let mut next = Box::pin(other.run(counting(5)));
+    assert!(futures_util::poll!(&mut next).is_pending());
+    assert!(cancellation.cancel(CancelReason::User));
+    for call in calls {
+        assert_eq!(told(call.join().unwrap()).0, FailureKind::Canceled);
+    }
+    assert_eq!(next.await.unwrap().take::<i64>("total").unwrap(), array![5].into_dyn());
+}
+
+#[test]
+fn out_of_memory_evicts_on_a_thread_without_a_runtime_too() {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let models = models();
+    let zeros = runtime.block_on(async {
+        models.load(&fixture("double_plus_one")).await.unwrap();
+        model(&models, &fixture("zeros")).await.unwrap()
+    });
+    let call = move || zeros.run_blocking([("shape", array![1_i64 << 60])]).unwrap_err();
+    let error = std::thread::spawn(call).join().expect("it does not panic");
+    assert_eq!(told(error), (FailureKind::Resource, "out of memory".into()));
+    assert_eq!(models.stats().resident, 1, "what was idle is gone");
+}
+
+#[tokio::test]
+async fn a_load_that_nobody_waits_for_lets_go_of_the_files() {
+    let (models, directory) = (models(), tempfile::tempdir().unwrap());
+    for _ in 0..20 {
+        let files: Arc<dyn std::any::Any + Send + Sync> = Arc::new(());
+        let held = Arc::downgrade(&files);
+        let local = LocalModel { pin: Some(files), ..made(&directory, b"no graph") };
+        let mut asking = Box::pin(model(&models, &local));
+        let _ = futures_util::poll!(&mut asking);
+        drop(asking);
+        drop(local);
+        let gone = async {
+            while held.upgrade().is_some() {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(60), gone).await.expect("the load has failed");
+    }
+}
+
+#[tokio::test]
+async fn an_eviction_is_counted_once_and_no_budget_is_none() {
+    let directory = tempfile::tempdir().unwrap();
+    let models = with_host_tier();
+    let (a, b) = (matrix(&directory, "a", 0.0), matrix(&directory, "b", 1.0));
+    column(&models, &a).await;
+    column(&models, &b).await;
+    models.unload(&a.model).await.unwrap();
+    assert_eq!(models.stats().evictions, 1, "what was warm had been taken out before");
+    let unlimited = OrtConfig { max_ram: Some(ByteSize(u64::MAX)), ..config() };
+    assert_eq!(OrtModels::new(unlimited).unwrap().stats().budget_bytes, 0);
 }
 
 /// A matrix of 64 x 64 that a model multiplies with, said to be of 5 GiB.

@@ -81,4 +81,15 @@ async fn a_model_is_called_once_with_its_example_or_taken_as_it_is() {
         drop(model);
         models.unload(&local.model).await.unwrap();
     }
+    let local = with_example(&directory, "");
+    fs::File::options()
+        .write(true)
+        .open(directory.path().join("warmup.json"))
+        .unwrap()
+        .set_len(1 << 40)
+        .unwrap();
+    log.take();
+    models.load(&local).await.unwrap();
+    let log = log.take();
+    assert!(log.contains("warmup.json has more than 16.0 MiB"), "{log}");
 }

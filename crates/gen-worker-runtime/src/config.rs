@@ -3,7 +3,7 @@
 use std::{num::NonZeroU32, path::PathBuf, time::Duration};
 
 use gen_worker_core::{
-    ByteLimit, DeploymentId, TenantId, WorkerId,
+    ByteLimit, DeploymentId, TenantId, VisibleGpus, WorkerId,
     config::{ConfigErrors, Env, Reader, Var},
 };
 
@@ -194,6 +194,8 @@ pub struct RuntimeConfig {
     pub torch_version: Option<String>,
     /// GPUs to report without having them.
     pub fake_gpu: Option<FakeGpu>,
+    /// The cards that CUDA shows this process; no others are reported.
+    pub visible_gpus: VisibleGpus,
 }
 
 /// Room for the envelope around a payload.
@@ -254,6 +256,7 @@ impl RuntimeConfig {
             cuda_version: read.text(&CUDA_VERSION).or_else(|| cuda_version_of_image(env)),
             torch_version: read.text(&TORCH_VERSION),
             fake_gpu: fake_gpu(&mut read),
+            visible_gpus: VisibleGpus::from_env(env),
         }
     }
 }

@@ -5,7 +5,8 @@ use std::{
     time::Duration,
 };
 
-use nvml_wrapper::{Nvml, cuda_driver_version_major, cuda_driver_version_minor, error::NvmlError};
+use gen_worker_core::{Gpu, VisibleGpus};
+use nvml_wrapper::{Device, Nvml, cuda_driver_version_major, cuda_driver_version_minor, error::NvmlError};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info};
 
@@ -14,7 +15,8 @@ use crate::config::FakeGpu;
 /// How often GPU memory is read again. Heartbeats come every 10 seconds, so none is older than half of one.
 const SAMPLE_EVERY: Duration = Duration::from_secs(5);
 
-/// What the machine has. GPU fields are those of the first device, as on the wire; all zero or empty without one.
+/// What the machine has. GPU fields are those of the first device that CUDA shows this process, as on the wire; all zero or empty
+/// without one.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct HostFacts {
     pub cpu_cores: u32,
@@ -53,14 +55,16 @@ pub(crate) struct Host(Arc<RwLock<Arc<HostFacts>>>);
 
 impl Host {
     /// Reads everything once and, if there is a GPU, goes on reading its memory on a thread of its own until `stop`.
-    pub(crate) fn observe(fake: Option<&FakeGpu>, stop: CancellationToken) -> Self {
+    pub(crate) fn observe(fake: Option<&FakeGpu>, visible: &VisibleGpus, stop: CancellationToken) -> Self {
         let nvml = if fake.is_some() { None } else { open_nvml() };
-        let gpu = fake.map_or_else(|| nvml.as_ref().map(read_gpu).unwrap_or_default(), made_up);
+        let visible = nvml.as_ref().map(|nvml| visible_on(nvml, visible)).unwrap_or_default();
+        let read = || nvml.as_ref().map(|nvml| read_gpu(nvml, &visible)).unwrap_or_default();
+        let gpu = fake.map_or_else(read, made_up);
         let facts = HostFacts { cpu_cores: cpu_cores(), memory_bytes: memory_bytes(), gpu };
         let host = Self(Arc::new(RwLock::new(Arc::new(facts))));
         if let Some(nvml) = nvml {
             let host = host.clone();
-            let sampler = move || host.sample(&nvml, &stop);
+            let sampler = move || host.sample(&nvml, &visible, &stop);
             let started = std::thread::Builder::new().name("gpu-facts".to_owned()).spawn(sampler);
             started.map_or_else(|error| debug!(%error, "gpu facts stay as they were at start"), drop);
         }
@@ -71,10 +75,10 @@ impl Host {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn sample(&self, nvml: &Nvml, stop: &CancellationToken) {
+    fn sample(&self, nvml: &Nvml, visible: &[Gpu], stop: &CancellationToken) {
         while !stop.is_cancelled() {
             std::thread::park_timeout(SAMPLE_EVERY);
-            let facts = HostFacts { gpu: read_gpu(nvml), ..(*self.facts()).clone() };
+            let facts = HostFacts { gpu: read_gpu(nvml, visible), ..(*self.facts()).clone() };
             *self.0.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(facts);
         }
     }
@@ -102,18 +106,22 @@ fn open_nvml() -> Option<Nvml> {
     }
 }
 
-pub(crate) fn read_gpu(nvml: &Nvml) -> GpuFacts {
-    let count = nvml.device_count().unwrap_or(0);
+/// The cards that are shown of those that the driver knows.
+pub(crate) fn visible_on(nvml: &Nvml, visible: &VisibleGpus) -> Vec<Gpu> {
+    let id = |index| nvml.device_by_index(index).and_then(|card| card.uuid()).unwrap_or_default();
+    let ids: Vec<String> = (0..nvml.device_count().unwrap_or(0)).map(id).collect();
+    visible.of(&ids)
+}
+
+pub(crate) fn read_gpu(nvml: &Nvml, visible: &[Gpu]) -> GpuFacts {
     let mut facts = GpuFacts {
-        count,
+        count: visible.len() as u32,
         driver: nvml.sys_driver_version().unwrap_or_default(),
         cuda_version: nvml.sys_cuda_driver_version().map(cuda_text).unwrap_or_default(),
-        devices: (0..count).map(|number| read_use(nvml, number)).collect(),
+        devices: visible.iter().map(|gpu| read_use(nvml, gpu)).collect(),
         ..GpuFacts::default()
     };
-    let Ok(device) = nvml.device_by_index(0) else {
-        return facts;
-    };
+    let Some(Ok(device)) = visible.first().map(|gpu| device_of(nvml, gpu)) else { return facts };
     facts.name = device.name().unwrap_or_default();
     if let Ok(memory) = device.memory_info() {
         facts.memory_bytes = memory.total;
@@ -126,8 +134,15 @@ pub(crate) fn read_gpu(nvml: &Nvml) -> GpuFacts {
     facts
 }
 
-fn read_use(nvml: &Nvml, number: u32) -> DeviceUse {
-    let Ok(device) = nvml.device_by_index(number) else { return DeviceUse::default() };
+fn device_of<'a>(nvml: &'a Nvml, gpu: &Gpu) -> Result<Device<'a>, NvmlError> {
+    match gpu {
+        Gpu::Index(index) => nvml.device_by_index(*index),
+        Gpu::Part(id) => nvml.device_by_uuid(id.as_str()),
+    }
+}
+
+fn read_use(nvml: &Nvml, gpu: &Gpu) -> DeviceUse {
+    let Ok(device) = device_of(nvml, gpu) else { return DeviceUse::default() };
     let (memory, rates) = (device.memory_info(), device.utilization_rates());
     DeviceUse {
         memory_bytes: memory.as_ref().map_or(0, |memory| memory.total),
@@ -162,7 +177,7 @@ mod tests {
 
     #[test]
     fn the_machine_has_cores_and_memory() {
-        let facts = Host::observe(None, CancellationToken::new()).facts();
+        let facts = Host::observe(None, &VisibleGpus::default(), CancellationToken::new()).facts();
         assert!(facts.cpu_cores >= 1);
         assert!(facts.memory_bytes > 1 << 20);
     }
@@ -170,7 +185,7 @@ mod tests {
     /// On a machine with an NVIDIA driver only.
     #[test]
     fn each_gpu_says_how_far_it_is_used() {
-        let gpu = &Host::observe(None, CancellationToken::new()).facts().gpu;
+        let gpu = &Host::observe(None, &VisibleGpus::default(), CancellationToken::new()).facts().gpu;
         assert_eq!(gpu.devices.len(), gpu.count as usize);
         for device in &gpu.devices {
             assert!(
@@ -184,7 +199,7 @@ mod tests {
     #[test]
     fn a_made_up_gpu_is_all_free() {
         let fake = FakeGpu { count: 2, memory_bytes: 8, name: "n".into(), driver: "d".into() };
-        let gpu = &Host::observe(Some(&fake), CancellationToken::new()).facts().gpu;
+        let gpu = &Host::observe(Some(&fake), &VisibleGpus::default(), CancellationToken::new()).facts().gpu;
         assert_eq!((gpu.count, gpu.memory_free_bytes, gpu.memory_used_bytes), (2, 8, 0));
         assert_eq!(gpu.devices, [DeviceUse { memory_bytes: 8, ..DeviceUse::default() }; 2]);
     }

@@ -1,5 +1,6 @@
 //! The machine as a worker sees it, for whoever looks for a fault.
 
+use gen_worker_core::VisibleGpus;
 use nvml_wrapper::{Nvml, error::NvmlError};
 
 use crate::host::{self, GpuFacts};
@@ -39,7 +40,11 @@ pub fn machine() -> Machine {
 
 fn gpu() -> Result<Option<Gpu>, String> {
     match Nvml::init() {
-        Ok(nvml) => Ok(Some(host::read_gpu(&nvml).into())),
+        // All of the machine's cards, whichever a worker would be shown.
+        Ok(nvml) => {
+            let all = host::visible_on(&nvml, &VisibleGpus::default());
+            Ok(Some(host::read_gpu(&nvml, &all).into()))
+        }
         Err(NvmlError::LibloadingError(_)) => Ok(None),
         Err(error) => Err(error.to_string()),
     }

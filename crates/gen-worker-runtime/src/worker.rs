@@ -349,7 +349,7 @@ impl Parts {
             manager.report_to(outbox.clone());
         }
         let (observing, tracker) = (CancellationToken::new(), TaskTracker::new());
-        let host = Host::observe(config.fake_gpu.as_ref(), observing.clone());
+        let host = Host::observe(config.fake_gpu.as_ref(), &config.visible_gpus, observing.clone());
         let meters = Arc::new(Meters::new(&registry));
         let limits = Limits { max_input: config.max_input, max_concurrency: config.max_concurrency };
         let admission = Admission::new(limits, ports.credential.clone(), shutdown.clone());

@@ -61,7 +61,8 @@ fn upscale(
     let progress = |done: usize, total: usize| {
         ctx.progress(done as f64 / total as f64, format!("tile {done} of {total}").as_str());
     };
-    let enlarged = picture.enlarge(input.tile, network, progress).map_err(|error| match error {
+    let at_once = model.calls_at_once();
+    let enlarged = picture.enlarge(input.tile, at_once, network, progress).map_err(|error| match error {
         EnlargeError::Network(error) => error,
         other => WorkerError::validation(other.to_string()),
     })?;

@@ -87,13 +87,14 @@ impl Picture {
     ///
     /// # Panics
     /// `side` is 0.
-    pub fn enlarge<E>(
+    pub fn enlarge<E: Send>(
         &self,
         side: u32,
-        network: impl FnMut(Array4<f32>) -> Result<Array4<f32>, E>,
+        at_once: usize,
+        network: impl Fn(Array4<f32>) -> Result<Array4<f32>, E> + Sync,
         progress: impl FnMut(usize, usize),
     ) -> Result<Self, EnlargeError<E>> {
-        let colours = enlarge(&self.colours, side, network, progress)?;
+        let colours = enlarge(&self.colours, side, at_once, network, progress)?;
         let (width, height) = colours.dimensions();
         let alpha =
             self.alpha.as_ref().map(|alpha| imageops::resize(alpha, width, height, FilterType::Lanczos3));
@@ -151,7 +152,7 @@ mod tests {
 
     #[test]
     fn opacity_grows_with_the_colours() {
-        let enlarged = with_alpha().enlarge(16, grey, |_, _| ()).unwrap();
+        let enlarged = with_alpha().enlarge(16, 1, grey, |_, _| ()).unwrap();
         let alpha = enlarged.alpha.unwrap();
         assert_eq!(alpha.dimensions(), (24, 18));
         assert_eq!(alpha.get_pixel(0, 5)[0], 0);

@@ -36,7 +36,7 @@ fn network(name: &str) -> OrtModel {
     runtime.block_on(models.model(&local, &LeaseHolder::default())).unwrap()
 }
 
-fn run(model: &OrtModel) -> impl FnMut(Array4<f32>) -> Result<Array4<f32>, WorkerError> {
+fn run(model: &OrtModel) -> impl Fn(Array4<f32>) -> Result<Array4<f32>, WorkerError> + Sync {
     |pixels| {
         let output = model.run_blocking([("input", pixels)])?.take::<f32>("conv7")?;
         Ok(output.into_dimensionality::<Ix4>()?)
@@ -46,7 +46,7 @@ fn run(model: &OrtModel) -> impl FnMut(Array4<f32>) -> Result<Array4<f32>, Worke
 #[test]
 fn tiles_leave_no_seams() {
     let model = network("scale2x");
-    let enlarged = picture("chelsea.png").enlarge(64, run(&model), |_, _| ()).unwrap();
+    let enlarged = picture("chelsea.png").enlarge(64, 2, run(&model), |_, _| ()).unwrap();
     let reference = picture("tests/chelsea_2x_reference.png");
     assert_eq!(enlarged.colours.dimensions(), reference.colours.dimensions());
     let levels = enlarged.colours.iter().zip(reference.colours.iter());
@@ -59,7 +59,7 @@ fn every_network_in_the_folder_doubles() {
     for name in ["noise1_scale2x", "noise3_scale2x"] {
         let model = network(name);
         let colours = image::RgbImage::from_pixel(20, 10, image::Rgb([200, 100, 50]));
-        let enlarged = Picture { colours, alpha: None }.enlarge(128, run(&model), |_, _| ()).unwrap();
+        let enlarged = Picture { colours, alpha: None }.enlarge(128, 1, run(&model), |_, _| ()).unwrap();
         assert_eq!(enlarged.colours.dimensions(), (40, 20));
         let middle = enlarged.colours.get_pixel(20, 10).0;
         assert!(middle.iter().zip([200, 100, 50]).all(|(a, b)| a.abs_diff(b) < 4), "{middle:?}");

@@ -4,6 +4,7 @@ use std::{
     collections::{HashMap, HashSet},
     path::PathBuf,
     sync::Arc,
+    time::Instant,
 };
 
 use gen_worker_core::{
@@ -15,7 +16,8 @@ use tokio::sync::oneshot;
 use super::work::Work;
 use crate::{
     budget::{Bytes, Footprint},
-    config::Provider,
+    config::{self, Provider},
+    device::Budget,
     error::ModelError,
     model::{KeptGraphs, Loaded},
     residency::{Holder, LeaseId, LoadFailure, Refusal, Residency, Step, Tier},
@@ -54,9 +56,9 @@ impl Key {
 }
 
 impl Desk {
-    pub(super) fn new(budget: Bytes) -> Self {
+    pub(super) fn new(budget: &Budget) -> Self {
         Self {
-            residency: Residency::new(budget),
+            residency: Residency::new(budget.host, &budget.devices),
             loaded: HashMap::new(),
             coming: HashMap::new(),
             waiting: HashMap::new(),
@@ -74,7 +76,7 @@ impl Desk {
         provider: Provider,
     ) -> (LeaseId, Answer, Vec<Step<Key>>) {
         let key = Key::of(local);
-        let (id, mut steps) = self.residency.ask(&key, estimate(local, provider), holder);
+        let (id, mut steps) = self.residency.ask(&key, estimate(local, provider), holder, Instant::now());
         if let Some(loaded) = self.loaded.get(&key).filter(|_| steps == [Step::Grant(id)]) {
             self.hits += 1;
             return (id, Answer::Now(loaded.clone()), Vec::new());
@@ -95,14 +97,12 @@ impl Desk {
 
     pub(super) fn release(&mut self, id: LeaseId) -> Vec<Step<Key>> {
         self.waiting.remove(&id);
-        let steps = self.residency.release(id);
-        self.tidy();
-        steps
+        self.residency.release(id)
     }
 
     pub(super) fn loaded(&mut self, key: &Key, loaded: Loaded, measured: Footprint) -> Vec<Step<Key>> {
         self.loaded.insert(key.clone(), Arc::new(loaded));
-        self.residency.loaded(key, measured)
+        self.residency.loaded(key, measured, Instant::now())
     }
 
     pub(super) fn failed(&mut self, key: &Key, error: &ModelError) -> Vec<Step<Key>> {
@@ -145,12 +145,14 @@ impl Desk {
                 Step::Load(key) => {
                     self.loads += 1;
                     let (local, kept) = (self.coming[&key].clone(), self.kept.remove(&key));
-                    work.push(Work::Load { key, local, kept: kept.unwrap_or_default() });
+                    let device = self.residency.device(&key);
+                    work.push(Work::Load { key, local, device, kept: kept.unwrap_or_default() });
                 }
                 Step::Evict(key, tier) => {
-                    self.evictions += 1;
-                    let bytes = self.residency.charged(&key);
+                    let bytes = self.residency.charged(&key).total();
                     let (loaded, kept) = (self.loaded.remove(&key), self.kept.remove(&key));
+                    // What was warm had been taken out before.
+                    self.evictions += u64::from(loaded.is_some());
                     work.push(Work::Evict { key, loaded, kept, tier, bytes });
                 }
                 Step::Grant(id) => self.grant(id),
@@ -162,6 +164,7 @@ impl Desk {
         work
     }
 
+    /// Lets go of the files of what is to be loaded no longer.
     fn tidy(&mut self) {
         let residency = &self.residency;
         self.coming.retain(|key, _| residency.is_coming(key));
@@ -178,14 +181,18 @@ impl Desk {
     fn refuse(&mut self, id: LeaseId, model: &Key, refusal: Refusal) {
         let model = model.model.to_string();
         let error = match refusal {
-            Refusal::TooLarge { needed, budget } => {
-                ModelError::TooLarge { model, needed: needed.to_string(), budget: budget.to_string() }
-            }
+            Refusal::TooLarge { needed, budget } => ModelError::TooLarge {
+                model,
+                needed: needed.to_string(),
+                budget: budget.to_string(),
+                setting: setting(needed, budget),
+            },
             Refusal::BesideOwn { needed, held, budget } => ModelError::BesideOwn {
                 model,
                 needed: needed.to_string(),
                 held: held.to_string(),
                 budget: budget.to_string(),
+                setting: setting(needed.plus(held), budget),
             },
         };
         self.answer(id, Err(error));
@@ -200,6 +207,11 @@ impl Desk {
 
     pub(super) fn is_in_memory(&self, model: &ModelRef) -> bool {
         self.residency.known().any(|key| key.model == *model && self.residency.is_in_memory(key))
+    }
+
+    /// Has all sessions let go of memory that their calls do not use.
+    pub(super) fn shrink(&self) {
+        self.loaded.values().for_each(|loaded| loaded.shrink());
     }
 
     pub(super) fn is_evicting(&self) -> bool {
@@ -217,7 +229,7 @@ impl Desk {
     pub(super) fn leases(&self, provider: Provider) -> Vec<LeasedModel> {
         let listed = |(key, (held_by, waiting)): (&Key, (Vec<Holder>, Vec<Holder>))| LeasedModel {
             model: key.model.known_as().to_owned(),
-            bytes: of(provider, self.residency.charged(key)),
+            bytes: of(provider, self.residency.charged(key).total()),
             held_by,
             waiting,
         };
@@ -234,10 +246,18 @@ impl Desk {
             loads: self.loads,
             hits: self.hits,
             evictions: self.evictions,
-            used_bytes: bytes(self.residency.used()),
-            budget_bytes: bytes(self.residency.budget()),
+            used_bytes: bytes(self.residency.used().total()),
+            budget_bytes: match bytes(self.residency.budget().total()) {
+                u64::MAX => 0,
+                budget => budget,
+            },
         }
     }
+}
+
+/// The setting that gives models more of what is short.
+fn setting(needed: Bytes, budget: Bytes) -> &'static str {
+    if needed.device > budget.device { config::MAX_VRAM.name } else { config::MAX_RAM.name }
 }
 
 /// What a model takes as far as its files tell.

@@ -23,24 +23,24 @@ use crate::{
 
 /// What is to be done outside the manager's lock.
 pub(super) enum Work {
-    Load { key: Key, local: LocalModel, kept: KeptGraphs },
+    Load { key: Key, local: LocalModel, device: usize, kept: KeptGraphs },
     Evict { key: Key, loaded: Option<Arc<Loaded>>, kept: Option<KeptGraphs>, tier: Tier, bytes: Bytes },
 }
 
 impl Work {
     pub(super) fn begin(self, office: &Arc<Office>) {
         match self {
-            Self::Load { key, local, kept } => {
+            Self::Load { key, local, device, kept } => {
                 office.report(&key, ModelState::Loading, 0, Duration::ZERO);
                 let (own, loading) = (office.clone(), key.clone());
-                if let Err(source) = spawn("ort-load", move || own.load(&loading, &local, kept)) {
+                if let Err(source) = spawn("ort-load", move || own.load(&loading, &local, device, kept)) {
                     office.load_failed(&key, &ModelError::Thread { source: source.into() });
                 }
             }
             Self::Evict { key, loaded, kept, tier, bytes } => {
                 office.report(&key, ModelState::Evicting, office.of(bytes), Duration::ZERO);
                 let (own, leaving) = (office.clone(), key.clone());
-                // Without a thread the sessions end by themselves, a moment later.
+                // Without a thread the sessions end here, where the work is dropped.
                 let evict = move || {
                     drop(kept);
                     own.evict(&leaving, loaded, tier);
@@ -58,12 +58,12 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()
 }
 
 impl Office {
-    fn load(self: &Arc<Self>, key: &Key, local: &LocalModel, kept: KeptGraphs) {
+    fn load(self: &Arc<Self>, key: &Key, local: &LocalModel, device: usize, kept: KeptGraphs) {
         let (started, before) = (Instant::now(), self.gauge.used());
         let warm = kept.values().map(|kept| kept.bytes).sum();
-        let open = AssertUnwindSafe(|| Loaded::open(&self.recipe, local, kept));
+        let open = AssertUnwindSafe(|| Loaded::open(&self.recipe, local, device, kept));
         let opened = catch_unwind(open).unwrap_or(Err(ModelError::Panicked));
-        let (took, gained) = (started.elapsed(), self.gauge.used().minus(before));
+        let (took, gained) = (started.elapsed(), self.gauge.used().minus(before).of(device));
         match opened {
             Ok(loaded) => {
                 let gained = gained.plus(Bytes { host: warm, device: 0 });
@@ -84,7 +84,8 @@ impl Office {
         let warm = loaded.kept_bytes();
         let resident = gained.at_least(least).at_least(Bytes { host: warm, device: 0 });
         let (bytes, elapsed_ms) = (self.of(resident), took.as_millis());
-        info!(model = %key.model, bytes, elapsed_ms, "model resident");
+        let (provider, device) = (self.recipe.provider(), loaded.device());
+        info!(model = %key.model, bytes, %provider, device, elapsed_ms, "model resident");
         self.report(key, ModelState::Resident, bytes, took);
         self.turn(|desk| desk.loaded(key, loaded, Footprint { resident, warm }));
         self.moved.notify_waiters();
@@ -103,9 +104,7 @@ impl Office {
             _ => None,
         };
         // Whoever leased it has let go of it before the lease ended.
-        if let Some(loaded) = loaded.and_then(Arc::into_inner) {
-            loaded.close();
-        }
+        drop(loaded);
         self.gone(key, kept, started.elapsed());
     }
 
@@ -113,7 +112,10 @@ impl Office {
         let state = if kept.is_some() { ModelState::Warm } else { ModelState::OnDisk };
         info!(model = %key.model, state = state.as_str(), elapsed_ms = took.as_millis(), "model evicted");
         self.report(key, state, 0, took);
-        self.turn(|desk| desk.evicted(key, kept));
+        self.turn(|desk| {
+            desk.shrink();
+            desk.evicted(key, kept)
+        });
         self.moved.notify_waiters();
     }
 

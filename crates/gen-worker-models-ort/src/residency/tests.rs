@@ -13,6 +13,14 @@ const fn plain(bytes: u64) -> Footprint {
     Footprint { resident: host(bytes), warm: 0 }
 }
 
+fn now() -> Instant {
+    Instant::now()
+}
+
+const fn on_device(device: u64) -> Footprint {
+    Footprint { resident: Bytes { host: 0, device }, warm: 0 }
+}
+
 const fn warmable(resident: u64, warm: u64) -> Footprint {
     Footprint { resident: host(resident), warm }
 }
@@ -20,6 +28,7 @@ const fn warmable(resident: u64, warm: u64) -> Footprint {
 /// A shell that carries every step out at once, and loads models of the size they were said to have.
 struct Prompt {
     residency: Residency<u32>,
+    now: Instant,
     sizes: BTreeMap<u32, Footprint>,
     loads: Vec<u32>,
     evictions: Vec<(u32, Tier)>,
@@ -31,7 +40,8 @@ struct Prompt {
 impl Prompt {
     fn new(budget: Bytes) -> Self {
         Self {
-            residency: Residency::new(budget),
+            residency: Residency::new(budget.host, &[budget.device]),
+            now: now(),
             sizes: BTreeMap::new(),
             loads: vec![],
             evictions: vec![],
@@ -41,9 +51,14 @@ impl Prompt {
         }
     }
 
+    /// With several devices.
+    fn on(devices: &[u64]) -> Self {
+        Self { residency: Residency::new(100, devices), ..Self::new(host(0)) }
+    }
+
     fn ask(&mut self, model: u32, footprint: Footprint, holder: &str) -> LeaseId {
         self.sizes.entry(model).or_insert(footprint);
-        let (id, steps) = self.residency.ask(&model, footprint, holder.to_owned());
+        let (id, steps) = self.residency.ask(&model, footprint, holder.to_owned(), self.now);
         self.carry_out(steps);
         id
     }
@@ -67,7 +82,7 @@ impl Prompt {
             let more = match step {
                 Step::Load(model) => {
                     self.loads.push(model);
-                    self.residency.loaded(&model, self.sizes[&model])
+                    self.residency.loaded(&model, self.sizes[&model], self.now)
                 }
                 Step::Evict(model, tier) => {
                     self.evictions.push((model, tier));
@@ -101,7 +116,7 @@ fn the_least_recently_used_goes_and_a_lease_pins() {
     assert!(!shell.is_hit(4, plain(2)));
     assert_eq!(shell.evictions[1..], [(1, Tier::Disk), (3, Tier::Disk)], "0 is older, and leased");
     shell.release(pinned);
-    assert_eq!(shell.residency.used(), host(3));
+    assert_eq!(shell.residency.used().total(), host(3));
     assert_eq!(shell.residency.resident(), [&4, &0], "the end of a lease is a use");
 }
 
@@ -111,7 +126,7 @@ fn what_leaves_stays_warm_while_that_is_enough() {
     shell.is_hit(1, warmable(5, 3));
     shell.is_hit(2, warmable(5, 3));
     shell.is_hit(3, plain(2));
-    assert_eq!((&shell.evictions[..], shell.residency.used()), (&[(1, Tier::Warm)][..], host(10)));
+    assert_eq!((&shell.evictions[..], shell.residency.used().total()), (&[(1, Tier::Warm)][..], host(10)));
     shell.is_hit(4, plain(4));
     assert_eq!(shell.evictions[1..], [(1, Tier::Disk), (2, Tier::Warm)]);
     assert!(!shell.is_hit(2, warmable(5, 3)), "warm is not resident");
@@ -124,7 +139,7 @@ fn a_device_is_freed_without_leaving_main_memory() {
     shell.is_hit(1, on_device(6));
     shell.is_hit(2, on_device(6));
     assert_eq!(
-        (&shell.evictions[..], shell.residency.used()),
+        (&shell.evictions[..], shell.residency.used().total()),
         (&[(1, Tier::Warm)][..], Bytes { host: 4, device: 6 })
     );
     shell.is_hit(3, on_device(6));
@@ -148,6 +163,70 @@ fn what_can_never_fit_is_refused_with_the_numbers() {
 }
 
 #[test]
+fn what_was_measured_too_large_is_measured_anew_after_a_while() {
+    let mut shell = Prompt::new(host(10));
+    shell.sizes.insert(1, plain(11));
+    let ask = |shell: &mut Prompt| shell.ask(1, plain(1), "a");
+    let refused = Refusal::TooLarge { needed: host(11), budget: host(10) };
+    let first = ask(&mut shell);
+    assert_eq!((&shell.refused[..], &shell.loads[..]), (&[(first, refused)][..], &[1][..]));
+    shell.sizes.insert(1, plain(3));
+    shell.now += BELIEVED - Duration::from_secs(1);
+    let again = ask(&mut shell);
+    assert_eq!((&shell.refused[1..], shell.loads.len()), (&[(again, refused)][..], 1), "it is believed");
+    shell.now += Duration::from_secs(1);
+    let later = ask(&mut shell);
+    assert_eq!((&shell.granted[..], shell.residency.used().total()), (&[later][..], host(3)));
+}
+
+#[test]
+fn what_was_measured_too_large_beside_the_runs_own_is_too() {
+    let mut shell = Prompt::new(host(10));
+    shell.sizes.insert(2, plain(8));
+    shell.is_hit(2, plain(1));
+    let held = shell.ask(1, plain(3), "a");
+    let refused = shell.ask(2, plain(1), "a");
+    assert_eq!(shell.refused.last().map(|(id, _)| *id), Some(refused));
+    shell.now += BELIEVED;
+    shell.sizes.insert(2, plain(2));
+    let granted = shell.ask(2, plain(1), "a");
+    assert_eq!(shell.granted, [held, granted]);
+}
+
+#[test]
+fn each_device_has_its_budget_and_models_go_where_there_is_room() {
+    let mut shell = Prompt::on(&[10, 12]);
+    let where_is = |shell: &Prompt, model| shell.residency.device(&model);
+    let first = shell.ask(1, on_device(8), "a");
+    assert_eq!(where_is(&shell, 1), 1, "the one with most room");
+    shell.is_hit(2, on_device(8));
+    assert_eq!((where_is(&shell, 2), shell.residency.used().total().device), (0, 16));
+    assert!(shell.is_hit(2, on_device(8)), "it is found where it is");
+    shell.is_hit(3, on_device(3));
+    assert_eq!((where_is(&shell, 3), shell.evictions.len()), (1, 0), "there nothing has to go");
+    shell.is_hit(4, on_device(9));
+    assert_eq!((where_is(&shell, 4), &shell.evictions[..]), (0, &[(2, Tier::Disk)][..]), "1 is leased");
+    let none = shell.ask(5, on_device(13), "b");
+    let too_large =
+        Refusal::TooLarge { needed: on_device(13).resident, budget: Bytes { host: 100, device: 12 } };
+    assert_eq!(shell.refused, [(none, too_large)]);
+    shell.release(first);
+    shell.is_hit(6, on_device(11));
+    assert_eq!(where_is(&shell, 6), 1, "only there");
+    let used = shell.residency.used();
+    assert_eq!((used.of(0).device, used.of(1).device), (9, 11));
+}
+
+#[test]
+fn a_run_may_hold_models_on_several_devices() {
+    let mut shell = Prompt::on(&[10, 10]);
+    let held = [shell.ask(1, on_device(8), "a"), shell.ask(2, on_device(8), "a")];
+    assert_eq!((shell.granted.clone(), shell.refused.len()), (held.to_vec(), 0));
+    let third = shell.ask(3, on_device(8), "a");
+    assert_eq!(shell.refused.last().map(|(id, _)| *id), Some(third), "it holds both");
+}
+
+#[test]
 fn those_who_wait_let_pass_what_fits() {
     let mut shell = Prompt::new(host(10));
     let held = shell.ask(1, plain(6), "a");
@@ -160,17 +239,17 @@ fn those_who_wait_let_pass_what_fits() {
 
 #[test]
 fn one_load_serves_all_who_wait() {
-    let mut residency = Residency::new(host(10));
-    let (one, steps) = residency.ask(&1, plain(4), "a".into());
+    let mut residency = Residency::new(10, &[0]);
+    let (one, steps) = residency.ask(&1, plain(4), "a".into(), now());
     assert_eq!(steps, [Step::Load(1)]);
-    let (two, steps) = residency.ask(&1, plain(4), "b".into());
+    let (two, steps) = residency.ask(&1, plain(4), "b".into(), now());
     assert_eq!(steps, []);
-    let (other, steps) = residency.ask(&2, plain(4), "c".into());
+    let (other, steps) = residency.ask(&2, plain(4), "c".into(), now());
     assert_eq!(steps, [], "one load at a time");
-    assert_eq!(residency.loaded(&1, plain(4)), [Step::Grant(one), Step::Grant(two), Step::Load(2)]);
+    assert_eq!(residency.loaded(&1, plain(4), now()), [Step::Grant(one), Step::Grant(two), Step::Load(2)]);
     assert_eq!(residency.release(other), []);
-    assert_eq!(residency.loaded(&2, plain(4)), [], "nobody waits any longer; it stays");
-    assert_eq!((residency.resident().len(), residency.used()), (2, host(8)));
+    assert_eq!(residency.loaded(&2, plain(4), now()), [], "nobody waits any longer; it stays");
+    assert_eq!((residency.resident().len(), residency.used().total()), (2, host(8)));
 }
 
 #[test]
@@ -200,7 +279,7 @@ fn larger_than_announced_makes_room_or_waits() {
     shell.is_hit(1, plain(5));
     shell.sizes.insert(2, plain(8));
     assert!(!shell.is_hit(2, plain(4)));
-    assert_eq!((&shell.evictions[..], shell.residency.used()), (&[(1, Tier::Disk)][..], host(8)));
+    assert_eq!((&shell.evictions[..], shell.residency.used().total()), (&[(1, Tier::Disk)][..], host(8)));
     let held = shell.ask(3, plain(5), "a");
     let waits = shell.ask(2, plain(4), "b");
     assert_eq!(shell.granted, [held], "its size is remembered");
@@ -219,18 +298,42 @@ fn larger_than_announced_makes_room_or_waits() {
 
 #[test]
 fn out_of_memory_evicts_and_tries_once_more() {
-    let mut residency = Residency::new(host(10));
-    residency.ask(&1, plain(2), String::new());
-    let [Step::Grant(idle)] = residency.loaded(&1, plain(2))[..] else { panic!("it is granted") };
+    let mut residency = Residency::new(10, &[0]);
+    residency.ask(&1, plain(2), String::new(), now());
+    let [Step::Grant(idle)] = residency.loaded(&1, plain(2), now())[..] else { panic!("it is granted") };
     residency.release(idle);
-    let (id, steps) = residency.ask(&2, plain(2), String::new());
+    let (id, steps) = residency.ask(&2, plain(2), String::new(), now());
     assert_eq!(steps, [Step::Load(2)]);
     assert_eq!(residency.failed(&2, LoadFailure::OutOfMemory), [Step::Evict(1, Tier::Disk)]);
     assert_eq!(residency.evicted(&1, Tier::Disk), [Step::Load(2)]);
     assert_eq!(residency.failed(&2, LoadFailure::OutOfMemory), [Step::Fail(id)]);
-    let (id, _) = residency.ask(&2, plain(2), String::new());
+    let (id, _) = residency.ask(&2, plain(2), String::new(), now());
     assert_eq!(residency.failed(&2, LoadFailure::OutOfMemory), [Step::Fail(id)], "nothing to evict");
-    assert_eq!(residency.used(), host(0));
+    assert_eq!(residency.used().total(), host(0));
+}
+
+#[test]
+fn out_of_memory_waits_for_what_is_already_going() {
+    let mut residency = Residency::new(10, &[0]);
+    residency.ask(&1, plain(2), String::new(), now());
+    let [Step::Grant(idle)] = residency.loaded(&1, plain(2), now())[..] else { panic!("it is granted") };
+    residency.release(idle);
+    let (_, steps) = residency.ask(&2, plain(2), String::new(), now());
+    assert_eq!(steps, [Step::Load(2)]);
+    assert_eq!(residency.unload(&1), Ok(vec![Step::Evict(1, Tier::Disk)]));
+    assert_eq!(residency.failed(&2, LoadFailure::OutOfMemory), [], "it is tried again when 1 is gone");
+    assert_eq!(residency.evicted(&1, Tier::Disk), [Step::Load(2)]);
+}
+
+#[test]
+fn an_unload_forgets_what_was_measured() {
+    let mut shell = Prompt::new(host(10));
+    shell.sizes.insert(1, plain(11));
+    let refused = shell.ask(1, plain(1), "a");
+    assert_eq!(shell.refused.last().map(|(id, _)| *id), Some(refused));
+    shell.sizes.insert(1, plain(2));
+    assert_eq!(shell.residency.unload(&1), Ok(vec![]));
+    assert!(!shell.is_hit(1, plain(1)) && shell.residency.used().total() == host(2));
 }
 
 #[test]
@@ -242,7 +345,7 @@ fn unloading_is_refused_while_leased() {
     shell.release(two);
     let steps = shell.residency.unload(&1).unwrap();
     shell.carry_out(steps);
-    assert!(!shell.residency.is_in_memory(&1) && shell.residency.used() == host(0));
+    assert!(!shell.residency.is_in_memory(&1) && shell.residency.used().total() == host(0));
     assert_eq!(shell.residency.unload(&7), Ok(vec![]));
 }
 
@@ -295,6 +398,7 @@ fn hits_are_those_of_exact_lru() {
 /// A shell that carries steps out when chance says so, with loads that fail, run out of memory, or measure anything.
 struct Chance {
     residency: Residency<u32>,
+    now: Instant,
     random: fastrand::Rng,
     loading: Option<u32>,
     evicting: Vec<(u32, Tier)>,
@@ -307,10 +411,13 @@ struct Chance {
 impl Chance {
     fn new(seed: u64) -> Self {
         let mut random = fastrand::Rng::with_seed(seed);
-        let budget =
-            Bytes { host: random.u64(5..30), device: if random.bool() { random.u64(5..20) } else { 0 } };
+        let devices: Vec<u64> = match random.u64(0..4) {
+            0 | 1 => vec![0],
+            many => (1..many).map(|_| random.u64(5..20)).collect(),
+        };
         Self {
-            residency: Residency::new(budget),
+            residency: Residency::new(random.u64(5..30), &devices),
+            now: now(),
             random,
             loading: None,
             evicting: vec![],
@@ -323,7 +430,7 @@ impl Chance {
 
     fn footprint(&mut self) -> Footprint {
         let warm = self.random.u64(0..4);
-        let device = if self.residency.budget().device > 0 { self.random.u64(0..8) } else { 0 };
+        let device = if self.residency.budget().total().device > 0 { self.random.u64(0..8) } else { 0 };
         Footprint { resident: Bytes { host: warm + self.random.u64(0..8), device }, warm }
     }
 
@@ -353,7 +460,7 @@ impl Chance {
     fn ask(&mut self) {
         let (model, estimate) = (self.random.u32(0..8), self.footprint());
         let holder = ["", "a", "b", "c"][self.random.usize(0..4)];
-        let (id, steps) = self.residency.ask(&model, estimate, holder.to_owned());
+        let (id, steps) = self.residency.ask(&model, estimate, holder.to_owned(), self.now);
         self.wanted.insert(id, model);
         self.waiting.push(id);
         self.take(steps);
@@ -366,7 +473,7 @@ impl Chance {
             1 => self.residency.failed(&model, LoadFailure::OutOfMemory),
             _ => {
                 let measured = self.footprint();
-                self.residency.loaded(&model, measured)
+                self.residency.loaded(&model, measured, now())
             }
         };
         self.take(steps);
@@ -408,6 +515,7 @@ impl Chance {
     }
 
     fn act(&mut self) {
+        self.now += BELIEVED / 20;
         match self.random.u32(0..12) {
             0..4 => self.ask(),
             4..7 => self.release(),
@@ -423,7 +531,7 @@ impl Chance {
 
     fn check(&self) {
         let residency = &self.residency;
-        let charged = residency.models.values().fold(Bytes::default(), |sum, model| sum.plus(model.charged));
+        let charged = residency.models.values().fold(Memory::default(), |sum, model| sum.plus(model.charged));
         assert_eq!(residency.used(), charged, "bytes were lost");
         assert!(residency.used().fits_in(residency.budget()), "over the budget");
         assert_eq!(residency.leased(), self.granted.len());
@@ -431,7 +539,7 @@ impl Chance {
             assert_eq!(residency.models[model].state, State::Resident, "a lease was evicted");
         }
         let on_disk = residency.models.values().filter(|model| model.state == State::Disk);
-        assert!(on_disk.into_iter().all(|model| model.charged == Bytes::default()));
+        assert!(on_disk.into_iter().all(|model| model.charged == Memory::default()));
     }
 
     /// Everything ends; who waits gets an answer as soon as the leases of others are over.
@@ -453,7 +561,7 @@ impl Chance {
         while !self.evicting.is_empty() {
             self.end_eviction();
         }
-        assert_eq!(self.residency.used(), Bytes::default(), "bytes were lost");
+        assert_eq!(self.residency.used(), Memory::default(), "bytes were lost");
         self.loads
     }
 }

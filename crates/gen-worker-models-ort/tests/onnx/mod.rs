@@ -54,6 +54,26 @@ impl Onnx {
         self
     }
 
+    /// Numbers that lie in a file beside the graph, from `offset` on.
+    pub(crate) fn weights_beside(mut self, name: &str, shape: &[i64], file: &str, offset: u64) -> Self {
+        let length = shape.iter().product::<i64>() * 4;
+        let mut tensor = Vec::new();
+        shape.iter().for_each(|length| number(&mut tensor, 1, *length));
+        number(&mut tensor, 2, F32);
+        bytes(&mut tensor, 8, name.as_bytes());
+        for (key, value) in
+            [("location", file), ("offset", &offset.to_string()), ("length", &length.to_string())]
+        {
+            let mut entry = Vec::new();
+            bytes(&mut entry, 1, key.as_bytes());
+            bytes(&mut entry, 2, value.as_bytes());
+            bytes(&mut tensor, 13, &entry);
+        }
+        number(&mut tensor, 14, 1);
+        self.initializers.push(tensor);
+        self
+    }
+
     /// The file.
     pub(crate) fn write(&self) -> Vec<u8> {
         let mut graph = Vec::new();
