@@ -68,7 +68,7 @@ async fn a_start_says_where_its_time_went() {
 
 #[tokio::test]
 async fn a_line_within_a_run_says_once_which() {
-    let (_scheduler, process, stream) = worker(&[("RUST_LOG", "info,gen_worker=debug")]).await;
+    let (_scheduler, process, mut stream) = worker(&[("RUST_LOG", "info,gen_worker=debug")]).await;
     stream.run("r-1", "echo", json!({"text": "a"})).await;
     process.says(r#""message":"succeeded""#).await;
     let succeeded = line(&process, "succeeded");
