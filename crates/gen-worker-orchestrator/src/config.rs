@@ -8,7 +8,13 @@ use gen_worker_core::{
 };
 use url::Url;
 
-use crate::error::OrchestratorError;
+use crate::{
+    error::OrchestratorError,
+    queue::{
+        fair::{MAX_WEIGHT, Weights},
+        limits::TenantLimits,
+    },
+};
 
 const GRPC_ADDR: Var = Var::new(
     "ORCHESTRATOR_GRPC_ADDR",
@@ -39,6 +45,36 @@ const MODELS_DIR: Var = Var::new(
     "path",
     "",
     "A folder of models, served under `/hub/`. Unset: none is.",
+);
+const QUEUE: Var = Var::new(
+    "ORCHESTRATOR_QUEUE",
+    "file or memory",
+    "file",
+    "Where runs are kept: in `runs.redb` in the data folder, or in memory, where they end with the process.",
+);
+const TENANT_MAX_QUEUED: Var = Var::new(
+    "ORCHESTRATOR_TENANT_MAX_QUEUED",
+    "runs",
+    "0",
+    "Most runs of one tenant that wait; more are refused. 0 means no limit but that of all, 10,000 that wait or run.",
+);
+const TENANT_MAX_RUNNING: Var = Var::new(
+    "ORCHESTRATOR_TENANT_MAX_RUNNING",
+    "runs",
+    "0",
+    "Most runs of one tenant that run at once; more wait. 0 means no limit.",
+);
+const TENANT_WEIGHTS: Var = Var::new(
+    "ORCHESTRATOR_TENANT_WEIGHTS",
+    "tenant=weight, comma-separated",
+    "",
+    "The tenants' shares of the workers while all have runs waiting, 1 to 10,000; a tenant that is not named has 1.",
+);
+const FUNCTION_WEIGHTS: Var = Var::new(
+    "ORCHESTRATOR_FUNCTION_WEIGHTS",
+    "function=weight, comma-separated",
+    "",
+    "The functions' shares of what their tenant gets, 1 to 10,000; a function that is not named has 1.",
 );
 const HISTORY: Var = Var::new("ORCHESTRATOR_HISTORY", "runs", "1000", "How many ended runs are remembered.");
 const MAX_ATTEMPTS: Var = Var::new(
@@ -78,6 +114,16 @@ const MAX_FILE: Var = Var::new(
     "The largest file that is stored; 0 means unlimited.",
 );
 
+/// Where runs are kept.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum QueueStore {
+    /// In memory: they end with the process.
+    Memory,
+    /// In memory and in one file in the data folder: they survive the process, however it ends.
+    File,
+}
+
 /// How an orchestrator is set up.
 #[derive(Debug, Clone)]
 pub struct OrchestratorConfig {
@@ -91,7 +137,11 @@ pub struct OrchestratorConfig {
     pub data_dir: PathBuf,
     /// A folder of models to serve; `None`: none is served.
     pub models_dir: Option<PathBuf>,
-    /// How many ended runs are remembered.
+    /// Where runs are kept.
+    pub queue: QueueStore,
+    /// How much of the queue one tenant may have.
+    pub limits: TenantLimits,
+    /// How many ended runs are remembered; 0 is taken as 1.
     pub history: usize,
     /// How often a run is tried in all; 0 is taken as 1.
     pub max_attempts: u32,
@@ -115,6 +165,7 @@ impl OrchestratorConfig {
         PUBLIC_URL,
         DATA_DIR,
         MODELS_DIR,
+        QUEUE,
         HISTORY,
         MAX_ATTEMPTS,
         RUN_TIMEOUT,
@@ -122,9 +173,13 @@ impl OrchestratorConfig {
         API_TOKEN,
         WORKER_TOKEN,
         MAX_FILE,
+        TENANT_MAX_QUEUED,
+        TENANT_MAX_RUNNING,
+        TENANT_WEIGHTS,
+        FUNCTION_WEIGHTS,
     ];
 
-    /// For this machine only: free ports on loopback, no tokens, no models.
+    /// For this machine only: free ports on loopback, no tokens, no models, runs in memory only.
     pub fn local(data_dir: impl Into<PathBuf>) -> Self {
         let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
         Self {
@@ -133,6 +188,8 @@ impl OrchestratorConfig {
             public_url: None,
             data_dir: data_dir.into(),
             models_dir: None,
+            queue: QueueStore::Memory,
+            limits: TenantLimits::default(),
             history: 1000,
             max_attempts: 3,
             run_timeout: None,
@@ -146,6 +203,9 @@ impl OrchestratorConfig {
     /// Reads [`VARS`](Self::VARS); mistakes go to `errors`.
     pub fn from_env(env: &Env, errors: &mut ConfigErrors) -> Self {
         let [grpc, http] = [GRPC_ADDR, HTTP_ADDR].map(|var| address(&var, env, errors));
+        let [tenant_weights, function_weights] =
+            [TENANT_WEIGHTS, FUNCTION_WEIGHTS].map(|var| weights(&var, env, errors));
+        let queue = queue(env, errors);
         let mut read = Reader::new(env, errors);
         Self {
             grpc,
@@ -153,6 +213,13 @@ impl OrchestratorConfig {
             public_url: read.url(&PUBLIC_URL),
             data_dir: read.path(&DATA_DIR).unwrap_or_default(),
             models_dir: read.path(&MODELS_DIR),
+            queue,
+            limits: TenantLimits {
+                max_queued: read.optional_number(&TENANT_MAX_QUEUED).filter(|&max| max > 0),
+                max_running: read.optional_number(&TENANT_MAX_RUNNING).filter(|&max| max > 0),
+                tenant_weights,
+                function_weights,
+            },
             history: read.number(&HISTORY),
             max_attempts: read.number(&MAX_ATTEMPTS),
             run_timeout: Some(read.seconds(&RUN_TIMEOUT)).filter(|timeout| !timeout.is_zero()),
@@ -190,6 +257,35 @@ fn address(var: &Var, env: &Env, errors: &mut ConfigErrors) -> SocketAddr {
     })
 }
 
+fn queue(env: &Env, errors: &mut ConfigErrors) -> QueueStore {
+    match env.get(QUEUE.name).unwrap_or(QUEUE.default) {
+        "file" => QueueStore::File,
+        "memory" => QueueStore::Memory,
+        other => {
+            errors.push(format!("{} is `{other}`: expected `file` or `memory`", QUEUE.name));
+            QueueStore::File
+        }
+    }
+}
+
+fn weights(var: &Var, env: &Env, errors: &mut ConfigErrors) -> Weights {
+    let text = env.get(var.name).unwrap_or(var.default);
+    let named = text.split(',').map(str::trim).filter(|pair| !pair.is_empty()).filter_map(|pair| {
+        let parsed = pair.split_once('=').and_then(|(name, weight)| {
+            let weight = weight.trim().parse().ok().filter(|weight| (1..=MAX_WEIGHT).contains(weight))?;
+            Some((name.trim().to_owned(), weight))
+        });
+        if parsed.is_none() {
+            errors.push(format!(
+                "{} has `{pair}`: expected a name, `=` and a weight from 1 to {MAX_WEIGHT}, such as `acme=3`",
+                var.name
+            ));
+        }
+        parsed
+    });
+    Weights::new(named)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -215,6 +311,17 @@ mod tests {
         assert!(config.check().is_err());
         config.worker_token = Some("t".into());
         assert!(config.check().is_ok());
+    }
+
+    #[test]
+    fn a_wrong_weight_is_named() {
+        let mut errors = ConfigErrors::default();
+        let env = Env::from_iter([(TENANT_WEIGHTS.name, "acme=3, b=0"), (QUEUE.name, "disk")]);
+        let config = OrchestratorConfig::from_env(&env, &mut errors);
+        let errors = errors.to_string();
+        assert!(errors.contains("ORCHESTRATOR_TENANT_WEIGHTS has `b=0`"), "{errors}");
+        assert!(errors.contains("ORCHESTRATOR_QUEUE is `disk`"), "{errors}");
+        assert_eq!(config.limits.tenant_weights, Weights::new([("acme".to_owned(), 3)]));
     }
 
     #[test]

@@ -2,6 +2,8 @@
 
 use std::{io, net::SocketAddr, path::PathBuf};
 
+use crate::queue::embedded::JournalError;
+
 /// Why an orchestrator does not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -29,5 +31,13 @@ pub enum OrchestratorError {
         path: PathBuf,
         /// Why not.
         source: io::Error,
+    },
+    /// The file that runs are kept in cannot be used.
+    #[error("cannot keep runs in {}", path.display())]
+    Queue {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: JournalError,
     },
 }

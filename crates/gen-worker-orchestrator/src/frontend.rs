@@ -46,7 +46,7 @@ impl FrontendService for Frontend {
             retry: policy(self.intake.retry(), options.retry_policy.unwrap_or_default()),
         };
         let run_id = Some(options.id).filter(|id| !id.is_empty());
-        let (run_id, _) = self.intake.submit(run_id, run).map_err(status)?;
+        let (run_id, _) = self.intake.submit(run_id, run).await.map_err(status)?;
         Ok(Response::new(v1::ExecuteActionResponse { run_id }))
     }
 
@@ -60,6 +60,7 @@ impl FrontendService for Frontend {
             .intake
             .broker
             .outcome(&request.into_inner().run_id)
+            .await
             .ok_or_else(|| Status::not_found("there is no such run"))?
             .ok_or_else(|| Status::failed_precondition("the run has not ended"))?;
         Ok(Response::new(match outcome {
@@ -75,7 +76,8 @@ impl FrontendService for Frontend {
         request: Request<v1::CancelRunRequest>,
     ) -> Result<Response<v1::CancelRunResponse>, Status> {
         authorise(self.token.as_ref(), request.metadata())?;
-        let canceled = self.intake.broker.cancel(&request.into_inner().run_id);
+        let canceled = self.intake.broker.cancel(&request.into_inner().run_id).await;
+        let canceled = canceled.map_err(|error| Status::unavailable(error.to_string()))?;
         Ok(Response::new(v1::CancelRunResponse { ok: canceled.is_some() }))
     }
 
@@ -105,12 +107,17 @@ fn policy(default: RetryPolicy, asked: v1::RetryPolicy) -> RetryPolicy {
 }
 
 fn status(error: IntakeError) -> Status {
-    match error {
-        IntakeError::Invalid(message) => Status::invalid_argument(message),
-        IntakeError::Refused(Refusal::Conflict) => {
-            Status::already_exists("this run id names another request")
+    let refusal = match error {
+        IntakeError::Invalid(message) => return Status::invalid_argument(message),
+        IntakeError::Refused(refusal) => refusal,
+    };
+    match refusal {
+        Refusal::Conflict => Status::already_exists("this run id names another request"),
+        Refusal::TenantFull { .. } => Status::resource_exhausted("this tenant has too many runs waiting"),
+        Refusal::Full { .. } => Status::resource_exhausted("too many runs are waiting"),
+        Refusal::Unavailable => {
+            Status::unavailable("the run could not be stored; ask again with the same id")
         }
-        IntakeError::Refused(Refusal::Full) => Status::resource_exhausted("too many runs are waiting"),
     }
 }
 

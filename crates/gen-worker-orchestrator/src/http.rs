@@ -12,6 +12,7 @@ use axum::{
     routing::{get, post},
 };
 use gen_worker_core::Secret;
+use gen_worker_status::MEDIA_TYPE;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio_util::sync::CancellationToken;
@@ -78,6 +79,7 @@ pub(crate) fn router(app: Arc<App>) -> Router {
         .merge(files::worker_routes())
         .route("/presigned/{*key}", get(uploads::read).put(uploads::write))
         .route("/healthz", get(|| async { "ok" }))
+        .route("/metrics", get(metrics))
         .fallback(|| async { HttpError::not_found("route") })
         .method_not_allowed_fallback(|| async {
             let message = "this route does not know the method";
@@ -152,7 +154,7 @@ async fn submit(
         models: asked.required_models,
         retry: app.intake.retry(),
     };
-    let (run_id, new) = app.intake.submit(asked.run_id, request)?;
+    let (run_id, new) = app.intake.submit(asked.run_id, request).await?;
     let status = if new { StatusCode::ACCEPTED } else { StatusCode::OK };
     Ok((status, Json(json!({"run_id": run_id}))).into_response())
 }
@@ -167,22 +169,26 @@ impl From<IntakeError> for HttpError {
 }
 
 async fn list(State(app): State<Arc<App>>) -> Json<Value> {
-    Json(json!({"runs": app.broker().list()}))
+    Json(json!({"runs": app.broker().list().await}))
 }
 
 async fn show(State(app): State<Arc<App>>, Path(run_id): Path<String>) -> Result<Json<RunView>, HttpError> {
-    let view = app.broker().view(&run_id);
+    let view = app.broker().view(&run_id).await;
     view.map(Json).ok_or_else(|| HttpError::not_found("run"))
 }
 
 /// 202 says that the run was asked to stop, not that it has.
 async fn cancel(State(app): State<Arc<App>>, Path(run_id): Path<String>) -> Result<Response, HttpError> {
-    let canceled = app.broker().cancel(&run_id).ok_or_else(|| HttpError::not_found("run"))?;
+    let canceled = app.broker().cancel(&run_id).await?.ok_or_else(|| HttpError::not_found("run"))?;
     let status = match canceled {
         Canceled::Ended => StatusCode::OK,
         Canceled::Waiting | Canceled::Running { .. } => StatusCode::ACCEPTED,
     };
     Ok((status, show(State(app), Path(run_id)).await?).into_response())
+}
+
+async fn metrics(State(app): State<Arc<App>>) -> Response {
+    ([(header::CONTENT_TYPE, MEDIA_TYPE)], app.broker().metrics().await).into_response()
 }
 
 async fn workers(State(app): State<Arc<App>>) -> Json<Value> {

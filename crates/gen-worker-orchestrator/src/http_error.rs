@@ -1,18 +1,20 @@
 //! The one form in which HTTP callers are told that something went wrong.
 
+use std::time::Duration;
+
 use axum::{
     Json,
     extract::{
         FromRequest, Request,
         rejection::{JsonRejection, QueryRejection},
     },
-    http::StatusCode,
+    http::{StatusCode, header},
     response::{IntoResponse, Response},
 };
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use crate::queue::Refusal;
+use crate::queue::{Refusal, Unavailable};
 
 /// An answer that is no success: a status, a word for programs, a sentence for people, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -21,6 +23,8 @@ pub(crate) struct HttpError {
     code: &'static str,
     message: String,
     remedy: &'static str,
+    /// When asking again may help.
+    retry_after: Option<Duration>,
 }
 
 impl HttpError {
@@ -30,7 +34,12 @@ impl HttpError {
         message: impl Into<String>,
         remedy: &'static str,
     ) -> Self {
-        Self { status, code, message: message.into(), remedy }
+        Self { status, code, message: message.into(), remedy, retry_after: None }
+    }
+
+    /// The same, with the time from which on asking again may help.
+    fn retry_after(self, after: Duration) -> Self {
+        Self { retry_after: Some(after), ..self }
     }
 
     pub(crate) fn usage(message: impl Into<String>) -> Self {
@@ -82,13 +91,30 @@ impl From<Refusal> for HttpError {
                 "this run id names another request",
                 "choose another run id, or repeat the first request exactly",
             ),
-            Refusal::Full => Self::new(
+            Refusal::TenantFull { retry_after } => Self::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "capacity",
+                "this tenant has too many runs waiting",
+                "try again when some of them have started",
+            )
+            .retry_after(retry_after),
+            Refusal::Full { retry_after } => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "capacity",
                 "too many runs are waiting",
                 "try again when some have ended",
-            ),
+            )
+            .retry_after(retry_after),
+            Refusal::Unavailable => Unavailable.into(),
         }
+    }
+}
+
+impl From<Unavailable> for HttpError {
+    fn from(error: Unavailable) -> Self {
+        let remedy = "ask again; with the same `run_id` that is safe";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", error.to_string(), remedy)
+            .retry_after(Duration::from_secs(1))
     }
 }
 
@@ -107,7 +133,11 @@ impl From<JsonRejection> for HttpError {
 impl IntoResponse for HttpError {
     fn into_response(self) -> Response {
         let error = json!({"code": self.code, "message": self.message, "remedy": self.remedy});
-        (self.status, Json(json!({"error": error}))).into_response()
+        let mut response = (self.status, Json(json!({"error": error}))).into_response();
+        if let Some(after) = self.retry_after {
+            response.headers_mut().insert(header::RETRY_AFTER, after.as_secs().max(1).into());
+        }
+        response
     }
 }
 

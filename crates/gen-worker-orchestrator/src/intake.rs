@@ -40,7 +40,7 @@ impl Intake {
     }
 
     /// Queues a run and returns its id, and whether it is new.
-    pub(crate) fn submit(
+    pub(crate) async fn submit(
         &self,
         run_id: Option<String>,
         mut request: RunRequest,
@@ -48,7 +48,7 @@ impl Intake {
         let run_id = run_id.unwrap_or_else(|| Uuid::new_v4().to_string());
         check(&run_id, &request).map_err(IntakeError::Invalid)?;
         request.timeout = request.timeout.filter(|t| !t.is_zero()).or(self.timeout);
-        let new = self.broker.submit(&run_id, request).map_err(IntakeError::Refused)?;
+        let new = self.broker.submit(&run_id, request).await.map_err(IntakeError::Refused)?;
         Ok((run_id, new))
     }
 }

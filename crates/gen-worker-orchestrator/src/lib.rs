@@ -5,8 +5,10 @@
 //! failure is tried again; the runs of a lost worker wait for it and then go to another. Beside that it serves a folder
 //! of models, keeps files for runs and callers, and hands out presigned upload addresses.
 //!
-//! Runs live in memory: an acknowledged result survives the loss of its worker, not a restart of this process. Ended
-//! runs are remembered up to [`OrchestratorConfig::history`]. Files are on disk and survive.
+//! Runs live in memory and in one file, `runs.redb` in the data folder, which survives the end of this process in
+//! whatever way: nothing is answered, sent to a worker or acknowledged before the file has it. Ended runs are
+//! remembered up to [`OrchestratorConfig::history`]; what a run said while it ran is not. [`QueueStore::Memory`] does
+//! without the file.
 //!
 //! ```no_run
 //! use gen_worker_orchestrator::{Orchestrator, OrchestratorClient, OrchestratorConfig, RunSubmission};
@@ -29,7 +31,7 @@
 //!
 //! | route | |
 //! |---|---|
-//! | `POST /v1/runs` | takes a [`RunSubmission`]: 202 `{"run_id"}`, 200 if it was taken before, 409 if its id names another |
+//! | `POST /v1/runs` | takes a [`RunSubmission`]: 202 `{"run_id"}`, 200 if it was taken before, 409 if its id names another, 429 if its tenant has too many waiting |
 //! | `GET /v1/runs`, `GET /v1/runs/{id}` | all runs without their outputs; one as a [`RunView`] |
 //! | `GET /v1/runs/{id}/events` | server-sent events, after `Last-Event-ID`; the last one is `result` |
 //! | `POST /v1/runs/{id}/cancel` | 202: it was asked to stop; 200: it had ended |
@@ -40,6 +42,7 @@
 //! | `/api/v1/file/{ref}` | the file API of workers, with the token of each run |
 //! | `GET /hub/{path}` | the folder of models |
 //! | `GET /healthz` | `ok` |
+//! | `GET /metrics` | [`METRICS`] in Prometheus's text format |
 //!
 //! Whatever fails answers `{"error": {"code", "message", "remedy"}}`.
 
@@ -65,15 +68,18 @@ mod run;
 mod scheduler;
 mod serve;
 mod sse;
+mod stats;
 mod store;
 mod uploads;
 mod workers;
 
 pub use crate::{
     client::{ClientError, OrchestratorClient},
-    config::OrchestratorConfig,
+    config::{OrchestratorConfig, QueueStore},
     error::OrchestratorError,
     events::RunEvent,
     orchestrator::Orchestrator,
+    queue::{embedded::JournalError, fair::Weights, limits::TenantLimits},
     run::{RunError, RunState, RunSubmission, RunView},
+    stats::METRICS,
 };

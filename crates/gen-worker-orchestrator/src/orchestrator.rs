@@ -7,7 +7,11 @@ use gen_worker_proto::{
     frontend::frontend_service_server::FrontendServiceServer,
     scheduler::scheduler_worker_service_server::SchedulerWorkerServiceServer,
 };
-use tokio::{net::TcpListener, task::JoinSet, time::timeout};
+use tokio::{
+    net::TcpListener,
+    task::{JoinSet, spawn_blocking},
+    time::timeout,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::{Server, server::TcpIncoming};
 use tracing::{error, info};
@@ -15,13 +19,14 @@ use url::Url;
 
 use crate::{
     broker::Broker,
-    config::OrchestratorConfig,
+    config::{OrchestratorConfig, QueueStore},
     digests::Digests,
     error::OrchestratorError,
     frontend::Frontend,
     http::{App, router},
     intake::Intake,
     presign::Grants,
+    queue::{Queue, embedded::Embedded},
     scheduler::{MAX_MESSAGE, Scheduler},
     store::Store,
 };
@@ -56,7 +61,7 @@ impl Orchestrator {
         let (grpc_listener, grpc) = listen(config.grpc).await?;
         let (http_listener, http) = listen(config.http).await?;
         let base_url = config.public_url.clone().unwrap_or_else(|| url_of(http));
-        let broker = Arc::new(Broker::new(config.history, config.worker_grace, base_url.clone()));
+        let broker = Arc::new(Broker::new(queue(&config).await?, base_url.clone()));
         let mut orchestrator = Self {
             grpc,
             http,
@@ -88,7 +93,7 @@ impl Orchestrator {
         &self.base_url
     }
 
-    /// Stops: streams are closed, other requests get five seconds to end. Runs are forgotten.
+    /// Stops: streams are closed, other requests get five seconds to end.
     pub async fn stop(mut self) {
         self.stop.cancel();
         self.streams.close();
@@ -159,6 +164,20 @@ impl Orchestrator {
 
 fn intake(broker: &Arc<Broker>, config: &OrchestratorConfig) -> Intake {
     Intake { broker: Arc::clone(broker), max_attempts: config.max_attempts, timeout: config.run_timeout }
+}
+
+async fn queue(config: &OrchestratorConfig) -> Result<Arc<dyn Queue>, OrchestratorError> {
+    let (history, limits, grace) = (config.history, config.limits.clone(), config.worker_grace);
+    Ok(match config.queue {
+        QueueStore::Memory => Arc::new(Embedded::in_memory(history, limits, grace)),
+        QueueStore::File => {
+            let path = config.data_dir.join("runs.redb");
+            let opened = path.clone();
+            let open = spawn_blocking(move || Embedded::in_file(&opened, history, limits, grace));
+            let opened = open.await.expect("opening the file does not panic");
+            Arc::new(opened.map_err(|source| OrchestratorError::Queue { path, source })?)
+        }
+    })
 }
 
 async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), OrchestratorError> {

@@ -15,6 +15,7 @@ mod isolation;
 mod job;
 mod journal;
 mod models;
+mod orchestrator;
 mod outputs;
 mod prefetch;
 #[cfg(target_os = "linux")]
