@@ -6,6 +6,7 @@ mod ci;
 mod demo;
 mod deny;
 mod docs;
+mod nats;
 mod ort;
 mod proto;
 mod run;
@@ -30,6 +31,8 @@ enum Chore {
     Deny,
     /// Puts ONNX Runtime at .ort/lib and prints its path
     Ort,
+    /// Puts the NATS server, for tests, at .nats/nats-server and prints its path
+    Nats,
     /// Puts SeaweedFS, an S3-compatible store for tests, at .weed/weed and prints its path
     Seaweed,
     /// Writes docs/configuration.md and docs/operations/metrics.md from the code
@@ -38,7 +41,7 @@ enum Chore {
     Demo,
     /// Measures the worker against a raw echo
     Bench(bench::Args),
-    /// Runs all tests, with ONNX Runtime and SeaweedFS in place
+    /// Runs all tests, with ONNX Runtime, SeaweedFS and a NATS server in place
     Test,
     /// Runs all that must pass, fastest first
     Ci,
@@ -50,6 +53,7 @@ fn main() -> ExitCode {
         Chore::Tidy => tidy::run(),
         Chore::Deny => deny::run(),
         Chore::Ort => ort::run(),
+        Chore::Nats => nats::run(),
         Chore::Seaweed => seaweed::run(),
         Chore::Docs => docs::run(),
         Chore::Demo => demo::run(),

@@ -1,10 +1,11 @@
-//! `test`: all tests, with ONNX Runtime and SeaweedFS in place.
+//! `test`: all tests, with ONNX Runtime, SeaweedFS and a NATS server in place.
 
 use crate::run::{self, Done, command};
-use crate::{ort, seaweed};
+use crate::{nats, ort, seaweed};
 
 pub(crate) fn run() -> Done {
-    let (library, store) = (ort::library()?, seaweed::program()?);
+    let (library, store, server) = (ort::library()?, seaweed::program()?, nats::program()?);
     let mut test = command("cargo", &["test", "--workspace", "--locked"]);
-    run::run(test.env("ORT_DYLIB_PATH", library).env("WEED_PATH", store))
+    test.env("ORT_DYLIB_PATH", library).env("WEED_PATH", store).env("NATS_SERVER_PATH", server);
+    run::run(&mut test)
 }

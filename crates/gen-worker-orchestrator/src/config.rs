@@ -48,9 +48,57 @@ const MODELS_DIR: Var = Var::new(
 );
 const QUEUE: Var = Var::new(
     "ORCHESTRATOR_QUEUE",
-    "file or memory",
+    "file, memory or nats",
     "file",
-    "Where runs are kept: in `runs.redb` in the data folder, or in memory, where they end with the process.",
+    "Where runs are kept: in `runs.redb` in the data folder; in memory, where they end with the process; or on NATS servers.",
+);
+const NATS_URL: Var = Var::new(
+    "ORCHESTRATOR_NATS_URL",
+    "URLs, comma-separated",
+    "nats://127.0.0.1:4222",
+    "The NATS servers of `ORCHESTRATOR_QUEUE=nats`, with `tls://` for TLS.",
+);
+const NATS_CREDENTIALS: Var = Var::new(
+    "ORCHESTRATOR_NATS_CREDENTIALS_FILE",
+    "path",
+    "",
+    "The credentials of a NATS user, as `nsc` writes them. Unset: none are sent.",
+);
+const NATS_CA: Var = Var::new(
+    "ORCHESTRATOR_NATS_CA",
+    "path",
+    "",
+    "Certificates of authorities to trust beside the system's when NATS servers are asked over TLS, in PEM.",
+);
+const NATS_PREFIX: Var = Var::new(
+    "ORCHESTRATOR_NATS_PREFIX",
+    "name",
+    "gen-worker",
+    "What the names of streams, buckets and subjects begin with: one for each fleet in an account. Letters, digits, `-` and `_`.",
+);
+const NATS_API_PREFIX: Var = Var::new(
+    "ORCHESTRATOR_NATS_API_PREFIX",
+    "subject",
+    "",
+    "The subject on which JetStream is asked, where an account imports it from another. Unset: `$JS.API`.",
+);
+const NATS_REPLICAS: Var = Var::new(
+    "ORCHESTRATOR_NATS_REPLICAS",
+    "servers",
+    "1",
+    "On how many servers everything is kept: 1, 3 or 5.",
+);
+const NATS_MAX_AGE: Var = Var::new(
+    "ORCHESTRATOR_NATS_MAX_AGE_SECONDS",
+    "seconds",
+    "604800",
+    "How long NATS servers know a run, from its last step on; one that waits for longer is forgotten.",
+);
+const NATS_MAX_OPEN: Var = Var::new(
+    "ORCHESTRATOR_NATS_MAX_OPEN",
+    "runs",
+    "100000",
+    "Most runs that wait or run on NATS servers; more are refused.",
 );
 const TENANT_MAX_QUEUED: Var = Var::new(
     "ORCHESTRATOR_TENANT_MAX_QUEUED",
@@ -115,13 +163,67 @@ const MAX_FILE: Var = Var::new(
 );
 
 /// Where runs are kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum QueueStore {
     /// In memory: they end with the process.
     Memory,
     /// In memory and in one file in the data folder: they survive the process, however it ends.
     File,
+    /// On NATS servers, for any number of orchestrators. It needs the feature `nats`.
+    Nats(NatsConfig),
+}
+
+/// Where the NATS servers are, and how runs are kept there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NatsConfig {
+    /// The servers' URLs, `nats://` or `tls://`.
+    pub urls: Vec<String>,
+    /// A file with a user's credentials, as `nsc` writes it; `None`: none are sent.
+    pub credentials: Option<PathBuf>,
+    /// A file with certificates of authorities to trust beside the system's, in PEM; `None`: only those.
+    pub tls_ca: Option<PathBuf>,
+    /// What the names of streams, buckets and subjects begin with: letters, digits, `-` and `_`.
+    pub prefix: String,
+    /// The subject that JetStream is asked on, where an account imports it from another; `None`: `$JS.API`.
+    pub api_prefix: Option<String>,
+    /// On how many servers everything is kept: 1, 3 or 5.
+    pub replicas: usize,
+    /// How long a run is known, from its last step on, whether it has ended or not.
+    pub max_age: Duration,
+    /// Most runs that wait or run.
+    pub max_open: u64,
+}
+
+impl NatsConfig {
+    /// These servers, and the defaults for all else.
+    pub fn of(urls: Vec<String>) -> Self {
+        let mut errors = ConfigErrors::default();
+        let config = Self::from_env(&Env::default(), &mut errors);
+        Self { urls, ..config }
+    }
+
+    fn from_env(env: &Env, errors: &mut ConfigErrors) -> Self {
+        let mut read = Reader::new(env, errors);
+        let config = Self {
+            urls: read.list(&NATS_URL),
+            credentials: read.path(&NATS_CREDENTIALS),
+            tls_ca: read.path(&NATS_CA),
+            prefix: read.text(&NATS_PREFIX).unwrap_or_default(),
+            api_prefix: read.text(&NATS_API_PREFIX),
+            replicas: read.number(&NATS_REPLICAS),
+            max_age: read.seconds(&NATS_MAX_AGE),
+            max_open: read.number(&NATS_MAX_OPEN),
+        };
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        if config.prefix.is_empty() || !config.prefix.chars().all(plain) {
+            errors.push(format!("{} has letters, digits, `-` and `_` only", NATS_PREFIX.name));
+        }
+        if ![1, 3, 5].contains(&config.replicas) {
+            errors.push(format!("{} is 1, 3 or 5", NATS_REPLICAS.name));
+        }
+        config
+    }
 }
 
 /// How an orchestrator is set up.
@@ -177,6 +279,14 @@ impl OrchestratorConfig {
         TENANT_MAX_RUNNING,
         TENANT_WEIGHTS,
         FUNCTION_WEIGHTS,
+        NATS_URL,
+        NATS_CREDENTIALS,
+        NATS_CA,
+        NATS_PREFIX,
+        NATS_API_PREFIX,
+        NATS_REPLICAS,
+        NATS_MAX_AGE,
+        NATS_MAX_OPEN,
     ];
 
     /// For this machine only: free ports on loopback, no tokens, no models, runs in memory only.
@@ -261,8 +371,14 @@ fn queue(env: &Env, errors: &mut ConfigErrors) -> QueueStore {
     match env.get(QUEUE.name).unwrap_or(QUEUE.default) {
         "file" => QueueStore::File,
         "memory" => QueueStore::Memory,
+        "nats" => {
+            if cfg!(not(feature = "nats")) {
+                errors.push(format!("{} is `nats`, and this program was built without it", QUEUE.name));
+            }
+            QueueStore::Nats(NatsConfig::from_env(env, errors))
+        }
         other => {
-            errors.push(format!("{} is `{other}`: expected `file` or `memory`", QUEUE.name));
+            errors.push(format!("{} is `{other}`: expected `file`, `memory` or `nats`", QUEUE.name));
             QueueStore::File
         }
     }

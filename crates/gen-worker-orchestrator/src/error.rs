@@ -40,4 +40,10 @@ pub enum OrchestratorError {
         /// Why not.
         source: JournalError,
     },
+    /// The NATS servers that runs are kept on cannot be used.
+    #[error("cannot keep runs on the NATS servers")]
+    Nats(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The settings ask for what this program was built without.
+    #[error("this program was built without the feature `nats`")]
+    NoNats,
 }

@@ -75,7 +75,7 @@ mod workers;
 
 pub use crate::{
     client::{ClientError, OrchestratorClient},
-    config::{OrchestratorConfig, QueueStore},
+    config::{NatsConfig, OrchestratorConfig, QueueStore},
     error::OrchestratorError,
     events::RunEvent,
     orchestrator::Orchestrator,

@@ -17,6 +17,8 @@ use tonic::transport::{Server, server::TcpIncoming};
 use tracing::{error, info};
 use url::Url;
 
+#[cfg(feature = "nats")]
+use crate::queue::jetstream::JetStream;
 use crate::{
     broker::Broker,
     config::{OrchestratorConfig, QueueStore},
@@ -168,7 +170,14 @@ fn intake(broker: &Arc<Broker>, config: &OrchestratorConfig) -> Intake {
 
 async fn queue(config: &OrchestratorConfig) -> Result<Arc<dyn Queue>, OrchestratorError> {
     let (history, limits, grace) = (config.history, config.limits.clone(), config.worker_grace);
-    Ok(match config.queue {
+    Ok(match &config.queue {
+        #[cfg(feature = "nats")]
+        QueueStore::Nats(nats) => {
+            let opened = JetStream::open(nats, &limits, grace).await;
+            Arc::new(opened.map_err(OrchestratorError::Nats)?)
+        }
+        #[cfg(not(feature = "nats"))]
+        QueueStore::Nats(_) => return Err(OrchestratorError::NoNats),
         QueueStore::Memory => Arc::new(Embedded::in_memory(history, limits, grace)),
         QueueStore::File => {
             let path = config.data_dir.join("runs.redb");

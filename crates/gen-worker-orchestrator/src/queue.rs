@@ -4,6 +4,7 @@
 //! | engine | state | processes |
 //! |---|---|---|
 //! | [`embedded`] | this process's memory, and a file if one is named | one |
+//! | `jetstream` | NATS servers | any number |
 //!
 //! One rule holds for all: what a method returns, others may be told. A run that was taken, a lease that was given and
 //! a result that was settled are durable by then, as far as the engine is durable at all.
@@ -25,6 +26,8 @@ use crate::{
 mod conformance;
 pub(crate) mod embedded;
 pub(crate) mod fair;
+#[cfg(feature = "nats")]
+pub(crate) mod jetstream;
 pub(crate) mod limits;
 pub(crate) mod record;
 

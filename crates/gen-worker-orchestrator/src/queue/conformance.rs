@@ -78,7 +78,7 @@ async fn lease(queue: &dyn Queue, workers: &mut [Load]) -> Vec<Lease> {
 }
 
 /// The next run for the worker `w1`.
-async fn next(queue: &dyn Queue) -> v1::TaskExecutionRequest {
+pub(super) async fn next(queue: &dyn Queue) -> v1::TaskExecutionRequest {
     lease(queue, &mut [worker(1, 1)]).await.remove(0).request
 }
 
