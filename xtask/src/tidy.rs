@@ -5,6 +5,7 @@ mod guarantees;
 mod manifests;
 mod modules;
 mod pages;
+mod toolchain;
 
 use crate::run::Done;
 use crate::workspace::Workspace;
@@ -17,6 +18,7 @@ pub(crate) fn run() -> Done {
     breaches.extend(modules::breaches()?);
     breaches.extend(pages::breaches(&workspace)?);
     breaches.extend(guarantees::breaches()?);
+    breaches.extend(toolchain::breaches()?);
     if breaches.is_empty() { Ok(()) } else { Err(breaches.join("\n")) }
 }
 

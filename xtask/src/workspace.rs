@@ -16,6 +16,14 @@ pub(crate) struct Package {
     pub(crate) name: String,
     pub(crate) manifest_path: PathBuf,
     pub(crate) dependencies: Vec<Dependency>,
+    #[serde(default)]
+    pub(crate) targets: Vec<Target>,
+}
+
+#[derive(Deserialize)]
+pub(crate) struct Target {
+    /// `bin`, `lib`, `proc-macro`, `test` and others.
+    pub(crate) kind: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -44,5 +52,10 @@ impl Package {
     pub(crate) fn dir(&self) -> &Path {
         let dir = self.manifest_path.parent().expect("a manifest lies in a folder");
         dir.strip_prefix(root()).unwrap_or(dir)
+    }
+
+    /// Whether something of it can be run.
+    pub(crate) fn has_program(&self) -> bool {
+        self.targets.iter().any(|target| target.kind.iter().any(|kind| kind == "bin"))
     }
 }

@@ -6,7 +6,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use gen_worker_core::{Classify, FailureKind, JobFailure, Secret, ports::CredentialSource};
+use gen_worker_core::{Classify, FailureKind, JobFailure, MAX_TOKEN_BYTES, Secret, ports::CredentialSource};
 use gen_worker_net::HttpClient;
 use tokio::sync::Mutex;
 use tracing::{debug, info, warn};
@@ -15,7 +15,7 @@ use crate::{
     cache::KeyCache,
     config::AuthConfig,
     error::AuthError,
-    file::{MAX_BYTES, TokenFile},
+    file::TokenFile,
     verify::{self, Claims, LEEWAY, Policy},
 };
 
@@ -67,6 +67,11 @@ pub async fn check(config: AuthConfig, client: &HttpClient) -> Result<Credential
 }
 
 impl Credential {
+    /// When the token that is held says that it expires; `None`: never, or none is held, or it does not say.
+    pub fn expires_at(&self) -> Option<SystemTime> {
+        self.held()?.expires_at
+    }
+
     /// Takes the file's token if the file has changed since one was taken from it.
     async fn read_again(&self) -> Result<(), AuthError> {
         let mut file = self.file.lock().await;
@@ -161,7 +166,7 @@ impl Classify for AuthError {
 
 /// Whether a header can carry it. One that none can would keep the worker from dialling for good.
 fn is_bearer(token: &str) -> bool {
-    !token.is_empty() && token.len() <= MAX_BYTES && token.bytes().all(|byte| byte.is_ascii_graphic())
+    !token.is_empty() && token.len() <= MAX_TOKEN_BYTES && token.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// The error and its causes in one line.

@@ -2,22 +2,19 @@
 
 use std::{
     fs::{self, File, Metadata},
-    io::{self, Read},
+    io,
     path::{Path, PathBuf},
     sync::Arc,
     time::{Duration, SystemTime},
 };
 
-use gen_worker_core::Secret;
+use gen_worker_core::{Secret, read_token};
 use tokio::{
     task::{JoinHandle, spawn_blocking},
     time::timeout,
 };
 
 use crate::error::AuthError;
-
-/// Largest token; header blocks hold no more either.
-pub(crate) const MAX_BYTES: usize = 64 << 10;
 
 /// How long one reading may take, so that a file system that hangs does not keep the worker from dialling.
 const READ_TIMEOUT: Duration = Duration::from_secs(5);
@@ -71,24 +68,13 @@ impl TokenFile {
 fn read(path: &Path, taken: Option<Version>) -> Reading {
     let metadata = fs::metadata(path)?;
     if !metadata.is_file() {
-        return Err(invalid("it is no regular file"));
+        return Err(io::Error::new(io::ErrorKind::InvalidData, "it is no regular file"));
     }
     let version = Version::of(&metadata);
     if taken == Some(version) {
         return Ok(None);
     }
-    let mut text = String::new();
-    File::open(path)?.take(MAX_BYTES as u64 + 1).read_to_string(&mut text)?;
-    let text = Secret::new(text);
-    match text.expose().trim() {
-        "" => Err(invalid("it is empty")),
-        _ if text.expose().len() > MAX_BYTES => Err(invalid("it is larger than a token can be")),
-        token => Ok(Some((token.into(), version))),
-    }
-}
-
-fn invalid(what: &'static str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, what)
+    Ok(Some((read_token(File::open(path)?)?, version)))
 }
 
 impl Version {
@@ -169,7 +155,5 @@ mod tests {
         assert_eq!(problem(directory.path()), "it is no regular file");
         fs::write(&path, " \n").unwrap();
         assert_eq!(problem(&path), "it is empty");
-        fs::write(&path, "x".repeat((64 << 10) + 1)).unwrap();
-        assert_eq!(problem(&path), "it is larger than a token can be");
     }
 }

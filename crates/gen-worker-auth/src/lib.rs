@@ -25,6 +25,9 @@ mod fixture;
 mod jwks;
 mod verify;
 
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub use crate::verify::check as check_keys_and_token;
 pub use crate::{
     config::AuthConfig,
     credential::{Credential, check},

@@ -14,6 +14,9 @@ use clap::Args;
 use gen_worker::__command::{CozyPlace, CozyToml};
 use serde_json::{Value, json};
 
+/// The code of a credential in cozy.toml.
+pub(crate) const SECRET_SETTING: &str = "secret_setting";
+
 pub(crate) use self::finding::{Finding, Level};
 use crate::{
     Failure,
@@ -99,6 +102,8 @@ fn cozy_toml(root: &Path, findings: &mut Vec<Finding>) -> CozyToml {
         findings.push(Finding::error("no_modules", text));
     }
     findings.extend(mistakes.into_iter().map(Finding::from));
+    let credentials = cozy.credentials.iter().cloned().map(Finding::from);
+    findings.extend(credentials.map(|finding| Finding { code: SECRET_SETTING, ..finding }));
     cozy
 }
 

@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use clap::Args;
-use gen_worker::__command::{CallArguments, CallError, Signature};
+use gen_worker::__command::{CallArguments, CallError, Signature, tell};
 use gen_worker_orchestrator::{OrchestratorClient, RunSubmission};
 use serde_json::Value;
 
@@ -34,7 +34,7 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
         Ok(()) => Ok(ExitCode::SUCCESS),
         Err(error) => {
             let code = error.exit_code();
-            crate::tell(&error);
+            tell(&error);
             Ok(ExitCode::from(code))
         }
     }

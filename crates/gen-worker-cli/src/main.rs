@@ -17,6 +17,7 @@ mod workers;
 use std::{error::Error, io::IsTerminal, process::ExitCode};
 
 use clap::{Parser, Subcommand};
+use gen_worker::__command::{DoctorArguments, doctor, tell};
 use tracing_subscriber::EnvFilter;
 
 #[derive(Parser)]
@@ -38,8 +39,10 @@ enum Verb {
     Check(check::Arguments),
     /// Pack a project into an archive that an image can be built from
     Package(package::Arguments),
-    /// Run an orchestrator until Ctrl-C. Its settings are variables named ORCHESTRATOR_…
+    /// Run an orchestrator until Ctrl-C or SIGTERM. Its settings are variables named ORCHESTRATOR_…
     Orchestrator,
+    /// Say what is wrong with this machine, and how to mend it. Exits with 1 if a worker cannot work so
+    Doctor(DoctorArguments),
     /// Look at the models on this machine, and mend them
     #[command(subcommand)]
     Cache(cache::Verb),
@@ -74,6 +77,7 @@ async fn main() -> ExitCode {
             log();
             orchestrator::run().await.map(|()| ExitCode::SUCCESS)
         }
+        Verb::Doctor(arguments) => Ok(ExitCode::from(u8::from(!doctor(&arguments, None).await))),
         Verb::Cache(verb) => cache::run(&verb),
         Verb::Ort(verb) => ort::run(&verb),
         Verb::Invoke(arguments) => invoke::run(arguments).await,
@@ -94,17 +98,6 @@ fn log() {
     let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
     let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     lines.with_ansi(std::io::stderr().is_terminal()).init();
-}
-
-/// The failure and its causes, for a person.
-#[expect(clippy::print_stderr, reason = "the last word of a command is for whoever typed it")]
-fn tell(failure: &dyn Error) {
-    eprintln!("error: {failure}");
-    let mut cause = failure.source();
-    while let Some(error) = cause {
-        eprintln!("  because {error}");
-        cause = error.source();
-    }
 }
 
 #[cfg(test)]

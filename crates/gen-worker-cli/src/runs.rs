@@ -54,6 +54,10 @@ pub(crate) async fn run(arguments: Arguments) -> Result<ExitCode, Failure> {
 pub(crate) async fn cancel(arguments: CancelArguments) -> Result<ExitCode, Failure> {
     let run = arguments.server.client()?.cancel(&arguments.run_id).await?;
     let state = state(&run);
+    if run.function.is_empty() {
+        println!("{} is not known; it will be refused when it is asked for", run.run_id);
+        return Ok(ExitCode::SUCCESS);
+    }
     match run.state.is_terminal() {
         true => println!("{} has ended: {state}", run.run_id),
         false => println!("{} was asked to stop", run.run_id),

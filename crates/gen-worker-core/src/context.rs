@@ -19,6 +19,7 @@ use crate::{
     output::{ByteStream, OutputBody},
     ports::{EventSink, FileStore, SaveMode, SaveRequest, Watch},
     scope::RunScope,
+    trace::TraceContext,
     units::Deadline,
 };
 
@@ -84,6 +85,12 @@ impl ActionContext {
     /// Which of the tenant's users asked.
     pub fn user_id(&self) -> Option<&str> {
         self.0.facts.user_id.as_ref().map(UserId::as_str)
+    }
+
+    /// The place in a trace below which the run works, for the function's own spans and requests: its `parent` and `state` are the
+    /// values of the headers `traceparent` and `tracestate`. `None`: the scheduler named none, and the worker makes none.
+    pub fn trace(&self) -> Option<&TraceContext> {
+        self.0.facts.scope.trace.as_ref()
     }
 
     /// When the run must have ended; the worker ends it then, whether or not the function looks.

@@ -1,8 +1,9 @@
 //! What a function takes beside its context and payload.
 
 use std::{
-    any::{Any, TypeId, type_name},
+    any::{Any, TypeId},
     collections::HashMap,
+    fmt,
     ops::Deref,
     path::Path,
     sync::Arc,
@@ -29,9 +30,20 @@ impl Extensions {
         self.0.insert(TypeId::of::<T>(), Arc::new(value));
     }
 
+    /// Whether there is a value of this type.
+    pub fn has(&self, wanted: StateType) -> bool {
+        self.0.contains_key(&wanted.id)
+    }
+
     /// The value of this type.
     pub fn get<T: Send + Sync + 'static>(&self) -> Option<Arc<T>> {
         self.0.get(&TypeId::of::<T>()).and_then(|value| value.clone().downcast().ok())
+    }
+}
+
+impl fmt::Debug for Extensions {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Extensions({})", self.0.len())
     }
 }
 
@@ -49,29 +61,161 @@ impl<I> Call<I> {
     /// Makes the parameter of this name.
     ///
     /// # Errors
-    /// What it is made from is not there.
+    /// Those of the extractor.
     pub fn extract<T: Extract>(&self, param: &'static str) -> Result<T, WorkerError> {
-        T::extract(self.models.get(param), &self.extensions)
-            .ok_or_else(|| WorkerError::internal(format!("no {} for parameter `{param}`", type_name::<T>())))
+        let (context, model, state) = (&self.context, self.models.get(param), &*self.extensions);
+        T::extract(&CallParts::new(param, context, model, state))
+    }
+}
+
+/// What a parameter of one call can be made from.
+pub struct CallParts<'a> {
+    param: &'static str,
+    context: &'a ActionContext,
+    model: Option<&'a InjectedModel>,
+    state: &'a Extensions,
+}
+
+impl<'a> CallParts<'a> {
+    /// What a parameter of this name is made from, for tests of an extractor. `model` is `None` where it takes none.
+    pub fn new(
+        param: &'static str,
+        context: &'a ActionContext,
+        model: Option<&'a InjectedModel>,
+        state: &'a Extensions,
+    ) -> Self {
+        Self { param, context, model, state }
+    }
+
+    /// The parameter's name, as its function writes it.
+    pub fn param(&self) -> &'static str {
+        self.param
+    }
+
+    /// The run's context.
+    pub fn context(&self) -> &ActionContext {
+        self.context
+    }
+
+    /// The model that the parameter's `#[model(…)]` names. It is there for whoever's [`Extract::NEED`] asks for one.
+    ///
+    /// # Errors
+    /// There is none: a fault of the extractor, or of the function that was put together by hand.
+    pub fn model(&self) -> Result<&InjectedModel, WorkerError> {
+        let none = || format!("parameter `{}` has no model: is its `Extract::NEED` set?", self.param);
+        self.model.ok_or_else(|| WorkerError::internal(none()))
+    }
+
+    /// What the parameter's model is in memory, for `NEED = ModelNeed::Resident`.
+    ///
+    /// # Errors
+    /// There is no model, or the worker's model manager leases something else than a `T`.
+    pub fn lease<T: Send + Sync + 'static>(&self) -> Result<Arc<T>, WorkerError> {
+        let lease = self.model()?.lease.clone().and_then(|lease| lease.downcast::<T>().ok());
+        lease.ok_or_else(|| {
+            let (param, wanted) = (self.param, std::any::type_name::<T>());
+            WorkerError::internal(format!(
+                "parameter `{param}` takes `{wanted}`, and the worker's model manager leases something else"
+            ))
+        })
+    }
+
+    /// A value of the application.
+    ///
+    /// # Errors
+    /// Nothing made one.
+    pub fn state<T: Send + Sync + 'static>(&self) -> Result<State<T>, WorkerError> {
+        self.state.get().map(State).ok_or_else(|| {
+            let (param, wanted) = (self.param, StateType::of::<T>());
+            WorkerError::internal(format!("parameter `{param}` takes {wanted}, and nothing makes it"))
+        })
     }
 }
 
 /// A type that a function may take as a parameter after its context and payload.
+///
+/// One of your own is made from what [`CallParts`] has: the run's context, a model, the application's values.
+///
+/// ```
+/// use gen_worker_core::{CallParts, Extract, WorkerError};
+///
+/// /// The tenant, for functions that refuse runs of nobody.
+/// struct Tenant(String);
+///
+/// impl Extract for Tenant {
+///     fn extract(parts: &CallParts<'_>) -> Result<Self, WorkerError> {
+///         let tenant = parts.context().tenant_id();
+///         tenant.map(|id| Self(id.to_owned())).ok_or_else(|| WorkerError::auth("this run has no tenant"))
+///     }
+/// }
+/// ```
 #[diagnostic::on_unimplemented(
     message = "`{Self}` cannot be a parameter of a worker function",
-    note = "parameters are the context, one payload, then extractors: `OrtModel`, `ModelArtifacts`, `State<T>`"
+    label = "neither a payload nor an extractor",
+    note = "parameters are the context, one payload, then extractors: `OrtModel`, `ModelArtifacts`, `State<T>`, or a type of \
+            yours with `impl gen_worker::Extract`",
+    note = "a second payload belongs into the first: make it a field of that struct"
 )]
 pub trait Extract: Sized + Send + 'static {
-    /// What it needs of the model that the parameter names.
-    const NEED: ModelNeed;
+    /// What it needs of the model that the parameter's `#[model(…)]` names. By default it takes none.
+    const NEED: ModelNeed = ModelNeed::None;
 
-    /// Makes the parameter; `None` when what it needs is not there.
-    fn extract(model: Option<&InjectedModel>, extensions: &Extensions) -> Option<Self>;
+    /// Makes the parameter, on the way of every run: it must not block.
+    ///
+    /// # Errors
+    /// What it is made from is not there, or the run is not one that it can be made for. The run fails with this error, and
+    /// the function is not called.
+    fn extract(parts: &CallParts<'_>) -> Result<Self, WorkerError>;
+
+    /// The value of the application that it is made from. A worker without one is refused at its start. By default: none.
+    fn needs_state() -> Option<StateType> {
+        None
+    }
 }
 
-/// A value registered with the worker's builder, shared by all calls.
-#[derive(Debug, Clone)]
+/// The type of a value of the application.
+#[derive(Debug, Clone, Copy)]
+pub struct StateType {
+    id: TypeId,
+    name: &'static str,
+}
+
+impl StateType {
+    /// That of `T`.
+    pub fn of<T: 'static>() -> Self {
+        Self { id: TypeId::of::<T>(), name: std::any::type_name::<T>() }
+    }
+
+    /// Whether it is `()`, which is no value.
+    pub fn is_nothing(&self) -> bool {
+        self.id == TypeId::of::<()>()
+    }
+}
+
+impl PartialEq for StateType {
+    fn eq(&self, other: &Self) -> bool {
+        self.id == other.id
+    }
+}
+
+impl Eq for StateType {}
+
+impl fmt::Display for StateType {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "`State<{}>`", self.name)
+    }
+}
+
+/// A value of the application, shared by all calls: what a [`SetUp`](crate::SetUp) made, or what was given to the worker's
+/// builder. In a test, `State(Arc::new(value))`.
+#[derive(Debug)]
 pub struct State<T>(pub Arc<T>);
+
+impl<T> Clone for State<T> {
+    fn clone(&self) -> Self {
+        Self(self.0.clone())
+    }
+}
 
 impl<T> Deref for State<T> {
     type Target = T;
@@ -82,10 +226,12 @@ impl<T> Deref for State<T> {
 }
 
 impl<T: Send + Sync + 'static> Extract for State<T> {
-    const NEED: ModelNeed = ModelNeed::None;
+    fn extract(parts: &CallParts<'_>) -> Result<Self, WorkerError> {
+        parts.state()
+    }
 
-    fn extract(_model: Option<&InjectedModel>, extensions: &Extensions) -> Option<Self> {
-        extensions.get().map(Self)
+    fn needs_state() -> Option<StateType> {
+        Some(StateType::of::<T>())
     }
 }
 
@@ -119,7 +265,7 @@ impl ModelArtifacts {
 impl Extract for ModelArtifacts {
     const NEED: ModelNeed = ModelNeed::Files;
 
-    fn extract(model: Option<&InjectedModel>, _extensions: &Extensions) -> Option<Self> {
-        model.map(|model| Self(model.local.clone()))
+    fn extract(parts: &CallParts<'_>) -> Result<Self, WorkerError> {
+        parts.model().map(|model| Self(model.local.clone()))
     }
 }

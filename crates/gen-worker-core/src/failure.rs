@@ -117,13 +117,18 @@ impl JobFailure {
         self.detail.clone().unwrap_or_else(|| format!("{}: {}", self.kind.class(), self.safe_message))
     }
 
-    /// The error and its causes in one line, for the worker's own log. A cause that only repeats what stands before it is
-    /// left out.
+    /// What caused it; `None`: only its message is known.
+    pub fn cause(&self) -> Option<&(dyn Error + 'static)> {
+        self.source.as_deref().map(|error| error as &(dyn Error + 'static))
+    }
+
+    /// The error and its causes in one line, for the worker's own log: without tokens and URLs, whoever wrote them. A cause that
+    /// only repeats what stands before it is left out.
     pub fn chain(&self) -> String {
         let mut chain = vec![self.detail.as_ref().unwrap_or(&self.safe_message).clone()];
-        let mut next = self.source.as_deref().map(|e| e as &dyn Error);
+        let mut next = self.cause().map(|error| error as &dyn Error);
         while let Some(error) = next {
-            let text = error.to_string();
+            let text = hide_secrets(&error.to_string()).into_owned();
             if chain.last() != Some(&text) {
                 chain.push(text);
             }
@@ -229,6 +234,23 @@ impl WorkerError {
     }
 }
 
+/// A type that a function may fail with: [`WorkerError`], or any error, which is `internal` then.
+#[diagnostic::on_unimplemented(
+    message = "`{Self}` cannot be a function's error",
+    label = "neither `WorkerError` nor an error that converts into it",
+    note = "return `WorkerError`, or implement `std::error::Error` for it: then it is reported as `internal`"
+)]
+pub trait FunctionError {
+    /// What is reported.
+    fn reported(self) -> WorkerError;
+}
+
+impl<E: Into<WorkerError>> FunctionError for E {
+    fn reported(self) -> WorkerError {
+        self.into()
+    }
+}
+
 impl<E: Error + Send + Sync + 'static> From<E> for WorkerError {
     fn from(error: E) -> Self {
         Self::internal(error.to_string()).caused_by(error)
@@ -298,5 +320,17 @@ mod tests {
         assert!(failure.chain().contains("disk 7"), "{}", failure.chain());
         let failure = JobFailure::from(WorkerError::internal("GET https://h/x?sig=1 from /tmp/x failed"));
         assert!(failure.chain().ends_with("GET <url> from /tmp/x failed"), "{}", failure.chain());
+    }
+
+    #[test]
+    fn the_causes_of_an_error_lose_their_secrets_too() {
+        let cause = std::io::Error::other("POST https://h/x?sig=hunter2 with token=hunter2");
+        for error in [
+            WorkerError::from(cause),
+            WorkerError::fatal("no").caused_by(std::io::Error::other("sig=hunter2")),
+        ] {
+            let failure = JobFailure::from(error);
+            assert!(!failure.chain().contains("hunter2"), "{}", failure.chain());
+        }
     }
 }

@@ -4,7 +4,7 @@ use std::num::NonZeroU32;
 
 use serde_json::{Value, json};
 
-use crate::{id::FunctionName, need::ModelNeed, units::ByteSize};
+use crate::{extract::StateType, id::FunctionName, need::ModelNeed, units::ByteSize};
 
 /// What a function asks of the machine.
 #[derive(Debug, Clone, Default, PartialEq)]
@@ -103,6 +103,8 @@ pub struct FunctionSpec {
     pub output_mode: OutputMode,
     /// The models it is called with, in the order of its parameters.
     pub injections: Vec<InjectionSpec>,
+    /// The values of the application that it takes.
+    pub states: Vec<StateType>,
 }
 
 impl FunctionSpec {

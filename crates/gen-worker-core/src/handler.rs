@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::{
     asset::AssetSlot,
     context::ActionContext,
-    extract::{Call, Extensions, Extract, InjectedModel},
+    extract::{Call, Extensions, Extract, InjectedModel, StateType},
     failure::WorkerError,
     function::{FunctionSpec, InjectionSpec, ModelBinding, OutputMode, ResourceRequirements},
     id::{FunctionName, IdError},
@@ -95,6 +95,7 @@ impl Function {
             module,
             resources: Default::default(),
             injections: Vec::new(),
+            states: Vec::new(),
             input_schema: schema_of::<I>(),
             decode: decode::<I>,
             mode: None,
@@ -123,6 +124,7 @@ impl Function {
             module,
             resources: Default::default(),
             injections: Vec::new(),
+            states: Vec::new(),
             input_schema: Value::Null,
             decode: decode::<IgnoredAny>,
             mode: Some(OutputMode::Realtime),
@@ -162,6 +164,7 @@ pub struct FunctionBuilder<I> {
     module: &'static str,
     resources: ResourceRequirements,
     injections: Vec<InjectionSpec>,
+    states: Vec<StateType>,
     input_schema: Value,
     decode: fn(Payload<'_>) -> Result<Decoded, PayloadError>,
     /// `None`: as the body's output says.
@@ -180,6 +183,12 @@ impl<I: 'static> FunctionBuilder<I> {
     pub fn model<T: Extract>(mut self, param: &'static str, binding: ModelBinding) -> Self {
         let type_name = std::any::type_name::<T>();
         self.injections.push(InjectionSpec { param, type_name, binding, need: T::NEED });
+        self.takes::<T>()
+    }
+
+    /// Says that a parameter is of type `T`, so that a worker without what it is made from is refused at its start.
+    pub fn takes<T: Extract>(mut self) -> Self {
+        self.states.extend(T::needs_state());
         self
     }
 
@@ -226,6 +235,7 @@ impl<I: 'static> FunctionBuilder<I> {
             output_schema: O::schema(),
             output_mode: self.mode.unwrap_or(O::MODE),
             injections: self.injections,
+            states: self.states,
         };
         Ok(Function { spec: Arc::new(spec), decode: self.decode, body })
     }

@@ -24,8 +24,10 @@ mod extract;
 mod failure;
 mod function;
 mod handler;
+mod hook;
 mod id;
 mod json;
+pub mod layer;
 pub mod metric;
 mod model_ref;
 mod need;
@@ -39,6 +41,8 @@ mod scope;
 mod secret;
 #[cfg(any(test, feature = "testing"))]
 pub mod testing;
+mod token;
+mod trace;
 mod units;
 
 pub use crate::{
@@ -48,10 +52,11 @@ pub use crate::{
     context::{ActionContext, RunFacts},
     digest::{Algorithm, Digest, DigestError, Hasher},
     event::{Download, DownloadState, Event, EventClass, LogLevel, ModelState},
-    extract::{Call, Extensions, Extract, InjectedModel, ModelArtifacts, State},
-    failure::{Classify, FailureKind, JobFailure, WorkerError},
+    extract::{Call, CallParts, Extensions, Extract, InjectedModel, ModelArtifacts, State, StateType},
+    failure::{Classify, FailureKind, FunctionError, JobFailure, WorkerError},
     function::{FunctionSpec, InjectionSpec, ModelBinding, OutputMode, ResourceRequirements},
     handler::{Body, Decoded, Function, FunctionBuilder, Input, RawCall},
+    hook::{HookBody, Made, SetUp, TakesState, TearDown},
     id::{DeploymentId, FunctionName, IdError, RunId, TenantId, UserId, WorkerId},
     json::json_of,
     model_ref::{HubRef, HuggingFaceRef, LocalModel, ModelRef, ModelRefError},
@@ -61,9 +66,11 @@ pub use crate::{
     },
     payload::{Payload, PayloadError},
     realtime::{Frame, Outgoing, RealtimePeer, RealtimeSocket},
-    redact::redact,
+    redact::{hide_credentials, hide_secrets, redact},
     schema::schema_of,
     scope::RunScope,
     secret::Secret,
+    token::{MAX_TOKEN_BYTES, read_token},
+    trace::TraceContext,
     units::{ByteLimit, ByteSize, Deadline},
 };

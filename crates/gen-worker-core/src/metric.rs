@@ -154,6 +154,12 @@ impl From<usize> for Value {
     }
 }
 
+impl From<f64> for Value {
+    fn from(number: f64) -> Self {
+        Self::Number(number)
+    }
+}
+
 impl From<Duration> for Value {
     fn from(duration: Duration) -> Self {
         Self::Number(duration.as_secs_f64())

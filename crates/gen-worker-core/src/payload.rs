@@ -103,6 +103,11 @@ impl<'a> Payload<'a> {
         }
     }
 
+    /// Whether there is such a field.
+    pub fn has(&self, field: &str) -> bool {
+        self.fields.iter().any(|(key, _)| is_key(key, field))
+    }
+
     /// The text in a field; `None` when there is no such field or it holds no text.
     pub fn text(&self, field: &str) -> Option<&str> {
         let (_, value) = self.fields.iter().rev().find(|(key, _)| is_key(key, field))?;
@@ -140,6 +145,39 @@ impl<'a> Payload<'a> {
         })?;
         Ok((decoded, assets))
     }
+}
+
+/// Whether these bytes are a payload; whatever they are, reading them ends in a value or an error.
+///
+/// # Panics
+/// It does neither.
+#[cfg(any(test, feature = "testing"))]
+pub fn check(bytes: &[u8]) -> bool {
+    /// What a function may take: of each kind something, and files wherever they nest.
+    #[derive(Debug, Deserialize)]
+    #[serde(rename_all = "lowercase")]
+    #[expect(dead_code, reason = "only whether it can be made is looked at")]
+    enum Any {
+        Number(i8, u64, f32),
+        Texts { texts: Vec<String>, letter: Option<char> },
+        File(crate::asset::Asset),
+        Nested(Box<Any>),
+        Nothing,
+    }
+    let Ok(mut payload) = Payload::parse(bytes) else { return false };
+    let _ = payload.text("model");
+    if let Ok(Some(json)) = payload.take_json("output_upload") {
+        assert!(serde_json::from_str::<serde_json::Value>(&json).is_ok(), "{json}");
+    }
+    let decoded: [Result<usize, PayloadError>; 3] = [
+        Payload::parse(bytes).and_then(Payload::decode::<HashMap<String, Any>>).map(|(_, files)| files.len()),
+        Payload::parse(bytes).and_then(Payload::decode::<serde_json::Value>).map(|(_, files)| files.len()),
+        payload.decode::<HashMap<String, crate::asset::Asset>>().map(|(_, files)| files.len()),
+    ];
+    for error in decoded.into_iter().filter_map(Result::err) {
+        assert!(error.to_string().chars().count() <= 500, "{error}");
+    }
+    crate::json::json_of(bytes).is_some()
 }
 
 fn is_key(key: &ValueRef<'_>, field: &str) -> bool {
@@ -280,7 +318,20 @@ impl<'de> Deserializer<'de> for Strict<'_, 'de> {
 
 type Field<'v, 'a> = &'v (ValueRef<'a>, ValueRef<'a>);
 
+/// So many fields are compared each with each; of more, a table says which come last.
+const FEW_FIELDS: usize = 32;
+
 fn last_of_each<'v, 'a>(fields: &'v [(ValueRef<'a>, ValueRef<'a>)]) -> Vec<Field<'v, 'a>> {
+    if fields.len() <= FEW_FIELDS {
+        let comes_again =
+            |at: usize, key| fields[at + 1..].iter().any(|(later, _)| key_text(later) == key_text(key));
+        return fields
+            .iter()
+            .enumerate()
+            .filter(|(at, (key, _))| !comes_again(*at, key))
+            .map(|(_, f)| f)
+            .collect();
+    }
     let last: HashMap<Option<&str>, usize> =
         fields.iter().enumerate().map(|(at, (key, _))| (key_text(key), at)).collect();
     let is_last = |(at, (key, _)): &(usize, Field<'v, 'a>)| last[&key_text(key)] == *at;

@@ -14,6 +14,7 @@ use serde::Serialize;
 use crate::{
     asset::{Asset, AssetRef, LocalFile},
     cancel::Cancellation,
+    context::RunFacts,
     event::Event,
     failure::{JobFailure, WorkerError},
     id::RunId,
@@ -22,12 +23,18 @@ use crate::{
     output::{OutputBody, RawOutput},
     scope::RunScope,
     secret::Secret,
+    trace::TraceContext,
 };
 
 /// Where events go. Never waits: what does not fit is dropped and counted.
 pub trait EventSink: Send + Sync {
     /// Takes an event.
     fn emit(&self, event: Event);
+
+    /// The place in a trace below which is done what is spoken of; `None`: it belongs to none.
+    fn trace(&self) -> Option<&TraceContext> {
+        None
+    }
 }
 
 /// What an upload hears and says while it moves bytes. Clones share both.
@@ -103,6 +110,17 @@ pub trait InputSource: Send + Sync {
     ) -> Result<LocalFile, JobFailure>;
 }
 
+/// A model on its way to this machine, as it is listed for those who look into a worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct ModelDownload {
+    /// Its canonical reference.
+    pub model: String,
+    /// Bytes that are there; 0 also while it waits for a place or its source is asked.
+    pub bytes_done: u64,
+    /// Bytes that it has; `None`: not known yet.
+    pub bytes_total: Option<u64>,
+}
+
 /// Makes models present on disk.
 #[async_trait]
 pub trait ModelSource: Send + Sync {
@@ -115,6 +133,11 @@ pub trait ModelSource: Send + Sync {
 
     /// How many models are brought at once, at least 1; whoever asks for more waits.
     fn at_once(&self) -> usize;
+
+    /// The models that are looked for or downloaded now. Waits for nothing.
+    fn under_way(&self) -> Vec<ModelDownload> {
+        Vec::new()
+    }
 }
 
 /// Keeps a model in memory while it is alive.
@@ -156,6 +179,19 @@ pub struct ModelStats {
     pub used_bytes: u64,
     /// Bytes that they may take; 0: the manager has no budget.
     pub budget_bytes: u64,
+}
+
+/// A model that is leased, as it is listed for those who look into a worker.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct LeasedModel {
+    /// As it was written when it was asked for.
+    pub model: String,
+    /// What it is charged of the memory that models run in; 0 until its load begins.
+    pub bytes: u64,
+    /// The runs that have it, in order; empty texts are no runs.
+    pub held_by: Vec<String>,
+    /// The runs that wait for it.
+    pub waiting: Vec<String>,
 }
 
 /// Brings models into memory and keeps them there. `gen_worker_core::testing::check_model_manager` says what is asked of one.
@@ -200,6 +236,11 @@ pub trait ModelManager: Send + Sync {
 
     /// What it holds. Waits for nothing.
     fn stats(&self) -> ModelStats;
+
+    /// The models that are leased or waited for, and by whom. Waits for nothing.
+    fn leases(&self) -> Vec<LeasedModel> {
+        Vec::new()
+    }
 
     /// What models really run on.
     fn device(&self) -> ModelDevice;
@@ -291,6 +332,27 @@ pub trait CredentialSource: Send + Sync {
     async fn refresh(&self, token: Secret<String>) -> Result<(), JobFailure>;
 }
 
+/// Shows runs to a tracing system.
+pub trait Tracer: Send + Sync {
+    /// A run begins, below its scope's trace if it has one. Called on the control thread: waits for nothing.
+    fn begin(&self, run: &RunFacts) -> Box<dyn RunSpan>;
+
+    /// Blocks until what was recorded is told, or a time set for it has passed. Called once, when the worker ends.
+    fn settle(&self);
+}
+
+/// A run as a tracing system sees it.
+pub trait RunSpan: Send + Sync {
+    /// Below which its work is done; `None`: that cannot be told.
+    fn trace(&self) -> Option<TraceContext>;
+
+    /// It has gone through a stage.
+    fn stage(&self, name: &'static str, began: SystemTime, ended: SystemTime);
+
+    /// It has ended. `failure`: what its caller was told; `None`: it succeeded.
+    fn end(&self, outcome: &'static str, failure: Option<&str>);
+}
+
 /// Has numbers for those who watch the worker.
 pub trait Measured: Send + Sync {
     /// Adds what there is at this moment. Called on the control thread: takes no lock that is held while work goes on.
@@ -312,7 +374,7 @@ pub struct Condition {
     pub closed: Option<&'static str>,
     /// How many functions are advertised.
     pub available: usize,
-    /// The functions that wait for their models.
+    /// The functions that wait for set-ups or for their models.
     pub loading: Vec<String>,
 }
 

@@ -5,6 +5,7 @@ use url::Url;
 use crate::{
     id::{RunId, TenantId},
     secret::Secret,
+    trace::TraceContext,
 };
 
 /// Whose files a run may touch, and with which credential.
@@ -18,4 +19,6 @@ pub struct RunScope {
     pub file_base_url: Option<Url>,
     /// The credential for `file_base_url`. It is used nowhere else, and no other credential is used there.
     pub file_token: Option<Secret<String>>,
+    /// The place in a trace below which the run works, sent along to the hub and the file API; `None`: it belongs to none.
+    pub trace: Option<TraceContext>,
 }

@@ -2,20 +2,38 @@
 
 mod models;
 
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use async_trait::async_trait;
 
 use crate::{
     asset::{Asset, AssetRef},
+    cancel::Cancellation,
+    context::{ActionContext, RunFacts},
     event::Event,
     failure::JobFailure,
+    id::{FunctionName, RunId},
     ports::{EventSink, FileStore, SaveRequest, Watch},
     scope::RunScope,
 };
 
 pub use self::models::{FakeLease, FakeModels, check_model_manager};
-pub use crate::model_ref::check as check_model_ref;
+pub use crate::{
+    model_ref::check as check_model_ref, payload::check as check_payload, redact::check as check_redacted,
+};
+
+/// The context of a run of nobody, whose events and files are not looked at.
+///
+/// # Panics
+/// The text is no id.
+pub fn context(run_id: &str) -> ActionContext {
+    let run_id = RunId::parse(run_id).expect("it is an id");
+    let scope = RunScope { run_id: run_id.clone(), tenant_id: None, file_base_url: None, file_token: None };
+    let function = FunctionName::parse("f").expect("it is a name");
+    let facts = RunFacts { run_id, function, attempt: 0, user_id: None, deadline: None, scope };
+    let (events, files) = (Arc::<RecordedEvents>::default(), Arc::<RecordedFiles>::default());
+    ActionContext::new(facts, Cancellation::new(), events, files)
+}
 
 /// Keeps every event.
 #[derive(Debug, Default)]

@@ -109,7 +109,7 @@ impl Bringer {
         reporter: &Arc<Reporter>,
         slots: &Semaphore,
     ) -> Result<LocalModel, HubError> {
-        match (self.sources.resolve(model, token).await, led) {
+        match (self.sources.resolve(model, token, reporter.trace()).await, led) {
             (Ok(resolved), _) => self.realise(model, resolved, token, reporter, slots).await,
             (Err(error), Some(led)) if error.is_transient() => match self.open(model, &led.key).await? {
                 Some(local) => {
@@ -140,7 +140,7 @@ impl Bringer {
                 Err(HubError::Expired { .. }) if reporter.done() >= least => {
                     least = reporter.done() + 1;
                     info!(%model, "addresses have expired; asking for new ones");
-                    resolved = self.sources.resolve(model, token).await?;
+                    resolved = self.sources.resolve(model, token, reporter.trace()).await?;
                 }
                 Err(HubError::Expired { model, status }) => {
                     return Err(HubError::Refused { model, status });

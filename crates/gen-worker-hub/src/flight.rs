@@ -6,7 +6,10 @@ use std::{
     time::Duration,
 };
 
-use gen_worker_core::{Download, DownloadState, Event, LocalModel, ModelRef, ports::EventSink};
+use gen_worker_core::{
+    Download, DownloadState, Event, LocalModel, ModelRef,
+    ports::{EventSink, ModelDownload},
+};
 use tokio::{sync::watch, time::timeout};
 
 use crate::{
@@ -36,6 +39,16 @@ impl Flights {
         flights.insert(model.canonical().to_owned(), flight.clone());
         start(sender);
         flight
+    }
+
+    /// The downloads under way.
+    pub(crate) fn list(&self) -> Vec<ModelDownload> {
+        let flights = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let listed = |(model, flight): (&String, &watch::Receiver<Progress>)| {
+            let transfer = flight.borrow().transfer.unwrap_or_default();
+            ModelDownload { model: model.clone(), bytes_done: transfer.done, bytes_total: transfer.total }
+        };
+        flights.iter().map(listed).collect()
     }
 
     /// Forgets the download of this model: whoever asks next starts another.

@@ -12,7 +12,7 @@ use async_trait::async_trait;
 use gen_worker_core::{
     AssetRef, JobFailure, LocalFile, LocalModel, ModelRef, RunScope,
     metric::Readings,
-    ports::{EventSink, InputSource, Measured, ModelSource},
+    ports::{EventSink, InputSource, Measured, ModelDownload, ModelSource},
 };
 use gen_worker_net::HttpClient;
 use indicatif::MultiProgress;
@@ -82,8 +82,9 @@ impl fmt::Debug for Hub {
 impl ModelSource for Hub {
     async fn ensure(&self, model: &ModelRef, events: Arc<dyn EventSink>) -> Result<LocalModel, JobFailure> {
         let flight = self.shared.flights.join(model, |progress| {
+            let trace = events.trace().cloned();
             let (meters, bars) = (self.shared.meters.clone(), self.shared.bars.clone());
-            let reporter = Arc::new(Reporter::new(progress, meters, bars, model.to_string()));
+            let reporter = Arc::new(Reporter::new(progress, meters, bars, model.to_string(), trace));
             self.spawn(Arc::clone(&self.shared).fly(model.clone(), reporter));
         });
         let local = follow(flight, model, &*events).await?;
@@ -97,6 +98,10 @@ impl ModelSource for Hub {
 
     fn at_once(&self) -> usize {
         at_once(&self.shared.config)
+    }
+
+    fn under_way(&self) -> Vec<ModelDownload> {
+        self.shared.flights.list()
     }
 }
 
@@ -115,7 +120,10 @@ impl InputSource for Hub {
         directory: &Path,
     ) -> Result<LocalFile, JobFailure> {
         let shared = &self.shared;
-        Ok(input::fetch(&shared.config, &shared.client, scope, asset, directory).await?)
+        let (meters, since) = (&shared.meters, Instant::now());
+        let fetched = input::fetch(&shared.config, &shared.client, meters, scope, asset, directory).await;
+        meters.input(fetched.is_ok(), since.elapsed());
+        Ok(fetched?)
     }
 }
 

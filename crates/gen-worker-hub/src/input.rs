@@ -7,7 +7,7 @@ mod mime;
 use std::{fs::File, path::Path};
 
 use bytes::{Bytes, BytesMut};
-use gen_worker_core::{Algorithm, AssetRef, Digest, LocalFile, RunScope};
+use gen_worker_core::{Algorithm, AssetRef, Digest, LocalFile, RunScope, TraceContext};
 use gen_worker_net::{
     Expected, FileSink, HeaderName, HttpClient, HttpResponse, Method, NetError, StoredFile, header,
 };
@@ -23,6 +23,7 @@ use crate::{
         kept::Kept,
         locate::{Place, locate},
     },
+    meters::Meters,
 };
 
 /// How much of a kept file is read at once.
@@ -36,6 +37,7 @@ static TENANT_HEADER: HeaderName = HeaderName::from_static("x-cozy-tenant-id");
 pub(crate) async fn fetch(
     config: &HubConfig,
     client: &HttpClient,
+    meters: &Meters,
     scope: &RunScope,
     asset: &AssetRef,
     directory: &Path,
@@ -49,6 +51,8 @@ pub(crate) async fn fetch(
         asset,
         directory,
         config,
+        trace: scope.trace.as_ref(),
+        meters,
     };
     fs::create_dir_all(directory).await?;
     let attempts = || client.retry(|| input.attempt(client), HubError::transport);
@@ -78,6 +82,8 @@ struct Input<'a> {
     asset: &'a AssetRef,
     directory: &'a Path,
     config: &'a HubConfig,
+    trace: Option<&'a TraceContext>,
+    meters: &'a Meters,
 }
 
 impl Input<'_> {
@@ -88,6 +94,7 @@ impl Input<'_> {
         if let Some(kept) = &kept
             && let Some(file) = self.take(kept, promised, self.told(&response)).await?
         {
+            self.meters.kept_inputs.one();
             return Ok(file);
         }
         let mut sink = self.sink().await?;
@@ -95,6 +102,7 @@ impl Input<'_> {
         while let Some(chunk) = self.or_fail(response.chunk().await)? {
             self.admit(sink.written().saturating_add(chunk.len() as u64))?;
             keep_head(&mut head, &chunk);
+            self.meters.input_bytes.add(chunk.len() as u64);
             self.or_fail(sink.write(chunk).await)?;
         }
         let mime_type = mime::of(&head, self.told(&response), &self.place.path);
@@ -164,6 +172,9 @@ impl Input<'_> {
         let mut request = client.request(Method::GET, place.url.clone(), place.trust);
         if let Some(token) = &place.token {
             request = request.bearer(token);
+        }
+        if place.is_file_api() {
+            request = request.traced(self.trace);
         }
         if let Some(tenant) = &place.tenant {
             request = request.sensitive_header(TENANT_HEADER.clone(), tenant.clone());

@@ -27,11 +27,32 @@ static EVICTED: Metric = Metric::counter(
     "gen_worker_models_evicted_total",
     "models",
     &[],
-    "Models that were removed to make room for others.",
+    "Models that were removed from the disk to make room for others.",
+);
+
+static INPUT_BYTES: Metric = Metric::counter(
+    "gen_worker_input_bytes_total",
+    "bytes",
+    &[],
+    "Bytes of input files that have arrived; those of files that were kept are none of them.",
+);
+static INPUT_SECONDS: Metric = Metric::histogram(
+    "gen_worker_input_duration_seconds",
+    &[],
+    "How long it took to bring each input file, also one that was kept.",
+);
+static INPUT_FAILED: Metric =
+    Metric::counter("gen_worker_inputs_failed_total", "files", &[], "Input files that could not be brought.");
+static INPUT_KEPT: Metric = Metric::counter(
+    "gen_worker_input_cache_hits_total",
+    "files",
+    &[],
+    "Input files that were taken from those kept of earlier runs.",
 );
 
 /// What the hub counts.
-pub static METRICS: &[&Metric] = &[&BYTES, &SECONDS, &FAILED, &HITS, &EVICTED];
+pub static METRICS: &[&Metric] =
+    &[&BYTES, &SECONDS, &FAILED, &HITS, &EVICTED, &INPUT_BYTES, &INPUT_SECONDS, &INPUT_FAILED, &INPUT_KEPT];
 
 /// How the look for a model ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -51,6 +72,10 @@ pub(crate) struct Meters {
     failed: Counter,
     hits: Counter,
     pub(crate) evicted: Counter,
+    pub(crate) input_bytes: Counter,
+    input_seconds: Histogram,
+    inputs_failed: Counter,
+    pub(crate) kept_inputs: Counter,
 }
 
 impl Meters {
@@ -62,11 +87,23 @@ impl Meters {
         }
     }
 
+    /// An input file was brought, or not.
+    pub(crate) fn input(&self, is_there: bool, took: Duration) {
+        match is_there {
+            true => self.input_seconds.observe(took),
+            false => self.inputs_failed.one(),
+        }
+    }
+
     pub(crate) fn measure(&self, readings: &mut Readings) {
         readings.add(&BYTES, &self.bytes);
         readings.add(&SECONDS, &self.seconds);
         readings.add(&FAILED, &self.failed);
         readings.add(&HITS, &self.hits);
         readings.add(&EVICTED, &self.evicted);
+        readings.add(&INPUT_BYTES, &self.input_bytes);
+        readings.add(&INPUT_SECONDS, &self.input_seconds);
+        readings.add(&INPUT_FAILED, &self.inputs_failed);
+        readings.add(&INPUT_KEPT, &self.kept_inputs);
     }
 }

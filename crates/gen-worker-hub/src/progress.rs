@@ -8,7 +8,7 @@ use std::{
     time::Duration,
 };
 
-use gen_worker_core::LocalModel;
+use gen_worker_core::{LocalModel, TraceContext};
 use indicatif::{MultiProgress, ProgressBar, ProgressStyle};
 use tokio::{sync::watch, time::Instant};
 use tracing::info;
@@ -49,6 +49,8 @@ pub(crate) struct Reporter {
     meters: Arc<Meters>,
     bars: Option<MultiProgress>,
     name: String,
+    /// Of whoever asked first.
+    trace: Option<TraceContext>,
     bar: OnceLock<ProgressBar>,
     meter: Mutex<Meter>,
     said: Mutex<Option<Instant>>,
@@ -74,9 +76,10 @@ impl Reporter {
         meters: Arc<Meters>,
         bars: Option<MultiProgress>,
         name: String,
+        trace: Option<TraceContext>,
     ) -> Self {
         let (meter, said) = (Mutex::default(), Mutex::default());
-        Self { sender, meters, bars, name, bar: OnceLock::new(), meter, said }
+        Self { sender, meters, bars, name, trace, bar: OnceLock::new(), meter, said }
     }
 
     /// A transfer begins, with this much there of this many bytes.
@@ -84,6 +87,10 @@ impl Reporter {
         self.change(|meter, _| {
             *meter = Meter { transfer: Transfer { done, total, rate: None, source }, since: None };
         });
+    }
+
+    pub(crate) fn trace(&self) -> Option<&TraceContext> {
+        self.trace.as_ref()
     }
 
     /// Whether something had to be moved.

@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use gen_worker_core::{Algorithm, Digest, ModelRef, Secret};
+use gen_worker_core::{Algorithm, Digest, ModelRef, Secret, TraceContext};
 use gen_worker_net::Trust;
 use url::Url;
 
@@ -28,6 +28,8 @@ pub(crate) struct RemoteFile {
     pub(crate) url: Url,
     pub(crate) trust: Trust,
     pub(crate) token: Option<Secret<String>>,
+    /// Told to the origin of `url` only, as the token is.
+    pub(crate) trace: Option<TraceContext>,
     /// Whether the address itself is the permission, and may expire.
     pub(crate) signed: bool,
     pub(crate) promise: Promise,
@@ -110,6 +112,7 @@ mod tests {
             url: "http://h/f".parse().unwrap(),
             trust: Trust::Operator,
             token: None,
+            trace: None,
             signed: false,
             promise: Promise::default(),
         }

@@ -7,7 +7,7 @@ pub(crate) mod hugging_face;
 pub(crate) mod local;
 pub(crate) mod manifest;
 
-use gen_worker_core::{ModelRef, Secret};
+use gen_worker_core::{ModelRef, Secret, TraceContext};
 use gen_worker_net::HttpClient;
 
 use crate::{config::HubConfig, error::HubError, snapshot::Snapshot, source::cozy::Cozy};
@@ -40,8 +40,11 @@ impl Sources {
         &self,
         model: &ModelRef,
         token: Option<&Secret<String>>,
+        trace: Option<&TraceContext>,
     ) -> Result<Resolved, HubError> {
-        let api = api::Api { client: &self.client, model, token };
+        // A place that is not the operator's learns of no trace.
+        let trace = trace.filter(|_| model.hub().is_some());
+        let api = api::Api { client: &self.client, model, token, trace };
         if let Some(url) = model.url() {
             let snapshot = Snapshot { revision: None, files: vec![direct::url(url)] };
             return Ok(Resolved { snapshot, moves: false, source: "url" });

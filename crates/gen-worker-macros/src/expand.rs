@@ -80,6 +80,11 @@ fn write(options: &Options, function: &WorkerFunction) -> TokenStream {
     let resources = resources(options);
     let models = function.extractors.iter().filter_map(model);
     let needs = function.extractors.iter().map(need);
+    let takes = function
+        .extractors
+        .iter()
+        .filter(|extractor| extractor.binding.is_none())
+        .map(|extractor| &extractor.ty);
     let body = body(function);
     let builder = match function.kind {
         Kind::Function => quote!(builder::<#payload>),
@@ -88,14 +93,13 @@ fn write(options: &Options, function: &WorkerFunction) -> TokenStream {
     quote! {
         #item
 
-        // The function's error may be any that turns into a `WorkerError`, that one among them.
-        #[allow(clippy::useless_conversion)]
         #[doc(hidden)]
         #visibility fn #hidden() -> #private::Function {
             #(#needs)*
             #private::Function::#builder(#wire_name, ::core::module_path!())
                 .resources(#resources)
                 #(#models)*
+                #(.takes::<#takes>())*
                 #body
                 .expect("the macro checked the name")
         }
@@ -106,7 +110,7 @@ fn write(options: &Options, function: &WorkerFunction) -> TokenStream {
     }
 }
 
-fn private() -> TokenStream {
+pub(crate) fn private() -> TokenStream {
     quote!(::gen_worker::__private)
 }
 
@@ -183,7 +187,7 @@ fn body(function: &WorkerFunction) -> TokenStream {
     let wait = item.sig.asyncness.map(|_| quote!(.await));
     let called = quote!(#name(#call.context, #call.input, #(#variables),*) #wait);
     let into_error = quote_spanned! {argument(&item.sig.output, 1)=>
-        .map_err(::core::convert::Into::<::gen_worker::__private::WorkerError>::into)
+        .map_err(::gen_worker::__private::FunctionError::reported)
     };
     let returned = match returns {
         Returns::Value => quote!(#called #into_error),
@@ -204,7 +208,7 @@ fn body(function: &WorkerFunction) -> TokenStream {
 }
 
 /// Where the `T` (0) or the `E` (1) of a `Result<T, E>` stands; where the return type stands if that has no such part.
-fn argument(output: &ReturnType, at: usize) -> Span {
+pub(crate) fn argument(output: &ReturnType, at: usize) -> Span {
     let ReturnType::Type(_, ty) = output else {
         return output.span();
     };

@@ -35,7 +35,7 @@ pub(crate) fn item(kind: Kind, item: ItemFn) -> Result<WorkerFunction> {
 
 fn worker_websocket(item: ItemFn) -> Result<WorkerFunction> {
     let mut mistakes = Mistakes::default();
-    mistakes.keep(qualifiers(&item.sig));
+    mistakes.keep(qualifiers(&item.sig, "a realtime handler"));
     mistakes.keep(session(&item.sig));
     let parameters = mistakes.keep(session_parameters(&item.sig));
     mistakes.into_result()?;
@@ -60,7 +60,7 @@ fn session(signature: &Signature) -> Result<()> {
 }
 
 /// The `T` of a `Result<T, …>`.
-fn ok_type(ty: &Type) -> Option<&Type> {
+pub(crate) fn ok_type(ty: &Type) -> Option<&Type> {
     let Type::Path(path) = ty else {
         return None;
     };
@@ -94,7 +94,7 @@ fn session_parameters(signature: &Signature) -> Result<(Type, Vec<Extractor>)> {
 /// Every mistake in its signature.
 fn worker_function(item: ItemFn) -> Result<WorkerFunction> {
     let mut mistakes = Mistakes::default();
-    mistakes.keep(qualifiers(&item.sig));
+    mistakes.keep(qualifiers(&item.sig, "a worker function"));
     let returns = mistakes.keep(returns(&item.sig));
     let parameters = mistakes.keep(parameters(&item.sig, PAYLOAD));
     mistakes.into_result()?;
@@ -120,10 +120,10 @@ pub(crate) fn without_model_attributes(mut item: ItemFn) -> ItemFn {
 
 /// Mistakes found so far, so that all are shown at once.
 #[derive(Default)]
-struct Mistakes(Option<Error>);
+pub(crate) struct Mistakes(Option<Error>);
 
 impl Mistakes {
-    fn keep<T>(&mut self, result: Result<T>) -> Option<T> {
+    pub(crate) fn keep<T>(&mut self, result: Result<T>) -> Option<T> {
         match (result, &mut self.0) {
             (Ok(value), _) => return Some(value),
             (Err(error), Some(errors)) => errors.combine(error),
@@ -132,40 +132,34 @@ impl Mistakes {
         None
     }
 
-    fn into_result(self) -> Result<()> {
+    pub(crate) fn into_result(self) -> Result<()> {
         self.0.map_or(Ok(()), Err)
     }
 }
 
-fn qualifiers(signature: &Signature) -> Result<()> {
+/// What no function that the worker calls may have; `noun` is what it is called.
+pub(crate) fn qualifiers(signature: &Signature, noun: &str) -> Result<()> {
     let mut mistakes = Mistakes::default();
     let mut refuse = |token: Option<TokenStream>, hint: &str| {
         if let Some(token) = token {
-            mistakes.keep::<()>(Err(Error::new_spanned(token, hint)));
+            mistakes.keep::<()>(Err(Error::new_spanned(token, format!("{noun} {hint}"))));
         }
     };
     let generics = &signature.generics;
     refuse(
         (!generics.params.is_empty()).then(|| generics.to_token_stream()),
-        "a worker function has no generics and no lifetimes: each type in it is known when it is registered; \
-         write one function for each type",
+        "has no generics and no lifetimes: each type in it is known when it is registered; write one function for each type",
     );
     refuse(
         generics.where_clause.as_ref().map(|clause| clause.to_token_stream()),
-        "a worker function has no `where` clause; remove it",
+        "has no `where` clause; remove it",
     );
-    refuse(
-        signature.constness.map(|token| token.to_token_stream()),
-        "a worker function is called at run time; remove `const`",
-    );
+    refuse(signature.constness.map(|token| token.to_token_stream()), "is called at run time; remove `const`");
     refuse(
         signature.unsafety.map(|token| token.to_token_stream()),
-        "a worker function is called by the runtime, which can promise nothing; remove `unsafe`",
+        "is called by the runtime, which can promise nothing; remove `unsafe`",
     );
-    refuse(
-        signature.abi.as_ref().map(|abi| abi.to_token_stream()),
-        "a worker function is a Rust function; remove `extern`",
-    );
+    refuse(signature.abi.as_ref().map(|abi| abi.to_token_stream()), "is a Rust function; remove `extern`");
     mistakes.into_result()
 }
 
@@ -275,7 +269,7 @@ fn is_stream(ty: &Type) -> bool {
     })
 }
 
-fn last_segment(ty: &Type) -> Option<&Ident> {
+pub(crate) fn last_segment(ty: &Type) -> Option<&Ident> {
     match ty {
         Type::Path(path) => last_ident(&path.path),
         Type::Group(group) => last_segment(&group.elem),

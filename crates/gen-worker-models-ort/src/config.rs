@@ -177,7 +177,7 @@ impl Provider {
 
     /// Whether models are in the memory of an NVIDIA card, which the driver measures. Of the others nobody says which memory they
     /// take.
-    pub(crate) const fn is_nvidia(self) -> bool {
+    pub const fn is_nvidia(self) -> bool {
         match self {
             Self::Cuda | Self::TensorRt => true,
             Self::Cpu | Self::CoreMl | Self::DirectMl | Self::OpenVino => false,

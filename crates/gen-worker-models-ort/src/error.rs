@@ -18,7 +18,7 @@ const NEEDED: &str = "one .onnx file, or one named model.onnx, or one such in a 
 pub enum ModelError {
     /// There is no library where it is looked for.
     #[error(
-        "ONNX Runtime was not found: run `cargo xtask ort`, or set ORT_DYLIB_PATH to libonnxruntime 1.17 or newer"
+        "ONNX Runtime was not found: run `gen-worker ort install`, or set ORT_DYLIB_PATH to libonnxruntime 1.17 or newer"
     )]
     LibraryMissing,
     /// There is a file, but not a library that can be used.

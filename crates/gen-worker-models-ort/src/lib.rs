@@ -28,6 +28,7 @@ mod outputs;
 mod pool;
 mod residency;
 mod session;
+mod survey;
 mod tensor;
 mod version;
 mod warmup;
@@ -42,5 +43,6 @@ pub use crate::{
     manager::OrtModels,
     model::{OrtModel, OrtSession},
     outputs::Outputs,
+    survey::{Survey, survey},
     tensor::{Element, ElementType, Tensor},
 };

@@ -26,11 +26,15 @@ pub(crate) fn load(path: Option<&Path>) -> Result<Engine, ModelError> {
     if let Some(engine) = &*loaded {
         return Ok(engine.clone());
     }
-    let found = match path {
-        Some(path) => path.to_owned(),
-        None => find_in(&candidates(env::current_dir().ok().as_deref(), env::current_exe().ok().as_deref()))?,
-    };
-    Ok(loaded.insert(load_from(&found)?).clone())
+    Ok(loaded.insert(load_from(&find(path)?)?).clone())
+}
+
+/// The library at `path`, whatever is there; else where one is found.
+pub(crate) fn find(path: Option<&Path>) -> Result<PathBuf, ModelError> {
+    match path {
+        Some(path) => Ok(path.to_owned()),
+        None => find_in(&candidates(env::current_dir().ok().as_deref(), env::current_exe().ok().as_deref())),
+    }
 }
 
 fn load_from(path: &Path) -> Result<Engine, ModelError> {
@@ -95,7 +99,7 @@ mod tests {
         let directories = ["/nowhere".into(), directory.path().to_owned()];
         assert_eq!(
             find_in(&directories).unwrap_err().to_string(),
-            "ONNX Runtime was not found: run `cargo xtask ort`, or set ORT_DYLIB_PATH to libonnxruntime 1.17 or newer"
+            "ONNX Runtime was not found: run `gen-worker ort install`, or set ORT_DYLIB_PATH to libonnxruntime 1.17 or newer"
         );
         for name in ["libonnxruntime_providers_cuda.so", "libonnxruntime.so", "libonnxruntime.so.1.31.1"] {
             std::fs::write(directory.path().join(name), "").unwrap();

@@ -12,7 +12,7 @@ use std::{
 use async_trait::async_trait;
 use gen_worker_core::{
     JobFailure, LocalModel, ModelRef,
-    ports::{EventSink, LeaseHolder, ModelDevice, ModelLease, ModelManager, ModelStats},
+    ports::{EventSink, LeaseHolder, LeasedModel, ModelDevice, ModelLease, ModelManager, ModelStats},
 };
 use tokio::{sync::Notify, time::timeout};
 use tracing::info;
@@ -129,6 +129,11 @@ impl ModelManager for OrtModels {
     fn stats(&self) -> ModelStats {
         let provider = self.0.recipe.provider();
         self.0.desk().stats(provider)
+    }
+
+    fn leases(&self) -> Vec<LeasedModel> {
+        let provider = self.0.recipe.provider();
+        self.0.desk().leases(provider)
     }
 
     fn device(&self) -> ModelDevice {

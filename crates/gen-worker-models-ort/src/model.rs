@@ -2,9 +2,7 @@
 
 use std::{collections::HashMap, error::Error, fmt, path::Path, sync::Arc};
 
-use gen_worker_core::{
-    Cancellation, Extensions, Extract, InjectedModel, JobFailure, LocalModel, ModelNeed, WorkerError,
-};
+use gen_worker_core::{CallParts, Cancellation, Extract, JobFailure, LocalModel, ModelNeed, WorkerError};
 use tracing::{debug, warn};
 
 use crate::{
@@ -267,9 +265,8 @@ impl OrtSession {
 impl Extract for OrtModel {
     const NEED: ModelNeed = ModelNeed::Resident;
 
-    fn extract(model: Option<&InjectedModel>, _extensions: &Extensions) -> Option<Self> {
-        let lease = model?.lease.clone()?;
-        lease.downcast::<Self>().ok().map(|model| (*model).clone())
+    fn extract(parts: &CallParts<'_>) -> Result<Self, WorkerError> {
+        Ok((*parts.lease::<Self>()?).clone())
     }
 }
 

@@ -270,6 +270,21 @@ impl<K: Clone + Eq + Hash> Residency<K> {
         self.leases.values().filter(|lease| lease.is_granted).count()
     }
 
+    /// Those who have each model that is leased, and those who wait for it.
+    pub(crate) fn leases(&self) -> HashMap<&K, (Vec<Holder>, Vec<Holder>)> {
+        let mut leases: HashMap<_, (Vec<_>, Vec<_>)> = HashMap::new();
+        for lease in self.leases.values() {
+            let (held_by, waiting) = leases.entry(&lease.model).or_default();
+            let whose = if lease.is_granted { held_by } else { waiting };
+            whose.push(lease.holder.clone());
+        }
+        for (held_by, waiting) in leases.values_mut() {
+            held_by.sort();
+            waiting.sort();
+        }
+        leases
+    }
+
     pub(crate) fn used(&self) -> Bytes {
         self.used
     }

@@ -158,6 +158,18 @@ fn runs_on(session: &Session, provider: Provider) -> ort::Result<()> {
     Allocator::new(session, memory).map(drop)
 }
 
+/// A graph of two nodes.
+const SMALL: &[u8] = include_bytes!("../tests/fixtures/double_plus_one.onnx");
+
+/// Whether a session runs on this provider.
+pub(crate) fn try_out(engine: &Engine, provider: Provider) -> Result<(), ModelError> {
+    let tried = || {
+        let session = builder(&engine.environment, provider)?.commit_from_memory(SMALL)?;
+        runs_on(&session, provider)
+    };
+    tried().map_err(|source: ort::Error| ModelError::ProviderMissing { provider, source: source.into() })
+}
+
 fn first_that_works(environment: &Environment, providers: &[Provider]) -> Result<Provider, ModelError> {
     let mut result = Ok(Provider::Cpu);
     for &provider in providers {

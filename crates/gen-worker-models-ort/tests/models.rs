@@ -6,11 +6,11 @@ mod onnx;
 use std::{collections::BTreeMap, fs, num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
 
 use gen_worker_core::{
-    ByteSize, CancelReason, Cancellation, Extensions, Extract, FailureKind, InjectedModel, JobFailure,
-    LocalModel, ModelRef, RunId, WorkerError,
+    ByteSize, CallParts, CancelReason, Cancellation, Extensions, Extract, FailureKind, InjectedModel,
+    JobFailure, LocalModel, ModelRef, RunId, WorkerError,
     config::{ConfigErrors, Env},
     ports::{LeaseHolder, ModelLease, ModelManager},
-    testing::{RecordedEvents, check_model_manager},
+    testing::{self, RecordedEvents, check_model_manager},
 };
 use gen_worker_models_ort::{
     ModelError, OrtConfig, OrtModel, OrtModels, Provider, Tensor,
@@ -184,14 +184,14 @@ async fn two_leases_share_one_load() {
     let models = models();
     let local = fixture("double_plus_one");
     let (one, two) = tokio::join!(lease(&models, &local), lease(&models, &local));
-    let inputs = |lease: ModelLease| {
-        let injected = InjectedModel { local: local.clone(), lease: Some(lease) };
-        let model = OrtModel::extract(Some(&injected), &Extensions::default()).unwrap();
-        model.inputs().as_ptr()
+    let (context, state) = (testing::context("r"), Extensions::default());
+    let model = |lease: Option<ModelLease>| {
+        let injected = InjectedModel { local: local.clone(), lease };
+        OrtModel::extract(&CallParts::new("model", &context, Some(&injected), &state))
     };
+    let inputs = |lease: ModelLease| model(Some(lease)).unwrap().inputs().as_ptr();
     assert_eq!(inputs(one.unwrap()), inputs(two.unwrap()));
-    let files_only = InjectedModel { local: local.clone(), lease: None };
-    assert!(OrtModel::extract(Some(&files_only), &Extensions::default()).is_none());
+    assert!(model(None).is_err());
 }
 
 #[tokio::test]
@@ -227,6 +227,21 @@ async fn a_model_in_use_is_not_unloaded_and_the_runs_are_named() {
     models.unload(&local.model).await.unwrap();
     assert!(models.resident().is_empty());
     assert_eq!((models.stats().used_bytes, models.stats().resident), (0, 0));
+}
+
+#[tokio::test]
+async fn who_leases_what_is_listed() {
+    let (models, local) = (models(), fixture("double_plus_one"));
+    let holder = LeaseHolder { run_id: Some(RunId::parse("r1").unwrap()), ..LeaseHolder::default() };
+    let lease = models.lease(&local, &holder).await.unwrap();
+    let [leased] = &models.leases()[..] else { panic!("one model is leased") };
+    assert_eq!(
+        (leased.model.as_str(), leased.held_by.join(","), leased.waiting.len()),
+        (local.model.known_as(), "r1".to_owned(), 0)
+    );
+    assert!(leased.bytes > 0);
+    drop(lease);
+    assert!(models.leases().is_empty());
 }
 
 #[tokio::test]

@@ -2,7 +2,7 @@
 
 use std::{fmt, future::Future, sync::Arc, time::Duration};
 
-use gen_worker_core::{OutputBody, Secret};
+use gen_worker_core::{OutputBody, Secret, TraceContext};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use reqwest::Body;
 use tokio::{
@@ -21,6 +21,9 @@ use crate::{
 
 /// Most redirects followed; what curl and browsers meet in practice is 1 or 2.
 const MAX_REDIRECTS: usize = 5;
+
+const TRACE_PARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACE_STATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// A request that was not sent yet; see [`HttpClient::request`].
 #[must_use = "a request does nothing until it is sent"]
@@ -73,6 +76,18 @@ impl HttpRequest {
     pub fn sensitive_header(self, name: HeaderName, mut value: HeaderValue) -> Self {
         value.set_sensitive(true);
         self.header(name, value)
+    }
+
+    /// Says below which place in a trace it is answered, to the origin of the request's URL only: a trace's id leads to what its
+    /// sender knows, so it goes to hosts that the operator named, and not to where they redirect.
+    pub fn traced(self, trace: Option<&TraceContext>) -> Self {
+        let Some(trace) = trace else { return self };
+        let text = |text: &str| HeaderValue::try_from(text).expect("it is checked");
+        let request = self.sensitive_header(TRACE_PARENT, text(trace.parent()));
+        match trace.state() {
+            Some(state) => request.sensitive_header(TRACE_STATE, text(state)),
+            None => request,
+        }
     }
 
     /// Sends this body with its length. A file is streamed from disk, and opened anew for each try.

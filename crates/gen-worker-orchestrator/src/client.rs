@@ -122,10 +122,11 @@ impl OrchestratorClient {
         Ok(runs)
     }
 
-    /// Asks a run to stop and returns how it stands; it may not have stopped yet.
+    /// Asks a run to stop and returns how it stands; it may not have stopped yet. One that is not known yet will be
+    /// refused when it is asked for; it is returned as canceled, without a function.
     ///
     /// # Errors
-    /// The orchestrator cannot be reached, or does not know the run.
+    /// The orchestrator cannot be reached, or refuses.
     pub async fn cancel(&self, run_id: &str) -> Result<RunView, ClientError> {
         let request = self.request(Method::POST, &format!("v1/runs/{run_id}/cancel"), &[]);
         json(request.send().await?).await

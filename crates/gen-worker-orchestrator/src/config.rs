@@ -3,7 +3,7 @@
 use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use gen_worker_core::{
-    ByteLimit, ByteSize, Secret,
+    ByteLimit, ByteSize, Secret, TenantId,
     config::{ConfigErrors, Env, Reader, Var},
 };
 use url::Url;
@@ -20,13 +20,13 @@ const GRPC_ADDR: Var = Var::new(
     "ORCHESTRATOR_GRPC_ADDR",
     "address:port",
     "127.0.0.1:8080",
-    "Where workers and gRPC clients connect. Beyond loopback it needs both tokens.",
+    "Where workers and gRPC clients connect. Beyond loopback it needs tokens for workers and callers.",
 );
 const HTTP_ADDR: Var = Var::new(
     "ORCHESTRATOR_HTTP_ADDR",
     "address:port",
     "127.0.0.1:8081",
-    "Where the HTTP API, the files and the models are served. Beyond loopback it needs the API token.",
+    "Where the HTTP API, the files and the models are served. Beyond loopback it needs tokens for callers.",
 );
 const PUBLIC_URL: Var = Var::new(
     "ORCHESTRATOR_PUBLIC_URL",
@@ -147,13 +147,32 @@ const API_TOKEN: Var = Var::new(
     "ORCHESTRATOR_API_TOKEN",
     "secret",
     "",
-    "The bearer token that callers must send. Unset: everybody on this machine may call.",
+    "The bearer token of callers who see all tenants. Unset, and no tenant has one: everybody on this machine may call.",
 );
 const WORKER_TOKEN: Var = Var::new(
     "ORCHESTRATOR_WORKER_TOKEN",
     "secret",
     "",
     "The bearer token that workers must send. Unset: every worker on this machine may connect.",
+);
+const TENANT_TOKENS: Var = Var::new(
+    "ORCHESTRATOR_TENANT_TOKENS",
+    "secret",
+    "",
+    "Bearer tokens of tenants, as `tenant=token,tenant=token`; a tenant may have several. It sees its own runs and files \
+     only; who sends the API token sees all.",
+);
+const MAX_BODY: Var = Var::new(
+    "ORCHESTRATOR_MAX_BODY_BYTES",
+    "bytes",
+    "67108864",
+    "The largest JSON body that is read; files have a limit of their own. 0 means unlimited.",
+);
+const RATE_LIMIT: Var = Var::new(
+    "ORCHESTRATOR_RATE_LIMIT",
+    "requests/s",
+    "0",
+    "How often each caller may ask, over HTTP and gRPC together, with ten seconds' worth at once; 0 means no limit.",
 );
 const MAX_FILE: Var = Var::new(
     "ORCHESTRATOR_MAX_FILE_BYTES",
@@ -251,12 +270,19 @@ pub struct OrchestratorConfig {
     pub run_timeout: Option<Duration>,
     /// How long the runs of a lost worker wait for it.
     pub worker_grace: Duration,
-    /// What callers must send; `None`: nothing, which is allowed on loopback only.
+    /// What callers send who see all tenants; `None`, while no tenant has a token either: nothing, which is allowed on
+    /// loopback only.
     pub api_token: Option<Secret<String>>,
     /// What workers must send; `None`: nothing, which is allowed on loopback only.
     pub worker_token: Option<Secret<String>>,
+    /// Tokens of tenants, who see their own runs and files only; a tenant may have several.
+    pub tenant_tokens: Vec<(TenantId, Secret<String>)>,
     /// The largest file that is stored.
     pub max_file: ByteLimit,
+    /// The largest JSON body that is read.
+    pub max_body: ByteLimit,
+    /// How many requests a second each caller may make; 0: any number.
+    pub rate_limit: u32,
 }
 
 impl OrchestratorConfig {
@@ -274,7 +300,10 @@ impl OrchestratorConfig {
         WORKER_GRACE,
         API_TOKEN,
         WORKER_TOKEN,
+        TENANT_TOKENS,
         MAX_FILE,
+        MAX_BODY,
+        RATE_LIMIT,
         TENANT_MAX_QUEUED,
         TENANT_MAX_RUNNING,
         TENANT_WEIGHTS,
@@ -306,7 +335,10 @@ impl OrchestratorConfig {
             worker_grace: Duration::from_secs(10),
             api_token: None,
             worker_token: None,
+            tenant_tokens: Vec::new(),
             max_file: ByteLimit::Max(ByteSize::gib(1)),
+            max_body: ByteLimit::Max(ByteSize::mib(64)),
+            rate_limit: 0,
         }
     }
 
@@ -316,6 +348,7 @@ impl OrchestratorConfig {
         let [tenant_weights, function_weights] =
             [TENANT_WEIGHTS, FUNCTION_WEIGHTS].map(|var| weights(&var, env, errors));
         let queue = queue(env, errors);
+        let tenant_tokens = tenant_tokens(env, errors);
         let mut read = Reader::new(env, errors);
         Self {
             grpc,
@@ -336,24 +369,50 @@ impl OrchestratorConfig {
             worker_grace: read.seconds(&WORKER_GRACE),
             api_token: read.secret(&API_TOKEN),
             worker_token: read.secret(&WORKER_TOKEN),
+            tenant_tokens,
             max_file: read.byte_limit(&MAX_FILE),
+            max_body: read.byte_limit(&MAX_BODY),
+            rate_limit: read.number(&RATE_LIMIT),
         }
     }
 
     /// Whoever listens beyond this machine must ask who calls. Both services share the gRPC address.
     pub(crate) fn check(&self) -> Result<(), OrchestratorError> {
+        let callers_are_asked = self.api_token.is_some() || !self.tenant_tokens.is_empty();
         let demands = [
-            (self.grpc, &self.worker_token, &WORKER_TOKEN),
-            (self.grpc, &self.api_token, &API_TOKEN),
-            (self.http, &self.api_token, &API_TOKEN),
+            (self.grpc, self.worker_token.is_some(), &WORKER_TOKEN),
+            (self.grpc, callers_are_asked, &API_TOKEN),
+            (self.http, callers_are_asked, &API_TOKEN),
         ];
-        for (address, token, var) in demands {
-            if !address.ip().is_loopback() && token.is_none() {
+        for (address, is_asked, var) in demands {
+            if !address.ip().is_loopback() && !is_asked {
                 return Err(OrchestratorError::Unprotected { address, variable: var.name });
             }
         }
         Ok(())
     }
+}
+
+/// What is wrong is said without the token.
+fn tenant_tokens(env: &Env, errors: &mut ConfigErrors) -> Vec<(TenantId, Secret<String>)> {
+    let mut tokens: Vec<(TenantId, Secret<String>)> = Vec::new();
+    let listed = env.get(TENANT_TOKENS.name).unwrap_or_default().split(',').map(str::trim);
+    for (at, entry) in (1..).zip(listed).filter(|(_, entry)| !entry.is_empty()) {
+        let mut wrong = |what: &str| errors.push(format!("{}, entry {at}: {what}", TENANT_TOKENS.name));
+        let pair = entry.split_once('=').map(|(tenant, token)| (tenant, token.trim()));
+        let Some((tenant, token)) = pair.filter(|(_, token)| !token.is_empty()) else {
+            wrong("expected `tenant=token`");
+            continue;
+        };
+        match TenantId::parse(tenant.trim()) {
+            Err(error) => wrong(&error.to_string()),
+            Ok(_) if tokens.iter().any(|(_, other)| other.expose() == token) => {
+                wrong("the token is another entry's too");
+            }
+            Ok(tenant) => tokens.push((tenant, token.into())),
+        }
+    }
+    tokens
 }
 
 fn address(var: &Var, env: &Env, errors: &mut ConfigErrors) -> SocketAddr {
@@ -438,6 +497,29 @@ mod tests {
         assert!(errors.contains("ORCHESTRATOR_TENANT_WEIGHTS has `b=0`"), "{errors}");
         assert!(errors.contains("ORCHESTRATOR_QUEUE is `disk`"), "{errors}");
         assert_eq!(config.limits.tenant_weights, Weights::new([("acme".to_owned(), 3)]));
+    }
+
+    #[test]
+    fn tokens_of_tenants_are_read_and_never_said() {
+        let read = |text: &str| {
+            let mut errors = ConfigErrors::default();
+            let env = Env::from_iter([(TENANT_TOKENS.name, text)]);
+            let config = OrchestratorConfig::from_env(&env, &mut errors);
+            let tokens = config.tenant_tokens.iter();
+            let tokens: Vec<_> = tokens.map(|(name, token)| format!("{name}:{}", token.expose())).collect();
+            (tokens, errors.to_string())
+        };
+        let (tokens, errors) = read("acme=s3cret=, other = b,acme=c");
+        assert_eq!(tokens, ["acme:s3cret=", "other:b", "acme:c"]);
+        assert_eq!(errors, "");
+        let (tokens, errors) = read("a=s3cret,s3cret,b=s3cret,=s3cret2,c=");
+        assert_eq!(tokens, ["a:s3cret"]);
+        assert!(
+            !errors.contains("s3cret") && errors.contains("entry 2: expected `tenant=token`"),
+            "{errors}"
+        );
+        assert!(errors.contains("entry 3: the token is another entry's too"), "{errors}");
+        assert!(errors.contains("entry 4") && errors.contains("entry 5"), "{errors}");
     }
 
     #[test]

@@ -4,35 +4,24 @@
 use std::sync::Arc;
 
 use axum::{
-    Json, Router,
+    Json,
     body::Body,
     extract::{Path, Query, State, rejection::QueryRejection},
     http::{HeaderMap, Method},
     response::Response,
-    routing::{get, post},
 };
 use gen_worker_core::{Algorithm, AssetRef, Digest, TenantId};
 use serde::Deserialize;
 use uuid::Uuid;
 
 use crate::{
+    auth::Caller,
     http::{App, token_of},
     http_error::HttpError,
     queue::FileScope,
     serve::{mime_of, serve},
     store::{Mode, relative},
 };
-
-/// For runs, with the token that each is given.
-pub(crate) fn worker_routes() -> Router<Arc<App>> {
-    let own = get(read).put(replace).post(create);
-    Router::new().route("/api/v1/file/{*reference}", own)
-}
-
-/// For callers.
-pub(crate) fn api_routes() -> Router<Arc<App>> {
-    Router::new().route("/v1/files", post(upload)).route("/v1/files/{*reference}", get(download))
-}
 
 /// The tenant's file of this reference. A tenant's name may be any text, so its folder is named by a digest.
 fn place(tenant_id: Option<&str>, reference: &str) -> String {
@@ -48,7 +37,8 @@ async fn scope(app: &App, headers: &HeaderMap) -> Result<FileScope, HttpError> {
     app.broker().file_scope(token).await.ok_or_else(HttpError::credential)
 }
 
-async fn read(
+/// For runs, with the token that each is given, as are the two below.
+pub(crate) async fn read(
     State(app): State<Arc<App>>,
     Path(reference): Path<String>,
     method: Method,
@@ -59,7 +49,7 @@ async fn read(
     serve(&path, &app.files.digests, &method, &headers).await
 }
 
-async fn replace(
+pub(crate) async fn replace(
     app: State<Arc<App>>,
     reference: Path<String>,
     headers: HeaderMap,
@@ -68,7 +58,7 @@ async fn replace(
     save(app, reference, headers, body, Mode::Replace).await
 }
 
-async fn create(
+pub(crate) async fn create(
     app: State<Arc<App>>,
     reference: Path<String>,
     headers: HeaderMap,
@@ -109,14 +99,15 @@ async fn store(
 }
 
 #[derive(Deserialize)]
-struct Upload {
+pub(crate) struct Upload {
     name: String,
     tenant_id: Option<String>,
 }
 
 /// Stores what a caller hands in, under a name that is new each time. The answer can be put into a payload as it is.
-async fn upload(
+pub(crate) async fn upload(
     State(app): State<Arc<App>>,
+    caller: Caller,
     query: Result<Query<Upload>, QueryRejection>,
     body: Body,
 ) -> Result<Json<AssetRef>, HttpError> {
@@ -126,18 +117,20 @@ async fn upload(
     }
     let tenant = tenant_id.as_deref().map(TenantId::parse).transpose();
     tenant.map_err(|error| HttpError::usage(error.to_string()))?;
+    let tenant_id = caller.acts_for(tenant_id).ok_or_else(HttpError::other_tenant)?;
     let reference = format!("inputs/{}/{name}", Uuid::new_v4());
     store(&app, tenant_id, reference, body, Mode::CreateOnly).await
 }
 
 #[derive(Deserialize)]
-struct Download {
+pub(crate) struct Download {
     tenant_id: Option<String>,
 }
 
-/// Callers may read every tenant's files. Who names no tenant means that of the run, if the reference names one.
-async fn download(
+/// The operator may read every tenant's files. Who names no tenant means that of the run, if the reference names one.
+pub(crate) async fn download(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Path(reference): Path<String>,
     query: Result<Query<Download>, QueryRejection>,
     method: Method,
@@ -145,9 +138,14 @@ async fn download(
 ) -> Result<Response, HttpError> {
     let Query(Download { tenant_id }) = query?;
     let run_id = reference.strip_prefix("runs/").and_then(|rest| rest.split('/').next());
-    let tenant_id = match (tenant_id, run_id) {
-        (None, Some(run_id)) => app.broker().view(run_id).await.and_then(|run| run.tenant_id),
-        (named, _) => named,
+    let tenant_id = match (&caller, tenant_id, run_id) {
+        (Caller::Operator, None, Some(run_id)) => {
+            app.broker().view(run_id).await.and_then(|run| run.tenant_id)
+        }
+        (Caller::Operator, tenant_id, _) => tenant_id,
+        (Caller::Tenant(_), tenant_id, _) => {
+            caller.acts_for(tenant_id).ok_or_else(HttpError::other_tenant)?
+        }
     };
     let path = app.files.path(&place(tenant_id.as_deref(), &reference))?;
     serve(&path, &app.files.digests, &method, &headers).await

@@ -1,23 +1,37 @@
 //! The frontend service: what callers may ask over gRPC. [`http`](crate::http) is its twin.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
-use gen_worker_core::Secret;
 use gen_worker_proto::frontend::{self as v1, frontend_service_server::FrontendService};
-use tonic::{Request, Response, Status, Streaming};
+use tokio::time::Instant;
+use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use crate::{
+    auth::{Caller, Callers},
     intake::{Intake, IntakeError},
     queue::Refusal,
+    rate::RateLimit,
     run::{RetryPolicy, RunRequest},
-    scheduler::authorise,
+    scheduler::{sent_token, unauthenticated},
 };
 
 /// The service that callers connect to.
 #[derive(Debug)]
 pub(crate) struct Frontend {
     pub(crate) intake: Intake,
-    pub(crate) token: Option<Secret<String>>,
+    pub(crate) callers: Callers,
+    pub(crate) rate: Arc<RateLimit>,
+}
+
+impl Frontend {
+    /// Who calls, counted against its rate.
+    fn admit(&self, metadata: &MetadataMap) -> Result<Caller, Status> {
+        let caller = self.callers.identify(sent_token(metadata)).ok_or_else(unauthenticated)?;
+        self.rate.count(&caller, Instant::now()).map_err(|wait| {
+            Status::resource_exhausted(format!("too many requests; wait {} ms", wait.as_millis()))
+        })?;
+        Ok(caller)
+    }
 }
 
 #[tonic::async_trait]
@@ -28,7 +42,7 @@ impl FrontendService for Frontend {
         &self,
         request: Request<v1::ExecuteActionRequest>,
     ) -> Result<Response<v1::ExecuteActionResponse>, Status> {
-        authorise(self.token.as_ref(), request.metadata())?;
+        let caller = self.admit(request.metadata())?;
         let request = request.into_inner();
         let options = request.options.unwrap_or_default();
         let single = Some(request.required_model_id).filter(|model| !model.is_empty());
@@ -40,7 +54,7 @@ impl FrontendService for Frontend {
             function: request.function_name,
             payload: request.input_payload,
             timeout: millis(options.timeout_ms),
-            tenant_id: None,
+            tenant_id: caller.tenant().map(str::to_owned),
             user_id: Some(request.user_id).filter(|user| !user.is_empty()),
             models,
             retry: policy(self.intake.retry(), options.retry_policy.unwrap_or_default()),
@@ -55,13 +69,18 @@ impl FrontendService for Frontend {
         &self,
         request: Request<v1::GetRunRequest>,
     ) -> Result<Response<v1::GetRunResponse>, Status> {
-        authorise(self.token.as_ref(), request.metadata())?;
+        let caller = self.admit(request.metadata())?;
+        let run_id = request.into_inner().run_id;
+        let missing = || Status::not_found("there is no such run");
+        if !self.intake.knows(&caller, &run_id).await {
+            return Err(missing());
+        }
         let outcome = self
             .intake
             .broker
-            .outcome(&request.into_inner().run_id)
+            .outcome(&run_id)
             .await
-            .ok_or_else(|| Status::not_found("there is no such run"))?
+            .ok_or_else(missing)?
             .ok_or_else(|| Status::failed_precondition("the run has not ended"))?;
         Ok(Response::new(match outcome {
             Ok(output_payload) => {
@@ -71,13 +90,13 @@ impl FrontendService for Frontend {
         }))
     }
 
+    /// A run that is not known yet, which is not `ok`, is refused when it is asked for.
     async fn cancel_run(
         &self,
         request: Request<v1::CancelRunRequest>,
     ) -> Result<Response<v1::CancelRunResponse>, Status> {
-        authorise(self.token.as_ref(), request.metadata())?;
-        let canceled = self.intake.broker.cancel(&request.into_inner().run_id).await;
-        let canceled = canceled.map_err(|error| Status::unavailable(error.to_string()))?;
+        let caller = self.admit(request.metadata())?;
+        let canceled = self.intake.cancel(&caller, &request.into_inner().run_id).await.map_err(status)?;
         Ok(Response::new(v1::CancelRunResponse { ok: canceled.is_some() }))
     }
 
@@ -109,6 +128,8 @@ fn policy(default: RetryPolicy, asked: v1::RetryPolicy) -> RetryPolicy {
 fn status(error: IntakeError) -> Status {
     let refusal = match error {
         IntakeError::Invalid(message) => return Status::invalid_argument(message),
+        IntakeError::Canceled => return Status::cancelled("this run was canceled before it was asked for"),
+        IntakeError::NotStored => return Status::unavailable("the cancel could not be stored; ask again"),
         IntakeError::Refused(refusal) => refusal,
     };
     match refusal {

@@ -1,40 +1,38 @@
-//! The HTTP side: who may enter where, and the routes of runs and workers. Files, uploads and models have their own
-//! modules.
+//! The HTTP side: which routes there are, who may enter where, and how often. What stands behind a route has a module of
+//! its own.
 
 use std::{sync::Arc, time::Duration};
 
 use axum::{
     Json, Router,
-    extract::{DefaultBodyLimit, Path, Query, Request, State, rejection::QueryRejection},
-    http::{HeaderMap, StatusCode, header},
+    extract::{DefaultBodyLimit, FromRequestParts, Path, Query, Request, State, rejection::QueryRejection},
+    http::{HeaderMap, HeaderName, StatusCode, header, request::Parts},
     middleware::{Next, from_fn_with_state},
     response::{IntoResponse, Response},
-    routing::{get, post},
+    routing::{MethodRouter, get, post},
 };
-use gen_worker_core::Secret;
+use gen_worker_core::{ByteLimit, Secret};
 use gen_worker_status::MEDIA_TYPE;
 use serde::Deserialize;
 use serde_json::{Value, json};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use url::{Host, Url};
 
 use crate::{
-    auth::{admits, bearer},
+    auth::{Caller, Callers, admits, bearer},
     broker::Broker,
-    convert, files,
-    http_error::{Body, HttpError},
+    dashboard, files,
+    http_error::HttpError,
     hub,
-    intake::{Intake, IntakeError},
+    intake::Intake,
+    openapi,
     presign::Grants,
-    queue::Canceled,
-    run::{RunRequest, RunSubmission, RunView},
-    sse,
+    rate::RateLimit,
+    runs, sse,
     store::Store,
     uploads,
 };
-
-/// Largest JSON body; base64 makes it larger than what becomes of it.
-const MAX_JSON: usize = 64 << 20;
 
 /// What all handlers share.
 #[derive(Debug)]
@@ -47,8 +45,10 @@ pub(crate) struct App {
     pub(crate) models: Option<Store>,
     /// How others reach these routes, without a slash at the end.
     pub(crate) base_url: String,
-    pub(crate) api_token: Option<Secret<String>>,
+    pub(crate) callers: Callers,
+    pub(crate) rate: Arc<RateLimit>,
     pub(crate) worker_token: Option<Secret<String>>,
+    pub(crate) max_body: ByteLimit,
     pub(crate) stop: CancellationToken,
 }
 
@@ -58,50 +58,83 @@ impl App {
     }
 }
 
-/// All routes.
+/// Who may use a route.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum For {
+    /// Callers, each as often as its rate allows.
+    Callers,
+    /// Callers and workers: models.
+    Known,
+    /// Whoever can reach it; what it needs it asks for itself.
+    All,
+}
+
+type Route = (For, &'static str, MethodRouter<Arc<App>>);
+
+/// The one table of routes; `openapi.json` describes each of them.
+fn routes() -> Vec<Route> {
+    vec![
+        (For::Callers, "/v1/runs", post(runs::submit).get(runs::list)),
+        (For::Callers, "/v1/runs/{run_id}", get(runs::show)),
+        (For::Callers, "/v1/runs/{run_id}/result", get(runs::result)),
+        (For::Callers, "/v1/runs/{run_id}/events", get(sse::follow)),
+        (For::Callers, "/v1/runs/{run_id}/cancel", post(runs::cancel)),
+        (For::Callers, "/v1/workers", get(workers)),
+        (For::Callers, "/v1/workers/{worker_id}/drain", post(drain)),
+        (For::Callers, "/v1/files", post(files::upload)),
+        (For::Callers, "/v1/files/{*reference}", get(files::download)),
+        (For::Callers, "/v1/presign", post(uploads::presign)),
+        (For::Known, "/hub/{*path}", get(hub::model)),
+        (For::All, "/api/v1/file/{*reference}", get(files::read).put(files::replace).post(files::create)),
+        (For::All, "/presigned/{*key}", get(uploads::read).put(uploads::write)),
+        (For::All, "/v1/openapi.json", get(openapi::document)),
+        (For::All, "/healthz", get(|| async { "ok" })),
+        (For::All, "/metrics", get(metrics)),
+        (For::All, "/", get(dashboard::page)),
+        (For::All, "/dashboard/{part}", get(dashboard::part)),
+    ]
+}
+
+/// All routes, each behind its door.
 pub(crate) fn router(app: Arc<App>) -> Router {
-    let api = Router::new()
-        .route("/v1/runs", post(submit).get(list))
-        .route("/v1/runs/{run_id}", get(show))
-        .route("/v1/runs/{run_id}/events", get(sse::follow))
-        .route("/v1/runs/{run_id}/cancel", post(cancel))
-        .route("/v1/workers", get(workers))
-        .route("/v1/workers/{worker_id}/drain", post(drain))
-        .route("/v1/presign", post(uploads::presign))
-        .merge(files::api_routes())
-        .route_layer(from_fn_with_state(Arc::clone(&app), callers_only));
-    let models = Router::new()
-        .route("/hub/{*path}", get(hub::model))
-        .route_layer(from_fn_with_state(Arc::clone(&app), known_only));
+    let limit = app.max_body.max().map(|max| usize::try_from(max).unwrap_or(usize::MAX));
+    let behind = |door: For| {
+        let routes = routes().into_iter().filter(|(of, ..)| *of == door);
+        routes.fold(Router::new(), |router, (_, path, methods)| router.route(path, methods))
+    };
     Router::new()
-        .merge(api)
-        .merge(models)
-        .merge(files::worker_routes())
-        .route("/presigned/{*key}", get(uploads::read).put(uploads::write))
-        .route("/healthz", get(|| async { "ok" }))
-        .route("/metrics", get(metrics))
+        .merge(behind(For::Callers).route_layer(from_fn_with_state(Arc::clone(&app), callers_only)))
+        .merge(behind(For::Known).route_layer(from_fn_with_state(Arc::clone(&app), known_only)))
+        .merge(behind(For::All))
         .fallback(|| async { HttpError::not_found("route") })
         .method_not_allowed_fallback(|| async {
             let message = "this route does not know the method";
-            HttpError::new(StatusCode::METHOD_NOT_ALLOWED, "usage", message, "see the list of routes")
+            HttpError::new(StatusCode::METHOD_NOT_ALLOWED, "usage", message, "see /v1/openapi.json")
         })
-        .layer(DefaultBodyLimit::max(MAX_JSON))
+        .layer(limit.map_or_else(DefaultBodyLimit::disable, DefaultBodyLimit::max))
         .with_state(app)
 }
 
 async fn callers_only(
     State(app): State<Arc<App>>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Result<Response, HttpError> {
-    let wanted = app.api_token.as_ref();
-    if !admits(wanted, token_of(request.headers())) {
-        return Err(HttpError::credential());
-    }
-    if wanted.is_none() && !is_from_here(request.headers()) {
+    let caller = app.callers.identify(token_of(request.headers())).ok_or_else(HttpError::credential)?;
+    if app.callers.are_all() && !is_from_here(request.headers()) {
         return Err(HttpError::forbidden("without a token only this machine may call"));
     }
+    app.rate.count(&caller, Instant::now()).map_err(HttpError::too_often)?;
+    request.extensions_mut().insert(caller);
     Ok(next.run(request).await)
+}
+
+impl FromRequestParts<Arc<App>> for Caller {
+    type Rejection = HttpError;
+
+    async fn from_request_parts(parts: &mut Parts, _: &Arc<App>) -> Result<Self, HttpError> {
+        parts.extensions.get().cloned().ok_or_else(HttpError::credential)
+    }
 }
 
 /// Workers fetch models with their own token or with that of callers.
@@ -110,11 +143,11 @@ async fn known_only(
     request: Request,
     next: Next,
 ) -> Result<Response, HttpError> {
-    let tokens = [&app.api_token, &app.worker_token];
-    let open = tokens.iter().all(|token| token.is_none());
     let sent = token_of(request.headers());
-    let known = tokens.into_iter().flatten().any(|token| admits(Some(token), sent));
-    if open || known { Ok(next.run(request).await) } else { Err(HttpError::credential()) }
+    let open = app.callers.are_all() && app.worker_token.is_none();
+    let is_worker = app.worker_token.is_some() && admits(app.worker_token.as_ref(), sent);
+    let is_caller = !app.callers.are_all() && app.callers.identify(sent).is_some();
+    if open || is_worker || is_caller { Ok(next.run(request).await) } else { Err(HttpError::credential()) }
 }
 
 /// The bearer token that a request carries.
@@ -122,9 +155,9 @@ pub(crate) fn token_of(headers: &HeaderMap) -> Option<&str> {
     bearer(headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok()))
 }
 
-/// Whether no web page sent this: not from another origin, and not under a name that was made to point here.
+/// Whether no other web page sent this: not from another origin, and not under a name that was made to point here.
 fn is_from_here(headers: &HeaderMap) -> bool {
-    let text = |name| headers.get(name).map(|value| value.to_str().unwrap_or_default());
+    let text = |name: HeaderName| headers.get(name).map(|value| value.to_str().unwrap_or_default());
     let local = |url: &str| match Url::parse(url).ok().as_ref().and_then(Url::host) {
         Some(Host::Domain(name)) => name == "localhost",
         Some(Host::Ipv4(ip)) => ip.is_loopback(),
@@ -132,59 +165,11 @@ fn is_from_here(headers: &HeaderMap) -> bool {
         None => false,
     };
     let host = text(header::HOST).map(|host| format!("http://{host}"));
+    // A browser says so where it sends no origin, as for a picture on another page.
+    let site = text(HeaderName::from_static("sec-fetch-site"));
     host.as_deref().is_none_or(local)
         && text(header::ORIGIN).is_none_or(|origin| host.as_deref() == Some(origin))
-}
-
-async fn submit(
-    State(app): State<Arc<App>>,
-    Body(asked): Body<RunSubmission>,
-) -> Result<Response, HttpError> {
-    let payload = match asked.payload {
-        Value::Null => json!({}),
-        payload @ Value::Object(_) => payload,
-        _ => return Err(HttpError::usage("`payload` must be an object")),
-    };
-    let request = RunRequest {
-        function: asked.function,
-        payload: convert::to_msgpack(&payload).into(),
-        timeout: asked.timeout_ms.map(Duration::from_millis),
-        tenant_id: asked.tenant_id,
-        user_id: asked.user_id,
-        models: asked.required_models,
-        retry: app.intake.retry(),
-    };
-    let (run_id, new) = app.intake.submit(asked.run_id, request).await?;
-    let status = if new { StatusCode::ACCEPTED } else { StatusCode::OK };
-    Ok((status, Json(json!({"run_id": run_id}))).into_response())
-}
-
-impl From<IntakeError> for HttpError {
-    fn from(error: IntakeError) -> Self {
-        match error {
-            IntakeError::Invalid(message) => Self::usage(message),
-            IntakeError::Refused(refusal) => refusal.into(),
-        }
-    }
-}
-
-async fn list(State(app): State<Arc<App>>) -> Json<Value> {
-    Json(json!({"runs": app.broker().list().await}))
-}
-
-async fn show(State(app): State<Arc<App>>, Path(run_id): Path<String>) -> Result<Json<RunView>, HttpError> {
-    let view = app.broker().view(&run_id).await;
-    view.map(Json).ok_or_else(|| HttpError::not_found("run"))
-}
-
-/// 202 says that the run was asked to stop, not that it has.
-async fn cancel(State(app): State<Arc<App>>, Path(run_id): Path<String>) -> Result<Response, HttpError> {
-    let canceled = app.broker().cancel(&run_id).await?.ok_or_else(|| HttpError::not_found("run"))?;
-    let status = match canceled {
-        Canceled::Ended => StatusCode::OK,
-        Canceled::Waiting | Canceled::Running { .. } => StatusCode::ACCEPTED,
-    };
-    Ok((status, show(State(app), Path(run_id)).await?).into_response())
+        && site.is_none_or(|site| matches!(site, "same-origin" | "none"))
 }
 
 async fn metrics(State(app): State<Arc<App>>) -> Response {
@@ -204,10 +189,14 @@ struct Drain {
 
 async fn drain(
     State(app): State<Arc<App>>,
+    caller: Caller,
     Path(worker_id): Path<String>,
     query: Result<Query<Drain>, QueryRejection>,
 ) -> Result<StatusCode, HttpError> {
     let Query(Drain { deadline_ms }) = query?;
+    if caller != Caller::Operator {
+        return Err(HttpError::forbidden("workers are everybody's: only the API token may drain them"));
+    }
     match app.broker().drain(&worker_id, Duration::from_millis(deadline_ms)) {
         Some(true) => Ok(StatusCode::ACCEPTED),
         Some(false) => {
@@ -223,15 +212,27 @@ mod tests {
 
     #[test]
     fn a_web_page_is_told_from_a_program() {
-        let check = |pairs: &[(header::HeaderName, &'static str)]| {
-            let pairs = pairs.iter().cloned().map(|(name, value)| (name, value.parse().unwrap()));
+        let check = |pairs: &[(&'static str, &'static str)]| {
+            let pairs =
+                pairs.iter().map(|(name, value)| (HeaderName::from_static(name), value.parse().unwrap()));
             is_from_here(&pairs.collect())
         };
-        assert!(check(&[(header::HOST, "127.0.0.1:8081")]));
-        assert!(check(&[(header::HOST, "localhost:8081"), (header::ORIGIN, "http://localhost:8081")]));
-        assert!(check(&[(header::HOST, "[::1]:8081")]));
-        assert!(!check(&[(header::HOST, "rebound.example:8081")]));
-        assert!(!check(&[(header::HOST, "127.0.0.1:8081"), (header::ORIGIN, "https://page.example")]));
-        assert!(!check(&[(header::HOST, "127.0.0.1:8081"), (header::ORIGIN, "null")]));
+        assert!(check(&[("host", "127.0.0.1:8081")]));
+        assert!(check(&[("host", "localhost:8081"), ("origin", "http://localhost:8081")]));
+        assert!(check(&[("host", "[::1]:8081")]));
+        assert!(check(&[("host", "[::1]:8081"), ("sec-fetch-site", "same-origin")]));
+        assert!(!check(&[("host", "rebound.example:8081")]));
+        assert!(!check(&[("host", "127.0.0.1:8081"), ("origin", "https://page.example")]));
+        assert!(!check(&[("host", "127.0.0.1:8081"), ("origin", "null")]));
+        assert!(!check(&[("host", "127.0.0.1:8081"), ("sec-fetch-site", "cross-site")]));
+        assert!(!check(&[("host", "127.0.0.1:8081"), ("sec-fetch-site", "same-site")]));
+    }
+
+    #[test]
+    fn every_route_is_described_and_no_other() {
+        let described = openapi::paths();
+        let mut paths: Vec<_> = routes().into_iter().map(|(_, path, _)| path.replace("{*", "{")).collect();
+        paths.sort();
+        assert_eq!(described, paths);
     }
 }

@@ -9,7 +9,7 @@ use axum::{
         rejection::{JsonRejection, QueryRejection},
     },
     http::{StatusCode, header},
-    response::{IntoResponse, Response},
+    response::{AppendHeaders, IntoResponse, Response},
 };
 use serde::de::DeserializeOwned;
 use serde_json::json;
@@ -23,7 +23,7 @@ pub(crate) struct HttpError {
     code: &'static str,
     message: String,
     remedy: &'static str,
-    /// When asking again may help.
+    /// When asking again may help; `None`: that is not known.
     retry_after: Option<Duration>,
 }
 
@@ -35,11 +35,6 @@ impl HttpError {
         remedy: &'static str,
     ) -> Self {
         Self { status, code, message: message.into(), remedy, retry_after: None }
-    }
-
-    /// The same, with the time from which on asking again may help.
-    fn retry_after(self, after: Duration) -> Self {
-        Self { retry_after: Some(after), ..self }
     }
 
     pub(crate) fn usage(message: impl Into<String>) -> Self {
@@ -65,6 +60,11 @@ impl HttpError {
         Self::new(StatusCode::FORBIDDEN, "credential", message, remedy)
     }
 
+    pub(crate) fn other_tenant() -> Self {
+        let remedy = "leave `tenant_id` out, or send the token of that tenant";
+        Self::new(StatusCode::FORBIDDEN, "credential", "the token is not this tenant's", remedy)
+    }
+
     pub(crate) fn conflict(message: &str, remedy: &'static str) -> Self {
         Self::new(StatusCode::CONFLICT, "conflict", message, remedy)
     }
@@ -78,6 +78,16 @@ impl HttpError {
         )
     }
 
+    pub(crate) fn too_often(wait: Duration) -> Self {
+        let remedy = "wait as long as `Retry-After` says, and ask less often";
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "rate", "too many requests", remedy).after(wait)
+    }
+
+    /// The same, with the time after which asking again may help.
+    fn after(self, wait: Duration) -> Self {
+        Self { retry_after: Some(wait), ..self }
+    }
+
     pub(crate) fn internal() -> Self {
         let remedy = "see the orchestrator's log";
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "failed", "the request failed", remedy)
@@ -88,8 +98,8 @@ impl From<Refusal> for HttpError {
     fn from(refusal: Refusal) -> Self {
         match refusal {
             Refusal::Conflict => Self::conflict(
-                "this run id names another request",
-                "choose another run id, or repeat the first request exactly",
+                "this run id or `Idempotency-Key` names another request",
+                "choose another one, or repeat the first request exactly",
             ),
             Refusal::TenantFull { retry_after } => Self::new(
                 StatusCode::TOO_MANY_REQUESTS,
@@ -97,14 +107,14 @@ impl From<Refusal> for HttpError {
                 "this tenant has too many runs waiting",
                 "try again when some of them have started",
             )
-            .retry_after(retry_after),
+            .after(retry_after),
             Refusal::Full { retry_after } => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "capacity",
                 "too many runs are waiting",
                 "try again when some have ended",
             )
-            .retry_after(retry_after),
+            .after(retry_after),
             Refusal::Unavailable => Unavailable.into(),
         }
     }
@@ -114,7 +124,7 @@ impl From<Unavailable> for HttpError {
     fn from(error: Unavailable) -> Self {
         let remedy = "ask again; with the same `run_id` that is safe";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", error.to_string(), remedy)
-            .retry_after(Duration::from_secs(1))
+            .after(Duration::from_secs(1))
     }
 }
 
@@ -126,18 +136,23 @@ impl From<QueryRejection> for HttpError {
 
 impl From<JsonRejection> for HttpError {
     fn from(rejection: JsonRejection) -> Self {
-        Self { status: rejection.status(), ..Self::usage(rejection.body_text()) }
+        let refusal = Self::usage(rejection.body_text());
+        match rejection.status() {
+            status @ StatusCode::PAYLOAD_TOO_LARGE => {
+                let remedy = "send less, put large content into files, or raise ORCHESTRATOR_MAX_BODY_BYTES";
+                Self::new(status, "capacity", refusal.message, remedy)
+            }
+            status => Self { status, ..refusal },
+        }
     }
 }
 
 impl IntoResponse for HttpError {
     fn into_response(self) -> Response {
         let error = json!({"code": self.code, "message": self.message, "remedy": self.remedy});
-        let mut response = (self.status, Json(json!({"error": error}))).into_response();
-        if let Some(after) = self.retry_after {
-            response.headers_mut().insert(header::RETRY_AFTER, after.as_secs().max(1).into());
-        }
-        response
+        let seconds =
+            self.retry_after.map(|wait| [(header::RETRY_AFTER, wait.as_secs_f64().ceil().to_string())]);
+        (self.status, seconds.map(AppendHeaders), Json(json!({"error": error}))).into_response()
     }
 }
 

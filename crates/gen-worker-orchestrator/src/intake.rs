@@ -3,12 +3,16 @@
 use std::{sync::Arc, time::Duration};
 
 use gen_worker_core::{FunctionName, TenantId, UserId};
+use tokio::task::spawn_blocking;
+use tracing::error;
 use uuid::Uuid;
 
 use crate::{
+    auth::Caller,
     broker::Broker,
-    queue::Refusal,
+    queue::{Canceled, Refusal, Unavailable},
     run::{RetryPolicy, RunRequest},
+    tombstones::Tombstones,
 };
 
 /// Largest payload, in bytes of MessagePack: it travels in one message of at most 64 MiB.
@@ -23,12 +27,23 @@ const MAX_MODEL: usize = 4096;
 pub(crate) enum IntakeError {
     Invalid(String),
     Refused(Refusal),
+    /// It was told to stop before it was asked for.
+    Canceled,
+    /// What must outlive the process could not be stored.
+    NotStored,
+}
+
+impl From<Unavailable> for IntakeError {
+    fn from(_: Unavailable) -> Self {
+        Self::Refused(Refusal::Unavailable)
+    }
 }
 
 /// Takes runs in.
 #[derive(Debug, Clone)]
 pub(crate) struct Intake {
     pub(crate) broker: Arc<Broker>,
+    pub(crate) tombstones: Arc<Tombstones>,
     pub(crate) max_attempts: u32,
     pub(crate) timeout: Option<Duration>,
 }
@@ -48,16 +63,77 @@ impl Intake {
         let run_id = run_id.unwrap_or_else(|| Uuid::new_v4().to_string());
         check(&run_id, &request).map_err(IntakeError::Invalid)?;
         request.timeout = request.timeout.filter(|t| !t.is_zero()).or(self.timeout);
+        let tenant_id = request.tenant_id.clone();
+        let unwanted = || self.tombstones.cover(&run_id, tenant_id.as_deref());
+        if unwanted() {
+            return Err(IntakeError::Canceled);
+        }
         let new = self.broker.submit(&run_id, request).await.map_err(IntakeError::Refused)?;
+        // A cancel that came between the two does not know the run. Either it finds the run, or we its tombstone.
+        if new && unwanted() {
+            self.broker.cancel(&run_id).await?;
+        }
         Ok((run_id, new))
+    }
+
+    /// Whether there is such a run for the caller. Another tenant's run is as unknown as one that is not there.
+    pub(crate) async fn knows(&self, caller: &Caller, run_id: &str) -> bool {
+        match caller {
+            // Whatever is asked of the run next finds that out.
+            Caller::Operator => true,
+            Caller::Tenant(_) => {
+                self.broker.view(run_id).await.is_some_and(|run| caller.sees(run.tenant_id.as_deref()))
+            }
+        }
+    }
+
+    /// Asks for a run's end; `None`: there is no such run, and there will be none.
+    pub(crate) async fn cancel(
+        &self,
+        caller: &Caller,
+        run_id: &str,
+    ) -> Result<Option<Canceled>, IntakeError> {
+        check_id(run_id).map_err(IntakeError::Invalid)?;
+        if let Some(canceled) = self.ask_for_end(caller, run_id).await? {
+            return Ok(Some(canceled));
+        }
+        self.bury(caller, run_id).await?;
+        // It may have been asked for meanwhile, before the tombstone could be seen.
+        self.ask_for_end(caller, run_id).await
+    }
+
+    async fn ask_for_end(&self, caller: &Caller, run_id: &str) -> Result<Option<Canceled>, IntakeError> {
+        if !self.knows(caller, run_id).await {
+            return Ok(None);
+        }
+        Ok(self.broker.cancel(run_id).await?)
+    }
+
+    async fn bury(&self, caller: &Caller, run_id: &str) -> Result<(), IntakeError> {
+        let tombstones = Arc::clone(&self.tombstones);
+        let (run_id, tenant_id) = (run_id.to_owned(), caller.tenant().map(str::to_owned));
+        let put = spawn_blocking(move || tombstones.put(&run_id, tenant_id.as_deref()));
+        match put.await {
+            Ok(Ok(())) => Ok(()),
+            Ok(Err(error)) => {
+                error!(%error, "a cancel could not be stored");
+                Err(IntakeError::NotStored)
+            }
+            Err(_) => Err(IntakeError::NotStored),
+        }
     }
 }
 
-fn check(run_id: &str, request: &RunRequest) -> Result<(), String> {
+fn check_id(run_id: &str) -> Result<(), String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if run_id.is_empty() || run_id.len() > 128 || run_id.starts_with('.') || !run_id.chars().all(plain) {
         return Err("a run id has 1 to 128 letters, digits, `-`, `_` or `.`, and no `.` in front".to_owned());
     }
+    Ok(())
+}
+
+fn check(run_id: &str, request: &RunRequest) -> Result<(), String> {
+    check_id(run_id)?;
     FunctionName::parse(&request.function).map_err(|e| e.to_string())?;
     let tenant = request.tenant_id.as_deref().map(TenantId::parse);
     tenant.transpose().map_err(|e| e.to_string())?;

@@ -31,26 +31,31 @@
 //!
 //! | route | |
 //! |---|---|
-//! | `POST /v1/runs` | takes a [`RunSubmission`]: 202 `{"run_id"}`, 200 if it was taken before, 409 if its id names another, 429 if its tenant has too many waiting |
-//! | `GET /v1/runs`, `GET /v1/runs/{id}` | all runs without their outputs; one as a [`RunView`] |
+//! | `GET /` | the dashboard, for people |
+//! | `POST /v1/runs` | takes a [`RunSubmission`], perhaps with an `Idempotency-Key`: 202 `{"run_id"}`, 200 if it was taken before, 409 if its id or key names another, or was canceled, 429 if its tenant has too many waiting |
+//! | `GET /v1/runs?limit=`, `GET /v1/runs/{id}` | the newest runs without their outputs; one as a [`RunView`] |
+//! | `GET /v1/runs/{id}/result?wait_ms=` | 200 once it has ended, 202 if it has not within the wait |
 //! | `GET /v1/runs/{id}/events` | server-sent events, after `Last-Event-ID`; the last one is `result` |
-//! | `POST /v1/runs/{id}/cancel` | 202: it was asked to stop; 200: it had ended |
+//! | `POST /v1/runs/{id}/cancel` | 202: it was asked to stop, or will be refused when it is asked for; 200: it had ended |
 //! | `GET /v1/workers`, `POST /v1/workers/{id}/drain` | who is connected; `?deadline_ms=` to finish and leave |
 //! | `POST /v1/files?name=&tenant_id=`, `GET /v1/files/{ref}` | a caller's files; the answer is an asset for a payload |
 //! | `POST /v1/presign` | `{"name", "content_type"?}` to an `output_upload` |
 //! | `PUT`, `GET /presigned/{key}` | such an upload, and what was uploaded |
 //! | `/api/v1/file/{ref}` | the file API of workers, with the token of each run |
 //! | `GET /hub/{path}` | the folder of models |
+//! | `GET /v1/openapi.json` | all of this, for programs |
 //! | `GET /healthz` | `ok` |
 //! | `GET /metrics` | [`METRICS`] in Prometheus's text format |
 //!
-//! Whatever fails answers `{"error": {"code", "message", "remedy"}}`.
+//! Whatever fails answers `{"error": {"code", "message", "remedy"}}`. A caller is the operator, who sees all, or a tenant,
+//! who sees its own runs and files: [`OrchestratorConfig::api_token`] and [`OrchestratorConfig::tenant_tokens`].
 
 mod auth;
 mod broker;
 mod client;
 mod config;
 mod convert;
+mod dashboard;
 mod digests;
 mod dispatch;
 mod error;
@@ -61,15 +66,19 @@ mod http;
 mod http_error;
 mod hub;
 mod intake;
+mod openapi;
 mod orchestrator;
 mod presign;
 mod queue;
+mod rate;
 mod run;
+mod runs;
 mod scheduler;
 mod serve;
 mod sse;
 mod stats;
 mod store;
+mod tombstones;
 mod uploads;
 mod workers;
 

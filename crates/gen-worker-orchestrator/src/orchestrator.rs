@@ -20,6 +20,7 @@ use url::Url;
 #[cfg(feature = "nats")]
 use crate::queue::jetstream::JetStream;
 use crate::{
+    auth::Callers,
     broker::Broker,
     config::{OrchestratorConfig, QueueStore},
     digests::Digests,
@@ -29,8 +30,10 @@ use crate::{
     intake::Intake,
     presign::Grants,
     queue::{Queue, embedded::Embedded},
+    rate::RateLimit,
     scheduler::{MAX_MESSAGE, Scheduler},
     store::Store,
+    tombstones::Tombstones,
 };
 
 /// How often a silent peer is asked whether it is there, and how long it may take to answer.
@@ -72,11 +75,20 @@ impl Orchestrator {
             streams: TaskTracker::new(),
             servers: JoinSet::new(),
         };
-        orchestrator.serve_grpc(grpc_listener, &broker, &config);
-        orchestrator.serve_http(http_listener, &broker, config);
+        let rate = Arc::new(RateLimit::new(config.rate_limit));
+        let tombstones = Tombstones::open(&config.data_dir.join("tombstones"))
+            .map_err(|source| OrchestratorError::DataDir { path: config.data_dir.clone(), source })?;
+        let intake = Intake {
+            broker: Arc::clone(&broker),
+            tombstones: Arc::new(tombstones),
+            max_attempts: config.max_attempts,
+            timeout: config.run_timeout,
+        };
+        orchestrator.serve_grpc(grpc_listener, &intake, &rate, &config);
+        orchestrator.serve_http(http_listener, intake, rate, config);
         let stop = orchestrator.stop.clone();
         orchestrator.servers.spawn(async move { broker.run(stop).await });
-        info!(%grpc, %http, "orchestrator listening");
+        info!(%grpc, %http, dashboard = %orchestrator.base_url, "orchestrator listening");
         Ok(orchestrator)
     }
 
@@ -108,14 +120,20 @@ impl Orchestrator {
         }
     }
 
-    fn serve_grpc(&mut self, listener: TcpListener, broker: &Arc<Broker>, config: &OrchestratorConfig) {
+    fn serve_grpc(
+        &mut self,
+        listener: TcpListener,
+        intake: &Intake,
+        rate: &Arc<RateLimit>,
+        config: &OrchestratorConfig,
+    ) {
         let scheduler = Scheduler {
-            broker: Arc::clone(broker),
+            broker: Arc::clone(&intake.broker),
             token: config.worker_token.clone(),
             tasks: self.streams.clone(),
             stop: self.stop.clone(),
         };
-        let frontend = Frontend { intake: intake(broker, config), token: config.api_token.clone() };
+        let frontend = Frontend { intake: intake.clone(), callers: callers(config), rate: Arc::clone(rate) };
         let server = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE))
@@ -138,19 +156,27 @@ impl Orchestrator {
         });
     }
 
-    fn serve_http(&mut self, listener: TcpListener, broker: &Arc<Broker>, config: OrchestratorConfig) {
+    fn serve_http(
+        &mut self,
+        listener: TcpListener,
+        intake: Intake,
+        rate: Arc<RateLimit>,
+        config: OrchestratorConfig,
+    ) {
         let digests = Arc::new(Digests::default());
         let store =
             |name: &str| Store::new(config.data_dir.join(name), config.max_file, Arc::clone(&digests));
         let models = config.models_dir.clone();
         let app = App {
-            intake: intake(broker, &config),
+            intake,
             files: store("files"),
             uploads: store("presigned"),
             grants: Grants::default(),
             models: models.map(|root| Store::new(root, ByteLimit::Unlimited, Arc::clone(&digests))),
             base_url: self.base_url.as_str().trim_end_matches('/').to_owned(),
-            api_token: config.api_token,
+            callers: callers(&config),
+            rate,
+            max_body: config.max_body,
             worker_token: config.worker_token,
             stop: self.stop.clone(),
         };
@@ -164,8 +190,8 @@ impl Orchestrator {
     }
 }
 
-fn intake(broker: &Arc<Broker>, config: &OrchestratorConfig) -> Intake {
-    Intake { broker: Arc::clone(broker), max_attempts: config.max_attempts, timeout: config.run_timeout }
+fn callers(config: &OrchestratorConfig) -> Callers {
+    Callers::new(config.api_token.clone(), config.tenant_tokens.clone())
 }
 
 async fn queue(config: &OrchestratorConfig) -> Result<Arc<dyn Queue>, OrchestratorError> {

@@ -116,11 +116,15 @@ fn closed() -> Status {
 }
 
 /// Lets in whoever sent the token, if one is wanted.
-pub(crate) fn authorise(wanted: Option<&Secret<String>>, metadata: &MetadataMap) -> Result<(), Status> {
-    let sent = metadata.get("authorization").and_then(|value| value.to_str().ok());
-    if admits(wanted, bearer(sent)) {
-        Ok(())
-    } else {
-        Err(Status::unauthenticated("a valid bearer token is needed"))
-    }
+fn authorise(wanted: Option<&Secret<String>>, metadata: &MetadataMap) -> Result<(), Status> {
+    if admits(wanted, sent_token(metadata)) { Ok(()) } else { Err(unauthenticated()) }
+}
+
+/// The bearer token that a call carries.
+pub(crate) fn sent_token(metadata: &MetadataMap) -> Option<&str> {
+    bearer(metadata.get("authorization").and_then(|value| value.to_str().ok()))
+}
+
+pub(crate) fn unauthenticated() -> Status {
+    Status::unauthenticated("a valid bearer token is needed")
 }

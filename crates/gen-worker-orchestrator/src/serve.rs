@@ -19,6 +19,13 @@ pub(crate) const SHA256: HeaderName = HeaderName::from_static("x-cozy-sha256");
 pub(crate) const SIZE_BYTES: HeaderName = HeaderName::from_static("x-cozy-size-bytes");
 pub(crate) const MIME_TYPE: HeaderName = HeaderName::from_static("x-cozy-mime-type");
 
+/// What a browser is about to do with what it asks for.
+const FETCH_DEST: HeaderName = HeaderName::from_static("sec-fetch-dest");
+
+/// To run it. The dashboard is of the same origin as the files, and no file may become a script of it.
+const RUN: [&str; 8] =
+    ["audioworklet", "paintworklet", "script", "serviceworker", "sharedworker", "style", "worker", "xslt"];
+
 /// How much is read from disk at once.
 const CHUNK: usize = 256 << 10;
 
@@ -42,6 +49,9 @@ pub(crate) async fn serve(
     method: &Method,
     headers: &HeaderMap,
 ) -> Result<Response, HttpError> {
+    if text(headers, FETCH_DEST).is_some_and(|purpose| RUN.contains(&purpose)) {
+        return Err(HttpError::forbidden("a stored file is not run"));
+    }
     let missing = |_| HttpError::not_found("file");
     let mut file = File::open(path).await.map_err(missing)?;
     let metadata = file.metadata().await.map_err(missing)?;

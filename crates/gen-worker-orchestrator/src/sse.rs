@@ -6,7 +6,7 @@
 use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
 
 use axum::{
-    extract::{Path, State},
+    extract::State,
     http::HeaderMap,
     response::{
         Sse,
@@ -17,14 +17,14 @@ use futures_util::{Stream, stream};
 use serde_json::json;
 use tokio::sync::watch;
 
-use crate::{events::RunEvent, http::App, http_error::HttpError};
+use crate::{events::RunEvent, http::App, http_error::HttpError, runs::Known};
 
 /// Longest silence: shorter than the patience of clients and proxies.
 const KEEP_ALIVE: Duration = Duration::from_secs(10);
 
 pub(crate) async fn follow(
     State(app): State<Arc<App>>,
-    Path(run_id): Path<String>,
+    Known(run_id): Known,
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, HttpError> {
     let last_seen = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());

@@ -1,7 +1,7 @@
 //! The workers that are connected, as they describe themselves.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::Arc,
     time::Duration,
 };
@@ -16,6 +16,9 @@ use crate::dispatch::Load;
 
 /// Events about the worker itself, such as downloads, that are kept for showing.
 const MAX_EVENTS: usize = 32;
+
+/// Most models of a worker of which is kept what it said last.
+const MAX_MODELS: usize = 256;
 
 /// Largest event about the worker itself that is kept, in bytes.
 const MAX_EVENT_BYTES: usize = 16 << 10;
@@ -43,6 +46,16 @@ pub(crate) struct Session {
     closing: CancellationToken,
     last_seen: Instant,
     events: VecDeque<(String, Value)>,
+    models: BTreeMap<String, Model>,
+}
+
+/// What a worker said last of one model.
+#[derive(Debug, Default)]
+struct Model {
+    /// Of its way into memory: `model.state`.
+    state: Option<Value>,
+    /// Of its way to the disk: `model.download`.
+    download: Option<Value>,
 }
 
 impl Held {
@@ -68,6 +81,7 @@ impl Session {
             closing,
             last_seen: Instant::now(),
             events: VecDeque::new(),
+            models: BTreeMap::new(),
         }
     }
 
@@ -176,9 +190,23 @@ impl Session {
         let small = event.event_type.len() + event.payload_json.len() <= MAX_EVENT_BYTES;
         let payload = serde_json::from_slice(&event.payload_json).ok();
         if let Some(payload) = payload.filter(|_| small) {
+            self.remember_model(&event.event_type, &payload);
             self.events.truncate(MAX_EVENTS - 1);
             self.events.push_front((event.event_type, payload));
         }
+    }
+
+    fn remember_model(&mut self, event_type: &str, payload: &Value) {
+        let Some(model_id) = payload["model_id"].as_str() else { return };
+        if self.models.len() >= MAX_MODELS && !self.models.contains_key(model_id) {
+            return;
+        }
+        let slot: fn(&mut Model) -> &mut Option<Value> = match event_type {
+            "model.state" => |model| &mut model.state,
+            "model.download" => |model| &mut model.download,
+            _ => return,
+        };
+        *slot(self.models.entry(model_id.to_owned()).or_default()) = Some(payload.clone());
     }
 
     /// The worker as the API shows it.
@@ -195,6 +223,8 @@ impl Session {
             "max_concurrency": of.max_concurrency,
             "function_concurrency": of.function_concurrency,
             "running": self.runs.len(),
+            "cpu_cores": of.cpu_cores,
+            "memory_bytes": of.memory_bytes,
             "models_in_memory": of.vram_models,
             "models_on_disk": of.disk_models,
             "gpu": {
@@ -203,9 +233,23 @@ impl Session {
                 "memory_bytes": of.gpu_memory_bytes,
                 "memory_used_bytes": of.gpu_memory_used_bytes,
             },
+            "models": self.models(),
+            "versions": {
+                "onnxruntime": of.onnxruntime_version,
+                "cuda": of.cuda_version,
+                "gpu_driver": of.gpu_driver,
+            },
             "last_heartbeat_ms": now.saturating_duration_since(self.last_seen).as_millis() as u64,
             "events": events.map(|(name, payload)| json!({"event": name, "payload": payload})).collect::<Value>(),
         })
+    }
+
+    fn models(&self) -> Value {
+        let view = |(model_id, model): (&String, &Model)| {
+            let of = |key: &str| model.state.as_ref().map(|state| state[key].clone());
+            json!({"model_id": model_id, "state": of("state"), "bytes": of("bytes"), "download": model.download})
+        };
+        self.models.iter().map(view).collect()
     }
 
     fn functions(&self) -> Value {

@@ -120,7 +120,7 @@ fn run_request() {
         user_id: s("u"),
         file_base_url: s("http://h"),
         file_token: s("k"),
-        attempt: 0,
+        ..Default::default()
     };
     check(
         Msg::RunRequest(request),
@@ -163,6 +163,7 @@ fn realtime() {
         timeout_ms: 1,
         file_base_url: s("b"),
         file_token: s("k"),
+        ..Default::default()
     };
     check(Msg::RealtimeOpenCmd(open), "7a170a01731201661a016d2201742a017530013a016242016b");
     let frame = RealtimeFrame { session_id: s("s"), data: "ab".into(), is_text: true };

@@ -2,9 +2,9 @@
 
 use gen_worker_proto::scheduler::worker_scheduler_message::Msg;
 use gen_worker_proto::scheduler::{
-    ActiveRun, DrainCommand, InterruptTaskCommand, ResultAck, RunAccepted, SchedulerHello,
-    TaskExecutionRequest, TaskExecutionResult, TokenRefresh, WorkerRegistration, WorkerResources,
-    WorkerSchedulerMessage,
+    ActiveRun, DrainCommand, InterruptTaskCommand, RealtimeOpenCommand, ResultAck, RunAccepted,
+    SchedulerHello, TaskExecutionRequest, TaskExecutionResult, TokenRefresh, WorkerRegistration,
+    WorkerResources, WorkerSchedulerMessage,
 };
 use prost::Message;
 
@@ -64,6 +64,10 @@ fn extensions_have_the_numbers_of_the_contract() {
     let run = ActiveRun { run_id: s("r"), attempt: 2 };
     check(WorkerRegistration { active_runs: vec![run], ..Default::default() }, "c20c050a01721002");
     check(TaskExecutionRequest { attempt: 1, ..Default::default() }, "7801");
+    check(TaskExecutionRequest { traceparent: "a".into(), ..Default::default() }, "c20c0161");
+    check(TaskExecutionRequest { tracestate: "a".into(), ..Default::default() }, "ca0c0161");
+    check(RealtimeOpenCommand { traceparent: "a".into(), ..Default::default() }, "c20c0161");
+    check(RealtimeOpenCommand { tracestate: "a".into(), ..Default::default() }, "ca0c0161");
     check(TaskExecutionResult { attempt: 1, ..Default::default() }, "6001");
     check(InterruptTaskCommand { attempt: 1, ..Default::default() }, "2001");
 }

@@ -54,6 +54,10 @@ vars! {
         "How long runs may go on after SIGTERM; 0 means that they are canceled at once.";
     CANCEL_GRACE = "WORKER_CANCEL_GRACE_SECONDS", "seconds", "5",
         "How long a run may go on after it was told to stop, before the worker reports it without waiting any longer.";
+    SETUP_TIMEOUT = "WORKER_SETUP_TIMEOUT_SECONDS", "seconds", "600",
+        "How long all `#[worker_setup]` functions may take together before the worker ends with exit code 9; 0 means however long they take.";
+    TEARDOWN_TIMEOUT = "WORKER_TEARDOWN_TIMEOUT_SECONDS", "seconds", "10",
+        "How long all `#[worker_teardown]` functions may take together, after the last result was handed over; 0 means that they are not waited for.";
     MAX_ZOMBIES = "WORKER_MAX_ZOMBIES", "count", "8",
         "Blocking functions that may go on after they were told to stop and reported; with one more the worker drains and ends with exit code 7. 0 means that the first ends it.";
     LEGACY_ERRORS = "WORKER_LEGACY_ERRORS", "flag", "false",
@@ -64,6 +68,8 @@ vars! {
         "Results kept in memory until they are delivered. Beyond it those that were written first are forgotten, if the scheduler does not acknowledge; no new run is taken, if it does; and nothing more is read from a scheduler that reads no more.";
     STATE_DIR = "WORKER_STATE_DIR", "path", "",
         "Where results are written before they are sent, so that they survive the process; one worker at a time. Unset, they are in memory only.";
+    FAILURE_REPORTS = "WORKER_FAILURE_REPORTS", "count", "64",
+        "Reports of runs that failed as `internal` or `fatal`, of some 60 KiB at most, that are kept in `reports` below `WORKER_STATE_DIR`; the oldest goes. 0 means none.";
     EVENT_BUFFER = "WORKER_EVENT_BUFFER", "count", "1024",
         "Events kept while the scheduler is slow or away; beyond it the oldest progress and logs are dropped and counted.";
     MAX_DELTA = "WORKER_MAX_OUTPUT_DELTA_BYTES", "bytes", "65536",
@@ -150,6 +156,10 @@ pub struct RuntimeConfig {
     pub drain_timeout: Duration,
     /// How long a run may go on after it was told to stop.
     pub cancel_grace: Duration,
+    /// How long all set-ups may take together; `None`: however long they take.
+    pub setup_timeout: Option<Duration>,
+    /// How long all tear-downs may take together.
+    pub teardown_timeout: Duration,
     /// Blocking functions that may go on after they were told to stop and reported.
     pub max_zombies: u32,
     /// Whether `error_message` is the JSON object that the first schedulers read.
@@ -160,6 +170,8 @@ pub struct RuntimeConfig {
     pub result_buffer: usize,
     /// Where results are kept so that they survive the process; `None`: in memory only.
     pub state_dir: Option<PathBuf>,
+    /// Reports of failures that are kept below the state directory; 0: none.
+    pub failure_reports: u32,
     /// Events kept while they cannot be sent.
     pub event_buffer: usize,
     /// Largest item of an incremental output.
@@ -223,11 +235,14 @@ impl RuntimeConfig {
             heartbeat: Duration::from_secs(10),
             drain_timeout: read.seconds(&DRAIN_TIMEOUT),
             cancel_grace: read.seconds(&CANCEL_GRACE),
+            setup_timeout: Some(read.seconds(&SETUP_TIMEOUT)).filter(|limit| !limit.is_zero()),
+            teardown_timeout: read.seconds(&TEARDOWN_TIMEOUT),
             max_zombies: read.number(&MAX_ZOMBIES),
             legacy_errors: read.flag(&LEGACY_ERRORS),
             result_retention: read.seconds(&RESULT_RETENTION),
             result_buffer: read.number(&RESULT_BUFFER),
             state_dir: read.path(&STATE_DIR),
+            failure_reports: read.number(&FAILURE_REPORTS),
             event_buffer: read.number::<usize>(&EVENT_BUFFER).max(1),
             max_delta: read.byte_limit(&MAX_DELTA),
             max_delta_events: NonZeroU32::new(read.number(&MAX_DELTA_EVENTS)),

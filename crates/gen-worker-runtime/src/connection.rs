@@ -2,6 +2,7 @@
 
 mod address;
 mod gap;
+mod reach;
 mod redirect;
 mod session;
 mod status;
@@ -17,6 +18,7 @@ use tracing::{debug, info, warn};
 
 pub use self::{
     address::{Address, AddressError},
+    reach::reach,
     redirect::RedirectTarget,
     tls::ClientTls,
 };

@@ -8,12 +8,14 @@ use std::{
     },
 };
 
+use gen_worker_core::ports::{LeasedModel, ModelDevice, ModelDownload, ModelStats};
 use tokio::sync::watch;
 
 use crate::{
     admission::Admission,
     config::RuntimeConfig,
     fitness::Unfit,
+    hooks::Prepared,
     host::{Host, HostFacts},
     ports::Ports,
     prefetch::Prefetch,
@@ -22,8 +24,16 @@ use crate::{
 };
 
 /// The extensions this worker speaks.
-const FEATURES: [&str; 7] =
-    ["result-ack", "run-accepted", "attempt", "active-runs", "drain", "token-refresh", "loading-functions"];
+const FEATURES: [&str; 8] = [
+    "result-ack",
+    "run-accepted",
+    "attempt",
+    "active-runs",
+    "drain",
+    "token-refresh",
+    "loading-functions",
+    "trace-context",
+];
 
 /// Everything a report is made from. Making one takes no lock that work holds, and asks no driver.
 pub(crate) struct Reporter {
@@ -31,11 +41,17 @@ pub(crate) struct Reporter {
     admission: Admission,
     host: Host,
     ports: Ports,
-    prefetch: Prefetch,
+    waits: Waits,
     functions: Vec<String>,
     function_concurrency: HashMap<String, i32>,
     schemas: Vec<v1::FunctionSchema>,
     gpu_runs: Arc<AtomicUsize>,
+}
+
+/// What functions wait for before they are ready.
+pub(crate) struct Waits {
+    pub prepared: Prepared,
+    pub prefetch: Prefetch,
 }
 
 impl Reporter {
@@ -45,7 +61,7 @@ impl Reporter {
         admission: Admission,
         host: Host,
         ports: Ports,
-        prefetch: Prefetch,
+        waits: Waits,
         unfit: &Unfit,
     ) -> Self {
         let limited = registry.iter().filter_map(|function| {
@@ -57,7 +73,7 @@ impl Reporter {
             admission,
             host,
             ports,
-            prefetch,
+            waits,
             functions: registry
                 .names()
                 .filter(|function| !unfit.contains(function))
@@ -74,7 +90,7 @@ impl Reporter {
         self.gpu_runs.clone()
     }
 
-    /// The functions: how many are advertised, and which wait for their models.
+    /// The functions: how many are advertised, and which wait.
     pub(crate) fn functions(&self) -> (usize, Vec<String>) {
         let capacity = self.capacity();
         (capacity.ready.len(), capacity.loading)
@@ -97,9 +113,24 @@ impl Reporter {
         self.ports.model_manager.as_ref().map(|manager| manager.resident()).unwrap_or_default()
     }
 
+    /// What models run on, and what of them is in memory; `None`: they are files on disk.
+    pub(crate) fn models_in_memory(&self) -> Option<(ModelDevice, ModelStats)> {
+        self.ports.model_manager.as_ref().map(|manager| (manager.device(), manager.stats()))
+    }
+
+    /// The models that are leased, and by whom.
+    pub(crate) fn leases(&self) -> Vec<LeasedModel> {
+        self.ports.model_manager.as_ref().map(|manager| manager.leases()).unwrap_or_default()
+    }
+
+    /// The models on their way to this machine.
+    pub(crate) fn downloads(&self) -> Vec<ModelDownload> {
+        self.ports.model_source.as_ref().map(|source| source.under_way()).unwrap_or_default()
+    }
+
     /// Changes when a report is due before the next heartbeat: other functions are ready than were.
     pub(crate) fn news(&self) -> watch::Receiver<()> {
-        self.prefetch.changes()
+        self.waits.prefetch.changes()
     }
 
     /// The report of this moment.
@@ -120,14 +151,24 @@ impl Reporter {
             }
         }
         let is_open = self.admission.is_open() && max_concurrency != Some(0);
-        let mut loading = self.prefetch.loading();
-        // What this machine cannot run does not get ready.
-        loading.retain(|name| self.functions.contains(name));
+        let loading = self.loading();
         let has_place = |name: &&String| is_open && function_concurrency.get(*name) != Some(&0);
         let is_ready = |name: &&String| !loading.contains(name);
         let ready = self.functions.iter().filter(is_ready).filter(has_place).cloned().collect();
         let max_concurrency = max_concurrency.unwrap_or(0);
         Capacity { ready, loading, max_concurrency, function_concurrency }
+    }
+
+    /// The functions that wait: all for the set-ups, then some for their models. What this machine cannot run does not get ready.
+    fn loading(&self) -> Vec<String> {
+        if self.waits.prepared.is_pending() {
+            let mut all = self.functions.clone();
+            all.sort_unstable();
+            return all;
+        }
+        let mut loading = self.waits.prefetch.loading();
+        loading.retain(|name| self.functions.contains(name));
+        loading
     }
 
     fn resources(&self) -> v1::WorkerResources {
@@ -168,7 +209,7 @@ impl Reporter {
 /// What may be sent to this worker now.
 struct Capacity {
     ready: Vec<String>,
-    /// Whose models are on their way.
+    /// That wait for the set-ups, or for their models.
     loading: Vec<String>,
     max_concurrency: i32,
     function_concurrency: HashMap<String, i32>,

@@ -34,6 +34,17 @@ pub(crate) struct GpuFacts {
     pub cuda_version: String,
     /// Compute capability without its dot, such as `90`.
     pub compute_capability: String,
+    /// Each of them.
+    pub devices: Vec<DeviceUse>,
+}
+
+/// How far one GPU is used; zero is also what its driver does not say.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct DeviceUse {
+    pub memory_bytes: u64,
+    pub memory_used_bytes: u64,
+    /// Of the driver's last sampling period, between a sixth of a second and a second.
+    pub busy_percent: u32,
 }
 
 /// The latest facts. Reading them locks only for as long as it takes to copy a pointer.
@@ -69,12 +80,12 @@ impl Host {
     }
 }
 
-fn cpu_cores() -> u32 {
+pub(crate) fn cpu_cores() -> u32 {
     std::thread::available_parallelism().map_or(1, |cores| cores.get() as u32)
 }
 
 /// Main memory: the container's limit where there is one, else the machine's; 0 when the system does not say.
-fn memory_bytes() -> u64 {
+pub(crate) fn memory_bytes() -> u64 {
     let Ok(mut system) = sysinfo::System::new() else { return 0 };
     system.refresh_memory();
     system.cgroup_limits().map_or(system.total_memory(), |limits| limits.total_memory)
@@ -91,12 +102,13 @@ fn open_nvml() -> Option<Nvml> {
     }
 }
 
-fn read_gpu(nvml: &Nvml) -> GpuFacts {
+pub(crate) fn read_gpu(nvml: &Nvml) -> GpuFacts {
     let count = nvml.device_count().unwrap_or(0);
     let mut facts = GpuFacts {
         count,
         driver: nvml.sys_driver_version().unwrap_or_default(),
         cuda_version: nvml.sys_cuda_driver_version().map(cuda_text).unwrap_or_default(),
+        devices: (0..count).map(|number| read_use(nvml, number)).collect(),
         ..GpuFacts::default()
     };
     let Ok(device) = nvml.device_by_index(0) else {
@@ -114,6 +126,16 @@ fn read_gpu(nvml: &Nvml) -> GpuFacts {
     facts
 }
 
+fn read_use(nvml: &Nvml, number: u32) -> DeviceUse {
+    let Ok(device) = nvml.device_by_index(number) else { return DeviceUse::default() };
+    let (memory, rates) = (device.memory_info(), device.utilization_rates());
+    DeviceUse {
+        memory_bytes: memory.as_ref().map_or(0, |memory| memory.total),
+        memory_used_bytes: memory.map_or(0, |memory| memory.used),
+        busy_percent: rates.map_or(0, |rates| rates.gpu),
+    }
+}
+
 fn cuda_text(version: i32) -> String {
     format!("{}.{}", cuda_driver_version_major(version), cuda_driver_version_minor(version))
 }
@@ -122,8 +144,10 @@ fn made_up(fake: &FakeGpu) -> GpuFacts {
     if fake.count == 0 {
         return GpuFacts::default();
     }
+    let device = DeviceUse { memory_bytes: fake.memory_bytes, ..DeviceUse::default() };
     GpuFacts {
         count: fake.count,
+        devices: vec![device; fake.count as usize],
         memory_bytes: fake.memory_bytes,
         memory_free_bytes: fake.memory_bytes,
         name: fake.name.clone(),
@@ -143,10 +167,25 @@ mod tests {
         assert!(facts.memory_bytes > 1 << 20);
     }
 
+    /// On a machine with an NVIDIA driver only.
+    #[test]
+    fn each_gpu_says_how_far_it_is_used() {
+        let gpu = &Host::observe(None, CancellationToken::new()).facts().gpu;
+        assert_eq!(gpu.devices.len(), gpu.count as usize);
+        for device in &gpu.devices {
+            assert!(
+                device.memory_bytes >= device.memory_used_bytes && device.busy_percent <= 100,
+                "{device:?}"
+            );
+        }
+        assert_eq!(gpu.devices.first().map_or(0, |first| first.memory_bytes), gpu.memory_bytes);
+    }
+
     #[test]
     fn a_made_up_gpu_is_all_free() {
         let fake = FakeGpu { count: 2, memory_bytes: 8, name: "n".into(), driver: "d".into() };
         let gpu = &Host::observe(Some(&fake), CancellationToken::new()).facts().gpu;
         assert_eq!((gpu.count, gpu.memory_free_bytes, gpu.memory_used_bytes), (2, 8, 0));
+        assert_eq!(gpu.devices, [DeviceUse { memory_bytes: 8, ..DeviceUse::default() }; 2]);
     }
 }

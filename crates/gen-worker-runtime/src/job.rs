@@ -19,7 +19,7 @@ use std::sync::{Arc, atomic::AtomicUsize};
 
 use bytes::Bytes;
 use gen_worker_core::{
-    ActionContext, Deadline, Extensions, Function, FunctionName, JobFailure, RunFacts, WorkerError,
+    ActionContext, Deadline, Function, FunctionName, JobFailure, RunFacts, WorkerError, layer::Handler,
 };
 use tokio::{runtime::Handle, sync::Semaphore};
 use tokio_util::task::TaskTracker;
@@ -27,20 +27,21 @@ use tokio_util::task::TaskTracker;
 use self::{
     decode::Received,
     inject::Ready,
-    ration::Ration,
     run::{Audience, Run},
 };
-pub(crate) use self::{inject::ModelTable, timings::Stage};
+pub(crate) use self::{inject::ModelTable, ration::Ration, timings::Stage};
 use crate::{
     admission::{Admission, Applicant, Permit, Refusal},
     command::RunRequest,
     config::RuntimeConfig,
     fitness::Unfit,
+    hooks::Prepared,
     meters::Meters,
     outbox::Outbox,
     ports::Ports,
     prefetch::Prefetch,
     registry::Registry,
+    report::Reports,
 };
 
 /// What all jobs share.
@@ -51,7 +52,9 @@ pub(crate) struct Workshop {
     pub admission: Admission,
     pub outbox: Arc<Outbox>,
     pub ports: Ports,
-    pub extensions: Arc<Extensions>,
+    pub prepared: Prepared,
+    /// What stands around every call; `None`: nothing.
+    pub layers: Option<Handler>,
     pub models: ModelTable,
     pub prefetch: Prefetch,
     /// One permit for each function that may hold a GPU.
@@ -60,6 +63,8 @@ pub(crate) struct Workshop {
     pub users: Handle,
     pub tracker: TaskTracker,
     pub meters: Arc<Meters>,
+    /// `None`: none are left.
+    pub reports: Option<Arc<Reports>>,
     /// Of runs that succeeded.
     pub lines: Ration,
 }
@@ -118,7 +123,7 @@ impl Jobs {
     ) -> Result<(Arc<Run>, Arc<Permit>), Refusal> {
         let spec = function.spec();
         self.0.unfit.check(&spec.name).map_err(Refusal::Failed)?;
-        let facts = RunFacts {
+        let mut facts = RunFacts {
             run_id: request.run_id,
             function: request.function,
             attempt: request.attempt,
@@ -126,7 +131,11 @@ impl Jobs {
             deadline: request.timeout.map(Deadline::after),
             scope: request.scope,
         };
-        let run = Run::new(self.0.clone(), facts, spec.output_mode, audience);
+        let span = self.0.ports.tracer.as_ref().map(|tracer| tracer.begin(&facts));
+        if let Some(span) = &span {
+            facts.scope.trace = span.trace();
+        }
+        let run = Run::new(self.0.clone(), facts, spec.output_mode, audience, span);
         let applicant = Applicant {
             run_id: &run.facts.run_id,
             attempt: run.facts.attempt,
@@ -135,12 +144,14 @@ impl Jobs {
             deadline: run.facts.deadline.map(|deadline| deadline.at),
             is_room: !self.0.outbox.is_full(),
         };
-        let permit = self.0.admission.admit(&applicant, run.clone())?;
+        let admitted = self.0.admission.admit(&applicant, run.clone());
+        let permit = admitted.inspect_err(|_| run.refused())?;
         Ok((run, Arc::new(permit)))
     }
 }
 
 /// What every step of a run has at hand.
+#[derive(Clone)]
 pub(crate) struct Job {
     run: Arc<Run>,
     function: Function,
@@ -165,7 +176,10 @@ impl Job {
 
     /// Measures one stage.
     async fn stage<F: Future>(&self, stage: Stage, work: F) -> F::Output {
-        self.run.timings.stage(stage, work).await
+        let began = self.run.stage_begins();
+        let done = self.run.timings.stage(stage, work).await;
+        self.run.went_through(stage, began);
+        done
     }
 }
 

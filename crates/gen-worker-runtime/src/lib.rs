@@ -26,9 +26,11 @@ mod credential;
 mod dispatch;
 mod fitness;
 mod heartbeat;
+mod hooks;
 mod host;
 mod job;
 mod journal;
+mod machine;
 mod meters;
 mod model_control;
 mod outbox;
@@ -36,19 +38,26 @@ mod ports;
 mod prefetch;
 mod realtime;
 mod registry;
+mod report;
 mod shutdown;
 mod snapshot;
 mod vitals;
 mod wire;
 mod worker;
 
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub use crate::wire::inbound::check as check_message;
 pub use crate::{
     config::{FakeGpu, RuntimeConfig},
-    connection::{Address, AddressError, ClientTls, ConnectionError, RedirectTarget},
+    connection::{Address, AddressError, ClientTls, ConnectionError, RedirectTarget, reach},
+    hooks::{HookError, SetUpFailure},
     journal::JournalError,
+    machine::{Gpu, Machine, machine},
     meters::METRICS,
     ports::Ports,
     registry::RegistryError,
+    report::{PanicNote, keep_line, note_panic},
     shutdown::{Phase, Shutdown},
     worker::{Worker, WorkerBuilder, WorkerFailure},
 };

@@ -57,7 +57,7 @@ impl Outcome {
         }
     }
 
-    fn as_str(self) -> &'static str {
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
             Self::Success => "success",
             Self::Superseded => "superseded",
@@ -139,7 +139,7 @@ metrics! {
         "Functions that go on after they were told to stop and their run was answered.");
     GPU_RUNS = gauge("gen_worker_gpu_runs", "runs", &[], "Runs that hold a GPU.");
     FUNCTIONS = gauge("gen_worker_functions", "functions", &["state"],
-        "Functions that are advertised (available), and that wait for their models (loading).");
+        "Functions that are advertised (available), and that wait for set-ups or their models (loading).");
     CONNECTED = gauge("gen_worker_connected", "streams", &[], "Whether there is a stream to a scheduler: 0 or 1.");
     RECONNECTS = counter("gen_worker_reconnects_total", "streams", &["cause"],
         "Streams and dials that ended otherwise than by leaving, so that another dial was due.");
@@ -158,9 +158,21 @@ metrics! {
         "Results that were forgotten before their retention was over, to stay within WORKER_RESULT_BUFFER_BYTES.");
     MODELS = gauge("gen_worker_models", "models", &["place"], "Models on disk, and in memory.");
     GPUS = gauge("gen_worker_gpus", "devices", &[], "GPUs of this machine.");
-    GPU_MEMORY = gauge("gen_worker_gpu_memory_bytes", "bytes", &["device"], "Memory of the first GPU.");
+    MODEL_LEASES = gauge("gen_worker_model_leases", "leases", &[],
+        "Leases of models in memory that were granted and have not ended.");
+    MODEL_MEMORY = gauge("gen_worker_model_memory_bytes", "bytes", &["device"],
+        "Memory that models take, by where they run: the GPU's number, or cpu for main memory.");
+    MODEL_BUDGET = gauge("gen_worker_model_memory_budget_bytes", "bytes", &["device"],
+        "Memory that models may take; 0: there is no budget.");
+    MODEL_LOADS = counter("gen_worker_model_loads_total", "models", &[], "Loads of models into memory that were begun.");
+    MODEL_HITS = counter("gen_worker_model_memory_hits_total", "leases", &[],
+        "Leases of models that were in memory when they were asked for.");
+    MODEL_EVICTIONS = counter("gen_worker_model_memory_evictions_total", "models", &[], "Models that were taken out of memory.");
+    GPU_MEMORY = gauge("gen_worker_gpu_memory_bytes", "bytes", &["device"], "Memory of each GPU.");
     GPU_MEMORY_USED = gauge("gen_worker_gpu_memory_used_bytes", "bytes", &["device"],
-        "Memory of the first GPU that is in use, by whichever process.");
+        "Memory of each GPU that is in use, by whichever process.");
+    GPU_UTILIZATION = gauge("gen_worker_gpu_utilization_ratio", "ratio", &["device"],
+        "Share of the driver's last sampling period in which the GPU computed, from 0 to 1, for whichever process.");
 }
 
 /// The counters of a worker.

@@ -7,7 +7,7 @@ use gen_worker_core::{
     Asset, AssetRef, Classify, FailureKind, JobFailure, LocalFile, RunScope, Secret,
     ports::{
         CredentialSource, FileStore, InputSource, ModelManager, ModelSource, Observer, OutputStore,
-        OutputTarget, SaveRequest, Watch,
+        OutputTarget, SaveRequest, Tracer, Watch,
     },
 };
 
@@ -28,6 +28,8 @@ pub struct Ports {
     pub credential: Arc<dyn CredentialSource>,
     /// Watches the worker; `None`: nobody does.
     pub observer: Option<Arc<dyn Observer>>,
+    /// Is shown runs; `None`: they only pass on the trace that the scheduler named.
+    pub tracer: Option<Arc<dyn Tracer>>,
 }
 
 impl Default for Ports {
@@ -42,6 +44,7 @@ impl Default for Ports {
             model_manager: None,
             credential: nothing,
             observer: None,
+            tracer: None,
         }
     }
 }

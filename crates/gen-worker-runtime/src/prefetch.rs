@@ -40,7 +40,8 @@ struct Shared {
     tracker: TaskTracker,
     shutdown: Shutdown,
     state: Mutex<State>,
-    changed: watch::Sender<()>,
+    /// Told when other functions wait than did.
+    news: watch::Sender<()>,
 }
 
 struct State {
@@ -56,12 +57,12 @@ impl Prefetch {
         users: Handle,
         tracker: TaskTracker,
         shutdown: Shutdown,
+        news: watch::Sender<()>,
     ) -> Self {
         let at_once = source.as_ref().map_or(1, |source| source.at_once());
         let state = State { queue: Queue::new(at_once), waiting: Waiting::default() };
-        let (functions, changed) = (keys(registry), watch::Sender::new(()));
-        let state = Mutex::new(state);
-        Self(Arc::new(Shared { functions, source, outbox, users, tracker, shutdown, state, changed }))
+        let (functions, state) = (keys(registry), Mutex::new(state));
+        Self(Arc::new(Shared { functions, source, outbox, users, tracker, shutdown, state, news }))
     }
 
     /// Fetches what this configuration names, in the place of what the one before named and is not begun yet.
@@ -85,7 +86,7 @@ impl Prefetch {
             std::mem::replace(&mut state.waiting, waiting)
         };
         if before.names() != loading {
-            self.0.changed.send_replace(());
+            self.0.news.send_replace(());
         }
         self.begin();
     }
@@ -95,7 +96,7 @@ impl Prefetch {
         let ready = self.state().waiting.settle(model);
         if !ready.is_empty() {
             info!(functions = ready.join(","), "functions wait for no model any more");
-            self.0.changed.send_replace(());
+            self.0.news.send_replace(());
         }
     }
 
@@ -111,7 +112,7 @@ impl Prefetch {
 
     /// Changes when [`loading`](Self::loading) may have.
     pub(crate) fn changes(&self) -> watch::Receiver<()> {
-        self.0.changed.subscribe()
+        self.0.news.subscribe()
     }
 
     /// Begins as many fetches as may go on at once; none in a worker that leaves.
@@ -140,9 +141,11 @@ impl Prefetch {
     }
 
     fn tell(&self, model: &ModelRef, failure: &JobFailure) {
+        // Asked for before the line is written: whoever writes it may be slow, and the lock is not held meanwhile.
+        let functions = self.state().waiting.of(model).join(",");
         warn!(
             model = model.known_as(),
-            functions = self.state().waiting.of(model).join(","),
+            functions,
             kind = failure.kind.as_str(),
             error = failure.chain(),
             remedy = remedy(failure.kind),

@@ -15,6 +15,9 @@ use crate::{
 /// Runs that are listed, those that began first; of the rest there is only a count. A line must not grow with the load.
 const MAX_RUNS: usize = 100;
 
+/// Leases and downloads that are listed.
+const MAX_MODELS: usize = 100;
+
 /// What a run is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Doing {
@@ -60,6 +63,9 @@ fn write(watched: &Watched) {
     let Held { in_flight, permits, zombies } = watched.admission.held();
     let Census { results, result_bytes, unwritten, oldest, events, lost } = watched.outbox.census();
     let (available, loading) = watched.reporter.functions();
+    let (mut leases, mut downloads) = (watched.reporter.leases(), watched.reporter.downloads());
+    leases.truncate(MAX_MODELS);
+    downloads.truncate(MAX_MODELS);
     info!(
         phase = ?watched.shutdown.phase(),
         is_connected = watched.meters.is_connected(),
@@ -67,12 +73,15 @@ fn write(watched: &Watched) {
         in_flight,
         permits,
         zombies,
+        tasks = watched.tasks.len(),
         gpu_runs = watched.gpu_runs(),
         runs = json(&runs),
         runs_left_out = left_out,
         functions_available = available,
         functions_loading = json(&loading),
         models_fetching = json(&watched.prefetch.under_way()),
+        downloads = json(&downloads),
+        leases = json(&leases),
         models_resident = json(&watched.reporter.resident()),
         outbox_results = results,
         outbox_bytes = result_bytes,

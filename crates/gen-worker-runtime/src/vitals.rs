@@ -11,9 +11,10 @@ use std::{
 
 use gen_worker_core::{
     metric::Readings,
-    ports::{Condition, Measured, Observer, Vitals},
+    ports::{Condition, Measured, ModelDevice, Observer, Vitals},
 };
 use tokio::time::{MissedTickBehavior, interval};
+use tokio_util::task::TaskTracker;
 
 use crate::{
     admission::{Admission, Held},
@@ -36,6 +37,7 @@ pub(crate) struct Watched {
     pub prefetch: Prefetch,
     pub shutdown: Shutdown,
     pub gpu_runs: Arc<AtomicUsize>,
+    pub tasks: TaskTracker,
     pub pulse: Pulse,
 }
 
@@ -129,11 +131,26 @@ impl Watched {
     fn measure_machine(&self, readings: &mut Readings) {
         readings.add_by(&meters::MODELS, ["disk"], self.reporter.on_disk().len());
         readings.add_by(&meters::MODELS, ["memory"], self.reporter.resident().len());
+        if let Some((device, stats)) = self.reporter.models_in_memory() {
+            let device = match device {
+                // They run on the first one.
+                ModelDevice::Gpu => "0",
+                _ => "cpu",
+            };
+            readings.add(&meters::MODEL_LEASES, stats.leased);
+            readings.add_by(&meters::MODEL_MEMORY, [device], stats.used_bytes);
+            readings.add_by(&meters::MODEL_BUDGET, [device], stats.budget_bytes);
+            readings.add(&meters::MODEL_LOADS, stats.loads);
+            readings.add(&meters::MODEL_HITS, stats.hits);
+            readings.add(&meters::MODEL_EVICTIONS, stats.evictions);
+        }
         let gpu = &self.reporter.host().gpu;
         readings.add(&meters::GPUS, u64::from(gpu.count));
-        if gpu.count > 0 {
-            readings.add_by(&meters::GPU_MEMORY, ["0"], gpu.memory_bytes);
-            readings.add_by(&meters::GPU_MEMORY_USED, ["0"], gpu.memory_used_bytes);
+        for (number, device) in gpu.devices.iter().enumerate() {
+            let number = number.to_string();
+            readings.add_by(&meters::GPU_MEMORY, [&number], device.memory_bytes);
+            readings.add_by(&meters::GPU_MEMORY_USED, [&number], device.memory_used_bytes);
+            readings.add_by(&meters::GPU_UTILIZATION, [&number], f64::from(device.busy_percent) / 100.0);
         }
     }
 }

@@ -1,11 +1,15 @@
 //! The worker: two runtimes, the parts between them, and the way out.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::{convert::Infallible, future::pending, sync::Arc, time::Duration};
 
-use gen_worker_core::{CancelReason, Extensions, Function, ModelRef, ports::Observer};
+use gen_worker_core::{
+    CancelReason, Extensions, Function, ModelRef, SetUp, TearDown,
+    layer::{Answer, BoxError, Handler, Invocation, Layer, Service},
+    ports::Observer,
+};
 use tokio::{
     runtime::{Builder, Handle, Runtime},
-    sync::Semaphore,
+    sync::{Semaphore, watch},
     time::timeout,
 };
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
@@ -19,7 +23,8 @@ use crate::{
     credential::Keeper,
     dispatch::Dispatcher,
     fitness::Unfit,
-    heartbeat::Reporter,
+    heartbeat::{Reporter, Waits},
+    hooks::{HookError, Hooks, Prepared, SetUpFailure, Way},
     host::Host,
     job::{Jobs, ModelTable, Workshop},
     journal::JournalError,
@@ -29,9 +34,10 @@ use crate::{
     ports::Ports,
     prefetch::Prefetch,
     registry::{Registry, RegistryError},
+    report::{Reports, Surroundings},
     shutdown::{Phase, Shutdown},
     snapshot::when_asked,
-    vitals::{Pulse, Watched, watch},
+    vitals::{self, Pulse, Watched},
 };
 
 /// How long a worker that leaves may take to hand over what it still holds.
@@ -44,6 +50,12 @@ pub enum WorkerFailure {
     /// The functions cannot be served.
     #[error(transparent)]
     Functions(#[from] RegistryError),
+    /// What is done before the first run and after the last does not fit together, or not the functions.
+    #[error(transparent)]
+    Hooks(#[from] HookError),
+    /// A set-up failed.
+    #[error(transparent)]
+    SetUp(SetUpFailure),
     /// The operating system gave no threads.
     #[error("cannot start the worker's threads")]
     Threads(#[source] std::io::Error),
@@ -76,6 +88,8 @@ pub struct WorkerBuilder {
     models: Vec<(String, ModelRef)>,
     fetch_ahead: bool,
     extensions: Extensions,
+    hooks: Hooks,
+    layers: Vec<Box<dyn FnOnce(Handler) -> Handler + Send>>,
     signals: Signals,
 }
 
@@ -124,6 +138,34 @@ impl WorkerBuilder {
         self
     }
 
+    /// Adds what is done before the first run: what it makes is given to every function that takes it as `State<T>`. Set-ups
+    /// run at the same time, while the worker connects; functions are advertised as loading until all are done. If one fails,
+    /// or they take longer than `WORKER_SETUP_TIMEOUT_SECONDS`, the worker ends.
+    pub fn set_up(mut self, set_up: SetUp) -> Self {
+        self.hooks.set_ups.push(set_up);
+        self
+    }
+
+    /// Adds what is done after the last run, however the worker ends. Tear-downs run at the same time, when the last result
+    /// was handed over, for `WORKER_TEARDOWN_TIMEOUT_SECONDS` at most; one that fails costs a line in the log.
+    pub fn tear_down(mut self, tear_down: TearDown) -> Self {
+        self.hooks.tear_downs.push(tear_down);
+        self
+    }
+
+    /// Puts a [layer](gen_worker_core::layer) around every call of a function and every realtime session. The first that is added
+    /// is the outermost: it sees a call first, and its answer last. Without layers a call costs no more.
+    pub fn layer<L>(mut self, layer: L) -> Self
+    where
+        L: Layer<Handler> + Send + 'static,
+        L::Service: Service<Invocation, Response = Answer> + Clone + Send + Sync + 'static,
+        <L::Service as Service<Invocation>>::Error: Into<BoxError>,
+        <L::Service as Service<Invocation>>::Future: Send + 'static,
+    {
+        self.layers.push(Box::new(move |inner| inner.within(&layer)));
+        self
+    }
+
     /// Leaves on SIGTERM and SIGINT: the first drains, a second cancels; SIGUSR1 writes a snapshot to the log. Without this only
     /// [`Worker::shutdown`] ends it.
     pub fn stop_on_signals(mut self) -> Self {
@@ -134,9 +176,17 @@ impl WorkerBuilder {
     /// The worker.
     ///
     /// # Errors
-    /// There is no function, or two have one name, or the operating system gives no threads.
+    /// There is no function, or two have one name; or something takes a `State<T>` that nothing makes, or two set-ups make the
+    /// same; or the operating system gives no threads.
     pub fn build(self) -> Result<Worker, WorkerFailure> {
         let registry = Registry::new(self.functions)?;
+        self.hooks.check(&self.extensions)?;
+        for spec in registry.iter().map(Function::spec) {
+            if let Some(state) = spec.states.iter().find(|state| !self.hooks.makes(&self.extensions, **state))
+            {
+                return Err(HookError::NotMade { taker: spec.name.to_string(), state: *state }.into());
+            }
+        }
         let users = Builder::new_multi_thread()
             .thread_name("user")
             .enable_all()
@@ -147,7 +197,9 @@ impl WorkerBuilder {
             registry,
             models: self.models,
             fetch_ahead: self.fetch_ahead,
-            extensions: Arc::new(self.extensions),
+            prepared: Prepared::new(self.extensions, self.hooks.set_ups.is_empty()),
+            hooks: self.hooks,
+            layers: layered(self.layers),
             shutdown: Shutdown::new(self.config.drain_timeout),
             config: Arc::new(self.config),
             signals: self.signals,
@@ -166,7 +218,9 @@ pub struct Worker {
     registry: Registry,
     models: Vec<(String, ModelRef)>,
     fetch_ahead: bool,
-    extensions: Arc<Extensions>,
+    prepared: Prepared,
+    hooks: Hooks,
+    layers: Option<Handler>,
     shutdown: Shutdown,
     signals: Signals,
     users: Runtime,
@@ -182,6 +236,8 @@ impl Worker {
             models: Vec::new(),
             fetch_ahead: true,
             extensions: Extensions::default(),
+            hooks: Hooks::default(),
+            layers: Vec::new(),
             signals: Signals::Ignore,
         }
     }
@@ -194,22 +250,34 @@ impl Worker {
     /// Works until told to leave. Blocks the calling thread, which becomes the control thread.
     ///
     /// # Errors
-    /// `WORKER_STATE_DIR` cannot be used, the operating system gives no threads, dialling again cannot help, something was left
-    /// unsaid, or too many functions did not stop.
+    /// `WORKER_STATE_DIR` cannot be used, the operating system gives no threads, a set-up failed, dialling again cannot help,
+    /// something was left unsaid, or too many functions did not stop.
     ///
     /// # Panics
     /// It was called from async code.
     pub fn run(self) -> Result<(), WorkerFailure> {
         let control = Builder::new_current_thread().enable_all().build().map_err(WorkerFailure::Threads)?;
-        let Self { config, ports, registry, models, fetch_ahead, extensions, shutdown, signals, users } =
-            self;
+        let Self {
+            config,
+            ports,
+            registry,
+            models,
+            fetch_ahead,
+            prepared,
+            hooks,
+            layers,
+            shutdown,
+            signals,
+            users,
+        } = self;
         let told = shutdown.clone();
         let (outbox, outputs) = (Outbox::open(&config)?, ports.outputs.clone());
+        let tracer = ports.tracer.clone();
         let parts = Parts::assemble(
             config,
             ports,
             registry,
-            extensions,
+            (prepared, layers),
             shutdown,
             users.handle().clone(),
             outbox.clone(),
@@ -217,7 +285,7 @@ impl Worker {
         let watched = parts.watched.clone();
         let ended = control.block_on(async {
             tokio::select! {
-                ended = parts.run(&models, fetch_ahead) => ended,
+                ended = parts.run(&models, fetch_ahead, hooks) => ended,
                 never = heed(signals, &told, &watched) => match never {},
             }
         });
@@ -225,17 +293,27 @@ impl Worker {
         users.shutdown_background();
         outbox.close();
         outputs.settle();
+        if let Some(tracer) = tracer {
+            tracer.settle();
+        }
         // Nor is a thread that looks up a name or reads a file which hangs.
         control.shutdown_background();
         ended
     }
 }
 
+/// The layers around the function, the last that was added next to it; `None`: there are none.
+fn layered(layers: Vec<Box<dyn FnOnce(Handler) -> Handler + Send>>) -> Option<Handler> {
+    let mut layers = layers.into_iter().rev();
+    let last = layers.next()?;
+    Some(layers.fold(last(Handler::innermost()), |inner, layer| layer(inner)))
+}
+
 async fn heed(signals: Signals, shutdown: &Shutdown, watched: &Watched) -> Infallible {
     if signals == Signals::Heed {
         tokio::join!(shutdown.heed_signals(), when_asked(watched));
     }
-    std::future::pending().await
+    pending().await
 }
 
 /// The parts of a running worker, on the control runtime.
@@ -248,6 +326,10 @@ struct Parts {
     outbox: Arc<Outbox>,
     tracker: TaskTracker,
     shutdown: Shutdown,
+    prepared: Prepared,
+    users: Handle,
+    /// Tells that other functions are ready than were.
+    news: watch::Sender<()>,
     observing: CancellationToken,
     observer: Option<Arc<dyn Observer>>,
     watched: Arc<Watched>,
@@ -258,7 +340,7 @@ impl Parts {
         config: Arc<RuntimeConfig>,
         ports: Ports,
         registry: Registry,
-        extensions: Arc<Extensions>,
+        (prepared, layers): (Prepared, Option<Handler>),
         shutdown: Shutdown,
         users: Handle,
         outbox: Arc<Outbox>,
@@ -272,6 +354,7 @@ impl Parts {
         let limits = Limits { max_input: config.max_input, max_concurrency: config.max_concurrency };
         let admission = Admission::new(limits, ports.credential.clone(), shutdown.clone());
         let places = host.facts().gpu.count.max(1) * config.gpu_concurrency.get();
+        let news = watch::Sender::new(());
         let prefetch = Prefetch::new(
             &registry,
             ports.model_source.clone(),
@@ -279,18 +362,24 @@ impl Parts {
             users.clone(),
             tracker.clone(),
             shutdown.clone(),
+            news.clone(),
         );
         let models_run_on = ports.model_manager.as_ref().map(|manager| manager.device());
         let specs = registry.iter().map(|function| &**function.spec());
         let unfit = Unfit::find(specs, host.facts().gpu.memory_bytes, models_run_on);
         unfit.tell(&*outbox);
+        let reports = Reports::new(Surroundings {
+            config: config.clone(),
+            host: host.clone(),
+            models: ports.model_manager.clone(),
+        });
         let reporter = Reporter::new(
             config.clone(),
             &registry,
             admission.clone(),
             host,
             ports.clone(),
-            prefetch.clone(),
+            Waits { prepared: prepared.clone(), prefetch: prefetch.clone() },
             &unfit,
         );
         let models = ModelControl {
@@ -309,14 +398,16 @@ impl Parts {
             admission: admission.clone(),
             outbox: outbox.clone(),
             ports,
-            extensions,
+            prepared: prepared.clone(),
+            layers,
             models: ModelTable::default(),
             prefetch: prefetch.clone(),
             gpu: Arc::new(Semaphore::new(places as usize)),
             gpu_runs: reporter.gpu_runs(),
-            users,
+            users: users.clone(),
             tracker: tracker.clone(),
             meters: meters.clone(),
+            reports: reports.map(Arc::new),
             lines: Default::default(),
         });
         let dispatcher =
@@ -330,6 +421,7 @@ impl Parts {
             admission: admission.clone(),
             outbox: outbox.clone(),
             gpu_runs: reporter.gpu_runs(),
+            tasks: tracker.clone(),
             pulse: Pulse::default(),
         };
         let link = Link {
@@ -349,13 +441,21 @@ impl Parts {
             outbox,
             tracker,
             shutdown,
+            prepared,
+            users,
+            news,
             observing,
             observer,
             watched: Arc::new(watched),
         }
     }
 
-    async fn run(self, models: &[(String, ModelRef)], fetch_ahead: bool) -> Result<(), WorkerFailure> {
+    async fn run(
+        self,
+        models: &[(String, ModelRef)],
+        fetch_ahead: bool,
+        hooks: Hooks,
+    ) -> Result<(), WorkerFailure> {
         let Self {
             config,
             connection,
@@ -365,6 +465,9 @@ impl Parts {
             outbox,
             tracker,
             shutdown,
+            prepared,
+            users,
+            news,
             observing,
             observer,
             watched,
@@ -372,24 +475,35 @@ impl Parts {
         if !models.is_empty() {
             dispatcher.configure(ModelConfig::of(models), fetch_ahead);
         }
+        let way = Way { users: &users, shutdown: &shutdown, news: &news };
+        let set_up = async {
+            prepared.set_up(hooks.set_ups, config.setup_timeout, way).await;
+            pending::<Infallible>().await
+        };
         let connection = connection.run();
         tokio::pin!(connection);
         let working = async {
-            tokio::select! {
+            let ended = tokio::select! {
                 ended = &mut connection => ended,
                 never = keeper.keep() => match never {},
                 never = admission.enforce_deadlines() => match never {},
+                never = set_up => match never {},
                 () = leave(&config, &admission, &tracker, &shutdown) => {
                     timeout(FLUSH, connection).await.unwrap_or(Ok(()))
                 }
-            }
+            };
+            prepared.tear_down(hooks.tear_downs, config.teardown_timeout, &users).await;
+            ended
         };
         let ended = tokio::select! {
             ended = working => ended,
             // To the very end: a watchdog waits for a worker that leaves too.
-            never = watch(observer, watched) => match never {},
+            never = vitals::watch(observer, watched) => match never {},
         };
         observing.cancel();
+        if let Some(failure) = prepared.failure() {
+            return Err(WorkerFailure::SetUp(failure));
+        }
         ended?;
         if !outbox.can_leave() {
             return Err(WorkerFailure::Unsaid { waited: FLUSH });

@@ -52,7 +52,7 @@ fn unready(condition: &Condition) -> Vec<String> {
     if *available == 0 && closed.is_none() {
         why.push(match loading.is_empty() {
             true => "no function has a place left".to_owned(),
-            false => format!("no function is available; waiting for models: {}", loading.join(", ")),
+            false => format!("no function is available; loading: {}", loading.join(", ")),
         });
     }
     why
@@ -103,7 +103,7 @@ mod tests {
         let away = Condition { is_connected: false, closed: Some("draining"), available: 0, ..well() };
         check(Probe::Ready, away, &["not connected to a scheduler", "draining"]);
         let loading = Condition { available: 0, loading: vec!["a".into(), "b".into()], ..well() };
-        check(Probe::Ready, loading, &["no function is available; waiting for models: a, b"]);
+        check(Probe::Ready, loading, &["no function is available; loading: a, b"]);
         check(Probe::Ready, Condition { available: 0, ..well() }, &["no function has a place left"]);
     }
 

@@ -8,7 +8,7 @@ use gen_worker_core::ports::Vitals;
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::Full;
 use hyper::{body::Incoming, server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
+use hyper_util::rt::{TokioIo, TokioTimer};
 use tokio::{
     net::{TcpListener, TcpStream},
     time::{sleep, timeout},
@@ -26,6 +26,9 @@ const MAX_CONNECTIONS: usize = 32;
 
 /// How long a connection may take, from its first byte to its last. Scrapers give up after ten seconds by default.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// How long a peer may take to ask. Whoever wants to know asks at once, and who does not must not keep a place for long.
+const ASKING: Duration = Duration::from_secs(2);
 
 /// How long to wait when the system has no descriptor for another connection.
 const RETRY: Duration = Duration::from_millis(100);
@@ -63,8 +66,8 @@ async fn converse(stream: TcpStream, pages: &Pages, worker: &dyn Vitals) {
     let service =
         service_fn(|request| std::future::ready(Ok::<_, Infallible>(answer(&request, pages, worker))));
     let mut http = http1::Builder::new();
-    let connection =
-        http.keep_alive(false).max_buf_size(MAX_HEAD).serve_connection(TokioIo::new(stream), service);
+    http.keep_alive(false).max_buf_size(MAX_HEAD).timer(TokioTimer::new()).header_read_timeout(ASKING);
+    let connection = http.serve_connection(TokioIo::new(stream), service);
     match timeout(PATIENCE, connection).await {
         Ok(Ok(())) => {}
         Ok(Err(error)) => debug!(%error, "a request for health or metrics failed"),

@@ -30,8 +30,13 @@ impl TestContext {
     /// A run `test-run` of function `test`, of nobody, without a deadline.
     pub fn new() -> Self {
         let run_id = RunId::parse("test-run").expect(VALID);
-        let scope =
-            RunScope { run_id: run_id.clone(), tenant_id: None, file_base_url: None, file_token: None };
+        let scope = RunScope {
+            run_id: run_id.clone(),
+            tenant_id: None,
+            file_base_url: None,
+            file_token: None,
+            trace: None,
+        };
         let facts = RunFacts {
             run_id,
             function: FunctionName::parse("test").expect(VALID),

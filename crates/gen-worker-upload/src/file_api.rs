@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use async_trait::async_trait;
 use gen_worker_core::{
-    Algorithm, Asset, AssetRef, Digest, JobFailure, RunScope, Secret, TenantId,
+    Algorithm, Asset, AssetRef, Digest, JobFailure, RunScope, Secret, TenantId, TraceContext,
     ports::{FileStore, SaveMode, SaveRequest, Watch},
 };
 use gen_worker_net::{
@@ -47,6 +47,7 @@ struct Upload<'a> {
     content: &'a Content,
     request: &'a SaveRequest,
     body: Arc<Piece>,
+    trace: Option<&'a TraceContext>,
 }
 
 /// What the file API may say about what it stored.
@@ -81,6 +82,7 @@ impl FileApi {
             content: &content,
             request,
             body: Arc::new(Piece::new(body, 0..content.size, &progress).measured(content.crc32c)),
+            trace: scope.trace.as_ref(),
         };
         let answer = upload.send(&self.transfers).await?;
         upload.body.confirm()?;
@@ -150,7 +152,8 @@ impl Upload<'_> {
             .request(method, self.url.clone(), Trust::Operator)
             .header(header::CONTENT_TYPE, HeaderValue::from_static(self.media_type))
             .header(SHA256, digest)
-            .source(self.body.clone());
+            .source(self.body.clone())
+            .traced(self.trace);
         if let Some(tenant) = self.tenant {
             let tenant = HeaderValue::from_bytes(tenant.as_str().as_bytes());
             http = http.header(TENANT, tenant.expect("an id holds no control character"));

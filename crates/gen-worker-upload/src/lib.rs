@@ -43,6 +43,12 @@ mod transfer;
 #[cfg(feature = "s3")]
 mod unfinished;
 
+#[cfg(all(feature = "s3", any(test, feature = "fuzzing")))]
+#[doc(hidden)]
+pub use crate::s3::check_answer;
+#[cfg(any(test, feature = "fuzzing"))]
+#[doc(hidden)]
+pub use crate::target::check as check_output_upload;
 pub use crate::{
     config::UploadConfig, error::UploadError, file_api::FileApi, meters::METRICS, target::OutputTargets,
     transfer::Transfers,

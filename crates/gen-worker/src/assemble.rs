@@ -3,7 +3,7 @@
 use std::{io::IsTerminal, sync::Arc};
 
 use gen_worker_auth::AuthError;
-use gen_worker_core::ports::{ModelManager, Observer};
+use gen_worker_core::ports::{ModelManager, Observer, Tracer};
 use gen_worker_hub::Hub;
 #[cfg(feature = "ort")]
 use gen_worker_models_ort::{ModelError, OrtModels};
@@ -39,6 +39,10 @@ pub enum AssembleError {
         /// The Rust paths of those that there are, or how to register one.
         known: String,
     },
+    /// Traces cannot be sent.
+    #[cfg(feature = "otel")]
+    #[error(transparent)]
+    Traces(#[from] crate::otel::OtelError),
     /// Health and metrics cannot be served.
     #[error(transparent)]
     Status(#[from] StatusError),
@@ -57,6 +61,7 @@ pub enum AssembleError {
 pub fn assemble(config: &WorkerConfig, functions: &[Function]) -> Result<Ports, AssembleError> {
     let credential = verified(config)?;
     let client = HttpClient::new(config.net.clone())?;
+    let tracer = tracer(config, &client)?;
     let hub = gen_worker_hub::HubConfig { show_bars: std::io::stderr().is_terminal(), ..config.hub.clone() };
     let hub = Arc::new(Hub::new(hub, client.clone()));
     let transfers = Transfers::new(&config.upload, client);
@@ -72,7 +77,22 @@ pub fn assemble(config: &WorkerConfig, functions: &[Function]) -> Result<Ports, 
         },
         credential: Arc::new(credential),
         observer: status.map(|status| Arc::new(status) as Arc<dyn Observer>),
+        tracer,
     })
+}
+
+#[cfg(feature = "otel")]
+fn tracer(config: &WorkerConfig, client: &HttpClient) -> Result<Option<Arc<dyn Tracer>>, AssembleError> {
+    let traces = crate::otel::Traces::open(&config.otel, &config.runtime.worker_id, client.clone())?;
+    Ok(traces.map(|traces| Arc::new(traces) as Arc<dyn Tracer>))
+}
+
+#[cfg(not(feature = "otel"))]
+fn tracer(config: &WorkerConfig, _client: &HttpClient) -> Result<Option<Arc<dyn Tracer>>, AssembleError> {
+    if config.otel.endpoint.is_some() {
+        tracing::warn!("no traces are sent: this worker was built without the feature `otel`");
+    }
+    Ok(None)
 }
 
 /// The keys are fetched with a client and a runtime of their own: pooled connections end with the runtime that made them.

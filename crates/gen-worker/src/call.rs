@@ -3,7 +3,6 @@
 mod files;
 mod schema;
 mod show;
-mod signals;
 mod words;
 
 use std::{
@@ -18,9 +17,9 @@ use serde_json::{Map, Value};
 use self::{
     files::Folder,
     show::Show,
-    signals::Signals,
     words::{Content, Spoken, speak},
 };
+use crate::{isolation::Stdin, signals::Signals};
 
 /// Largest payload, and largest file whose content becomes part of one: what the orchestrator takes.
 const MAX_PAYLOAD: u64 = 64 << 20;
@@ -32,9 +31,18 @@ pub enum CallError {
     /// The words, the payload or a file that they name is wrong.
     #[error("{0}")]
     Usage(String),
-    /// The orchestrator could not be asked, or refused.
+    /// The orchestrator could not be asked for the run, or refused it.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// The run was asked for, and then the orchestrator could not be asked any more, or refused: it may go on.
+    #[error("the run {run_id} was asked for, and what came of it cannot be had")]
+    Lost {
+        /// Its id.
+        run_id: String,
+        /// Why.
+        #[source]
+        source: ClientError,
+    },
     /// The run failed.
     #[error("the run failed: {message}")]
     Failed {
@@ -69,7 +77,7 @@ impl CallError {
     /// What the process leaves behind: 1, 2 or 130.
     pub fn exit_code(&self) -> u8 {
         match self {
-            Self::Failed { .. } | Self::Io { .. } => 1,
+            Self::Failed { .. } | Self::Lost { .. } | Self::Io { .. } => 1,
             Self::Usage(_) | Self::Client(_) => 2,
             // As shells report a process that SIGINT ended.
             Self::Interrupted | Self::Canceled => 130,
@@ -110,9 +118,13 @@ pub struct Signature {
 }
 
 impl CallArguments {
-    /// Whether the payload comes from standard input.
-    pub(crate) fn reads_stdin(&self) -> bool {
-        self.payload.as_deref() == Some("-")
+    /// What becomes of standard input: the payload may come from there.
+    pub(crate) fn stdin(&self) -> Stdin {
+        match self.payload.as_deref() {
+            // One more shows that there is too much.
+            Some("-") => Stdin::Kept { at_most: MAX_PAYLOAD + 1 },
+            _ => Stdin::Dropped,
+        }
     }
 
     /// The call that they mean; nothing has been started. Without a signature only `--payload` is taken.
@@ -231,10 +243,27 @@ impl Call {
             run_id = submitted => run_id?,
             () = signals.next() => return Err(CallError::Interrupted),
         };
+        let watched = self.watch(client, &run_id, &mut signals).await;
+        watched.map_err(|error| match error {
+            CallError::Client(source) => CallError::Lost { run_id, source },
+            error => error,
+        })
+    }
+
+    /// A run that was asked for, to its end and that of its files.
+    async fn watch(
+        &self,
+        client: &OrchestratorClient,
+        run_id: &str,
+        signals: &mut Signals,
+    ) -> Result<(), CallError> {
         let mut show = Show::new(&self.function, self.pretty);
-        let ended = follow(client, &run_id, &mut signals, &mut show).await;
+        let ended = follow(client, run_id, signals, &mut show).await;
         show.leave_bars();
-        self.conclude(client, ended?, &mut show).await
+        tokio::select! {
+            concluded = self.conclude(client, ended?, &mut show) => concluded,
+            () = signals.next() => Err(CallError::Interrupted),
+        }
     }
 
     /// The payload, with an asset for each file that the words named.
@@ -280,6 +309,14 @@ impl Call {
         show.result(&output, &saved);
         show.timings();
         Ok(())
+    }
+}
+
+/// Waits for SIGINT or SIGTERM; for ever where they cannot be heard.
+pub(crate) async fn next_signal() {
+    match Signals::listen() {
+        Ok(mut signals) => signals.next().await,
+        Err(_) => std::future::pending().await,
     }
 }
 

@@ -19,6 +19,7 @@ use crate::{
     cozy_toml::{CozyMistake, CozyPlace, CozyToml},
     isolation::ProcessConfig,
     logging::LogConfig,
+    otel::OtelConfig,
 };
 
 const MODEL_MANAGER: Var = Var::new(
@@ -46,6 +47,8 @@ pub struct WorkerConfig {
     pub process: ProcessConfig,
     /// How it logs.
     pub log: LogConfig,
+    /// Where traces are sent.
+    pub otel: OtelConfig,
     /// Where it is seen.
     pub status: StatusConfig,
     /// The Rust path of the model manager; `None`: ONNX Runtime's.
@@ -70,6 +73,7 @@ impl WorkerConfig {
             upload: UploadConfig::from_env(env, &mut errors),
             process: ProcessConfig::from_env(env, &mut errors),
             log: LogConfig::from_env(env, &mut errors),
+            otel: OtelConfig::from_env(env, &mut errors),
             status: StatusConfig::from_env(env, &mut errors),
             model_manager: Reader::new(env, &mut errors).text(&MODEL_MANAGER),
             #[cfg(feature = "ort")]
@@ -88,6 +92,7 @@ impl WorkerConfig {
             ("HTTP", NetConfig::VARS),
             ("Health and metrics", StatusConfig::VARS),
             ("Logs", LogConfig::VARS),
+            ("Traces, with feature `otel`", OtelConfig::VARS),
             ("The process", ProcessConfig::VARS),
             #[cfg(feature = "dev")]
             ("The orchestrator of `dev`", gen_worker_orchestrator::OrchestratorConfig::VARS),

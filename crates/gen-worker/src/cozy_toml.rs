@@ -42,6 +42,8 @@ pub struct CozyToml {
     pub models: Vec<(String, ModelRef)>,
     /// Settings, by the names of their variables.
     pub worker: BTreeMap<&'static str, String>,
+    /// Those of the settings that are credentials. A worker here may have them; wherever the file is packed, they are too.
+    pub credentials: Vec<CozyMistake>,
 }
 
 /// One thing that is wrong in it.
@@ -141,6 +143,14 @@ impl CozyToml {
         match variables.iter().find(|var| var.name.eq_ignore_ascii_case(key.get_ref())) {
             Some(var) => {
                 let text = reader.expect(value, "a text, a number or a flag", scalar);
+                if var.is_secret() && text.as_ref().is_some_and(|text| !text.trim().is_empty()) {
+                    let message = format!(
+                        "`{}` is a credential, which would be in every archive and image: set {} where the worker runs",
+                        key.get_ref(),
+                        var.name,
+                    );
+                    self.credentials.push(reader.at(key.span(), message));
+                }
                 self.worker.extend(text.map(|text| (var.name, text)));
             }
             None => {
@@ -167,14 +177,19 @@ struct Reader<'a> {
 
 impl Reader<'_> {
     fn mistake(&mut self, at: Range<usize>, message: impl Into<String>) {
+        let mistake = self.at(at, message);
+        self.mistakes.push(mistake);
+    }
+
+    fn at(&self, at: Range<usize>, message: impl Into<String>) -> CozyMistake {
         let before = self.text.get(..at.start).unwrap_or(self.text);
         let line_start = before.rfind('\n').map_or(0, |at| at + 1);
-        self.mistakes.push(CozyMistake {
+        CozyMistake {
             line: before.matches('\n').count() + 1,
             column: before[line_start..].chars().count() + 1,
             place: self.place,
             message: message.into(),
-        });
+        }
     }
 
     fn unknown<'n>(&mut self, key: &Key<'_>, section: &str, names: impl IntoIterator<Item = &'n str>) {
@@ -262,9 +277,35 @@ fn article(noun: &str) -> &'static str {
     if noun.starts_with(['a', 'e', 'i', 'o', 'u']) { "an" } else { "a" }
 }
 
+/// Whether this text says something without a mistake. Whatever it is, each mistake has a place in it.
+///
+/// # Panics
+/// One has none.
+#[cfg(any(test, feature = "fuzzing"))]
+pub fn check(text: &str) -> bool {
+    let (cozy, mistakes) = CozyToml::parse(text);
+    for mistake in &mistakes {
+        let line = text.split('\n').nth(mistake.line - 1);
+        let fits = line.is_some_and(|line| (1..=line.chars().count() + 1).contains(&mistake.column));
+        assert!(fits, "{mistake}");
+    }
+    assert!(mistakes.is_sorted_by_key(|mistake| (mistake.line, mistake.column)));
+    mistakes.is_empty() && cozy != CozyToml::default()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What the fuzzer found or was given to begin with.
+    #[test]
+    fn the_corpus_of_the_fuzzer_holds() {
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/cozy_toml");
+        let texts =
+            std::fs::read_dir(corpus).unwrap().map(|entry| std::fs::read(entry.unwrap().path()).unwrap());
+        let right = texts.filter(|text| super::check(&String::from_utf8_lossy(text))).count();
+        assert!(right > 0, "{right}");
+    }
 
     #[track_caller]
     fn check(text: &str, expected: &[&str]) {
@@ -292,6 +333,7 @@ mod tests {
             base_image: Some("x:1".to_owned()),
             resources: resources.into(),
             models: models.into(),
+            credentials: Vec::new(),
             worker: worker.into(),
         };
         assert_eq!(cozy, expected);
@@ -346,5 +388,16 @@ mod tests {
     fn what_is_no_toml_is_told_with_its_place() {
         let (_, mistakes) = CozyToml::parse("[a]\nb = \n");
         assert_eq!((mistakes.len(), mistakes[0].line), (1, 2));
+    }
+
+    #[test]
+    fn a_credential_among_the_settings_is_told_with_its_place() {
+        let text = "[worker]\nworker_id = 'w'\nCOZY_HUB_TOKEN = 'x'\nhf_token = ''\n";
+        let (cozy, mistakes) = CozyToml::parse(text);
+        assert_eq!((mistakes.len(), cozy.worker.len()), (0, 3));
+        let told: Vec<String> = cozy.credentials.iter().map(ToString::to_string).collect();
+        let expected = "cozy.toml:3:1: `COZY_HUB_TOKEN` is a credential, which would be in every archive and image: set \
+                        COZY_HUB_TOKEN where the worker runs";
+        assert_eq!(told, [expected]);
     }
 }

@@ -2,7 +2,8 @@
 //!
 //! A process cannot take a variable out of the environment that it was started with: the kernel shows that to whoever may look
 //! at the process, and every child inherits it. So the worker starts itself anew, as the same process, without its credentials;
-//! they come along in a nameless file of memory, which is emptied as it is read.
+//! they come along in a nameless file of memory, which is emptied as it is read. It is standard input; what the process was to
+//! read from there comes along behind them.
 
 use gen_worker_core::config::{ConfigErrors, Env, Reader, Var};
 
@@ -34,6 +35,19 @@ pub struct ProcessConfig {
     pub core_dumps: bool,
     /// Rights that new files do not have; `None`: as inherited.
     pub umask: Option<u32>,
+}
+
+/// What becomes of standard input where credentials are hidden.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Stdin {
+    /// Nobody reads it; it may be empty from then on.
+    Dropped,
+    /// It is read later, and no more of it than so many bytes.
+    #[cfg_attr(not(feature = "dev"), expect(dead_code, reason = "only `run` reads it"))]
+    Kept {
+        /// How much is kept.
+        at_most: u64,
+    },
 }
 
 /// Why the worker cannot be kept apart from its user code.
@@ -94,7 +108,7 @@ fn octal(text: &str) -> Option<u32> {
 }
 
 #[cfg(not(target_os = "linux"))]
-pub(crate) fn hide_credentials(_env: &mut Env) -> Result<(), IsolationError> {
+pub(crate) fn hide_credentials(_env: &mut Env, _stdin: Stdin) -> Result<(), IsolationError> {
     Ok(())
 }
 
@@ -114,7 +128,7 @@ mod linux {
     use gen_worker_core::config::{ConfigErrors, Env};
     use rustix::fs::{MemfdFlags, memfd_create};
 
-    use super::{IsolationError, ProcessConfig};
+    use super::{IsolationError, ProcessConfig, Stdin};
     use crate::config::WorkerConfig;
 
     /// Says that standard input holds the credentials of the process with this id: starting anew keeps it, a child has another.
@@ -125,7 +139,7 @@ mod linux {
     ///
     /// # Errors
     /// It cannot be started anew.
-    pub(crate) fn hide_credentials(env: &mut Env) -> Result<(), IsolationError> {
+    pub(crate) fn hide_credentials(env: &mut Env, stdin: Stdin) -> Result<(), IsolationError> {
         let failed = IsolationError::Credentials;
         if env.get(MARK) == Some(&std::process::id().to_string()) {
             return take_over(env).map_err(failed);
@@ -134,7 +148,7 @@ mod linux {
         if names.is_empty() || ProcessConfig::from_env(env, &mut ConfigErrors::default()).keep_credentials {
             return Ok(());
         }
-        match start_anew(env, &names) {
+        match start_anew(env, &names, stdin) {
             Ok(never) => match never {},
             Err(error) => Err(failed(error)),
         }
@@ -152,13 +166,18 @@ mod linux {
         secrets.map(|var| var.name).filter(is_there).collect()
     }
 
-    fn start_anew(env: &Env, names: &[&str]) -> io::Result<Infallible> {
+    /// What is handed over: `NAME=value` and a zero for each credential, one more zero, and what is to be read later.
+    fn start_anew(env: &Env, names: &[&str], stdin: Stdin) -> io::Result<Infallible> {
         let mut handed = File::from(memfd_create("credentials", MemfdFlags::CLOEXEC)?);
         for name in names {
             // One that is set to nothing counts as not set.
             if let Some(value) = env.get(name) {
                 handed.write_all(format!("{name}={value}\0").as_bytes())?;
             }
+        }
+        handed.write_all(b"\0")?;
+        if let Stdin::Kept { at_most } = stdin {
+            io::copy(&mut io::stdin().lock().take(at_most), &mut handed)?;
         }
         handed.rewind()?;
         let mut arguments = std::env::args_os();
@@ -175,13 +194,21 @@ mod linux {
 
     fn take_over(env: &mut Env) -> io::Result<()> {
         let mut handed = File::from(io::stdin().as_fd().try_clone_to_owned()?);
-        let mut text = String::new();
-        handed.read_to_string(&mut text)?;
+        let mut bytes = Vec::new();
+        handed.read_to_end(&mut bytes)?;
         handed.set_len(0)?;
-        for (name, value) in text.split_terminator('\0').filter_map(|pair| pair.split_once('=')) {
-            env.set(name, value);
+        handed.rewind()?;
+        let mut rest = bytes.as_slice();
+        while let Some(end) = rest.iter().position(|byte| *byte == 0) {
+            let pair = &rest[..end];
+            rest = &rest[end + 1..];
+            match str::from_utf8(pair).ok().and_then(|pair| pair.split_once('=')) {
+                Some((name, value)) => env.set(name, value),
+                None => break,
+            }
         }
-        Ok(())
+        handed.write_all(rest)?;
+        handed.rewind()
     }
 }
 

@@ -32,6 +32,8 @@
 pub mod __command;
 #[doc(hidden)]
 pub mod __private;
+#[cfg(feature = "mimalloc")]
+mod allocator;
 mod app;
 mod assemble;
 #[cfg(feature = "dev")]
@@ -42,40 +44,56 @@ mod cozy_toml;
 mod dev;
 #[cfg(doctest)]
 mod doctests;
+mod doctor;
+mod health;
 #[cfg(feature = "dev")]
 mod here;
 mod isolation;
+mod lines;
 mod logging;
 mod manifest;
 #[cfg(test)]
 mod metrics;
 mod nearest;
+mod otel;
+#[cfg(test)]
+mod pages;
 mod prefetch;
 #[cfg(feature = "dev")]
 mod run;
+mod run_room;
+#[cfg(feature = "dev")]
+mod signals;
+mod tell;
 
+/// What stands around every call of a function, given to [`WorkerBuilder::layer`].
+pub use gen_worker_core::layer;
 /// What stands behind a worker: for those who bring a part of it of their own, such as a model manager.
 pub use gen_worker_core::ports;
 pub use gen_worker_core::{
-    ActionContext, Asset, AssetRef, ByteStream, Call, CancelReason, DeltaStream, Extensions, Extract,
-    FailureKind, Frame, Function, FunctionBuilder, FunctionSpec, InjectedModel, Input, IntoOutput,
+    ActionContext, Asset, AssetRef, ByteStream, Call, CallParts, CancelReason, DeltaStream, Extensions,
+    Extract, FailureKind, Frame, Function, FunctionBuilder, FunctionSpec, InjectedModel, Input, IntoOutput,
     JobFailure, LocalModel, LogLevel, ModelArtifacts, ModelBinding, ModelNeed, ModelRef, Outgoing,
-    OutputBody, RawOutput, RealtimePeer, RealtimeSocket, ResourceRequirements, State, WorkerError,
+    OutputBody, RawOutput, RealtimePeer, RealtimeSocket, ResourceRequirements, SetUp, State, StateType,
+    TakesState, TearDown, TraceContext, WorkerError,
     config::{ConfigErrors, Env},
 };
 pub use gen_worker_hub::{Cache, CachedModel, Freed, Mended};
-pub use gen_worker_macros::{function, worker_function, worker_websocket};
+pub use gen_worker_macros::{function, worker_function, worker_setup, worker_teardown, worker_websocket};
 #[cfg(feature = "ort")]
 pub use gen_worker_models_ort::{self as ort, OrtModel};
 pub use gen_worker_runtime::{Ports, RuntimeConfig, Shutdown, Worker, WorkerBuilder, WorkerFailure};
 #[cfg(feature = "testing")]
 pub use gen_worker_testkit as testing;
 
+#[cfg(feature = "otel")]
+pub use crate::otel::OtelError;
 pub use crate::{
     assemble::{AssembleError, assemble},
     config::{WorkerConfig, environment},
     isolation::ProcessConfig,
     logging::{LogConfig, LogFormat},
+    otel::OtelConfig,
 };
 
 /// Registers a model manager of one's own, a type that is `ModelManager + Default`. The setting `MODEL_MANAGER_CLASS`, with the
@@ -108,11 +126,19 @@ macro_rules! register_model_manager {
 }
 
 /// Writes `fn main` of a worker binary: it serves every function that is marked with [`worker_function`] and linked in.
+///
+/// `main!(configure)`, with a `fn configure(worker: WorkerBuilder) -> WorkerBuilder`, changes the worker before it is built: it
+/// adds layers or values. It is called for the verbs that run a worker.
 #[macro_export]
 macro_rules! main {
     () => {
         fn main() -> ::std::process::ExitCode {
             $crate::__private::main()
         }
+    };
+    ($configure:expr) => {
+        $crate::main!();
+
+        $crate::__private::submit! { $crate::__private::Configuration { configure: $configure } }
     };
 }

@@ -1,9 +1,19 @@
 //! Log lines on stderr: for people, or JSON.
 
+mod fields;
+
 use std::{backtrace::Backtrace, io::IsTerminal};
 
-use gen_worker_core::config::{ConfigErrors, Env, Reader, Var};
-use tracing_subscriber::{EnvFilter, fmt};
+use gen_worker_core::{
+    config::{ConfigErrors, Env, Reader, Var},
+    hide_secrets,
+};
+use gen_worker_runtime::PanicNote;
+use tracing_subscriber::{
+    EnvFilter, Layer, Registry, filter::Targets, fmt, layer::SubscriberExt, util::SubscriberInitExt,
+};
+
+use self::fields::ObjectFields;
 
 /// Most of a panic's backtrace that is logged, in bytes.
 const MAX_BACKTRACE: usize = 4096;
@@ -59,16 +69,30 @@ impl LogConfig {
 
 /// Starts logging at the levels that `RUST_LOG` says, else `default`. Does nothing if somebody else has started it.
 pub(crate) fn start(env: &Env, default: &str) {
-    let directives = env.get("RUST_LOG").unwrap_or(default);
-    let filter = EnvFilter::try_new(directives).unwrap_or_else(|_| EnvFilter::new(default));
-    let lines = fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    let levels = levels(env.get("RUST_LOG").unwrap_or(default), default);
+    let lines = fmt::layer().with_writer(crate::lines::stderr);
     // An application that embeds a worker may have a subscriber of its own.
     log_panics();
     // A mistake in it is listed with all others.
     let _ = match LogConfig::from_env(env, &mut ConfigErrors::default()).format() {
-        LogFormat::Text => lines.with_ansi(std::io::stderr().is_terminal()).try_init(),
-        LogFormat::Json => lines.json().flatten_event(true).try_init(),
+        LogFormat::Text => {
+            let lines = lines.with_ansi(std::io::stderr().is_terminal());
+            tracing_subscriber::registry().with(levels).with(lines).try_init()
+        }
+        LogFormat::Json => {
+            // The innermost span is the last of the list, which has the run too.
+            let lines = lines.json().flatten_event(true).with_current_span(false).fmt_fields(ObjectFields);
+            tracing_subscriber::registry().with(levels).with(lines).try_init()
+        }
     };
+}
+
+/// What is logged. Directives about spans and their fields need a filter that looks at every span, which each run pays for.
+fn levels(directives: &str, default: &str) -> Box<dyn Layer<Registry> + Send + Sync> {
+    match directives.parse::<Targets>() {
+        Ok(targets) => Box::new(targets),
+        Err(_) => Box::new(EnvFilter::try_new(directives).unwrap_or_else(|_| EnvFilter::new(default))),
+    }
 }
 
 /// A panic becomes one line with where it happened and the frames that led there, within the span of its run.
@@ -78,7 +102,14 @@ fn log_panics() {
         let location = panic.location().map(ToString::to_string);
         let backtrace = Backtrace::force_capture().to_string();
         let frames = own_frames(&backtrace);
-        tracing::error!(message, location, frames, "panicked");
+        gen_worker_runtime::note_panic(PanicNote {
+            message: message.to_owned(),
+            location: location.clone(),
+            frames: frames.lines().map(|line| line.trim().to_owned()).collect(),
+        });
+        // User code may have put anything into it.
+        let message = hide_secrets(message);
+        tracing::error!(said = %message, location, frames, "panicked");
     }));
 }
 

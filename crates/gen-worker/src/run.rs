@@ -14,7 +14,7 @@ use gen_worker_core::{
     ports::{EventSink, InputSource, ModelSource},
 };
 use gen_worker_orchestrator::{OrchestratorClient, OrchestratorConfig, RunSubmission};
-use gen_worker_runtime::Worker;
+use gen_worker_runtime::{Worker, WorkerFailure};
 
 use crate::{
     app::{AppError, project, worker_with},
@@ -35,8 +35,7 @@ pub(crate) struct RunArguments {
 
 pub(crate) fn run(functions: Vec<Function>, arguments: RunArguments) -> Result<(), AppError> {
     let RunArguments { call, folders } = arguments;
-    // What is on standard input would not outlive the process that hides its credentials.
-    let project = if call.reads_stdin() { Project::read(Path::new("."))? } else { project()? };
+    let project = project(call.stdin())?;
     let signature = signature(&functions, &call.function)?;
     let call = call.read(Some(signature))?;
     logging::start(&project.env, "warn");
@@ -46,25 +45,34 @@ pub(crate) fn run(functions: Vec<Function>, arguments: RunArguments) -> Result<(
     let mut here = Here::start(config, &folders, project, |project| worker(functions, project, &fetches))?;
     let client = OrchestratorClient::new(here.base_url().clone(), None).map_err(CallError::Client)?;
     match here.unless_ended(call.make(&client, RunSubmission::default())) {
-        Some(Ok(())) => here.leave(),
+        Some(Ok(())) => leave(here),
         // Whoever is told to stop waits for nothing more.
         Some(Err(error @ (CallError::Interrupted | CallError::Canceled))) => {
             here.abandon();
             Err(error.into())
         }
-        Some(Err(error)) => {
+        Some(Err(error)) => match (here.leave(), error) {
+            // The run failed of it.
+            (Err(failed @ AppError::Worker(WorkerFailure::SetUp(_))), _) => Err(failed),
             // The run's own failure says more than what comes of it.
-            let _ = here.leave();
-            match error {
-                CallError::Failed { message, .. } if fetches.failed() => Err(AppError::Unfetched { message }),
-                error => Err(error.into()),
+            (_, CallError::Failed { message, .. }) if fetches.failed() => {
+                Err(AppError::Unfetched { message })
             }
-        }
+            (_, error) => Err(error.into()),
+        },
         None => {
-            here.leave()?;
+            leave(here)?;
             Err(CallError::Interrupted.into())
         }
     }
+}
+
+/// The exit codes of a worker that was deployed say nothing here.
+fn leave(here: Here) -> Result<(), AppError> {
+    here.leave().map_err(|error| match error {
+        AppError::Worker(failure) if !matches!(failure, WorkerFailure::SetUp(_)) => AppError::Ended(failure),
+        error => error,
+    })
 }
 
 /// The schemas of the function of this name.

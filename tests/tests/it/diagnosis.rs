@@ -4,7 +4,11 @@ use gen_worker_testkit::FakeScheduler;
 use gen_worker_tests::{WorkerProcess, WorkerSettings};
 use serde_json::{Value, json};
 
-use super::{CONFORMANCE, worker};
+use super::{
+    CONFORMANCE,
+    models::{MODEL, hub_and_worker},
+    worker,
+};
 
 /// The line with this message.
 #[track_caller]
@@ -55,6 +59,25 @@ async fn a_snapshot_shows_what_every_run_is_doing() {
         assert_eq!(snapshot[name], expected, "{name} in {snapshot}");
     }
     assert_eq!(field(&snapshot, "reconnects")[0]["cause"], "lost");
+    assert_eq!((field(&snapshot, "leases"), field(&snapshot, "downloads")), (json!([]), json!([])));
+    assert!(snapshot["tasks"].as_u64() >= Some(1), "{snapshot}");
+}
+
+#[tokio::test]
+async fn a_snapshot_shows_what_is_downloaded() {
+    let (hub, _scheduler, process, mut stream) = hub_and_worker(&[]).await;
+    let held = hub.hold("/acme/double.onnx");
+    stream.run("1", "infer", json!({"model_ref": MODEL, "values": [1.0]})).await;
+    held.asked().await;
+    process.ask().await;
+    process.says(r#""message":"snapshot""#).await;
+    let downloads = field(&line(&process, "snapshot"), "downloads");
+    assert_eq!(
+        downloads,
+        json!([{"model": "cozy:acme/double.onnx:latest", "bytes_done": 0, "bytes_total": null}])
+    );
+    drop(held);
+    assert!(stream.next_result().await.success);
 }
 
 #[tokio::test]
@@ -64,6 +87,17 @@ async fn a_start_says_where_its_time_went() {
     for phase in ["settings_ms", "assemble_ms", "build_ms"] {
         assert!(starting[phase].is_u64(), "{starting}");
     }
+}
+
+#[tokio::test]
+async fn a_line_within_a_run_says_once_which() {
+    let (_scheduler, process, mut stream) = worker(&[("RUST_LOG", "info,gen_worker=debug")]).await;
+    stream.run("r-1", "echo", json!({"text": "a"})).await;
+    process.says(r#""message":"succeeded""#).await;
+    let succeeded = line(&process, "succeeded");
+    let run = json!({"name": "job", "run_id": "r-1", "function": "echo", "attempt": 0});
+    assert_eq!(succeeded["spans"], json!([run]), "{succeeded}");
+    assert_eq!(succeeded.to_string().matches("r-1").count(), 1, "{succeeded}");
 }
 
 #[tokio::test]

@@ -5,7 +5,9 @@ use std::collections::BTreeMap;
 use gen_worker::{Asset, Call, Env, Function, Worker, WorkerConfig, WorkerError, assemble};
 use gen_worker_core::{Algorithm, Digest};
 use gen_worker_proto::scheduler::{self as v1, TaskExecutionResult, worker_scheduler_message::Msg};
-use gen_worker_testkit::{FakeFileApi, FakeHub, FakeScheduler, Fault, RecordedRequest, WorkerStream};
+use gen_worker_testkit::{
+    FakeFileApi, FakeHub, FakeScheduler, Fault, FaultProxy, RecordedRequest, WorkerStream,
+};
 use gen_worker_tests::{Embedded, WorkerProcess, pack, unpack};
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -65,10 +67,6 @@ fn pattern(size: usize) -> Vec<u8> {
     (0..size).map(|i| (i % 251) as u8).collect()
 }
 
-fn runs_left(worker: &WorkerProcess) -> usize {
-    std::fs::read_dir(worker.directory().join("runs")).expect("runs had files").count()
-}
-
 /// Host and port, as `WORKER_URL_ALLOW` takes them.
 fn host(url: &str) -> &str {
     url.strip_prefix("http://").expect("peers speak plain HTTP")
@@ -87,7 +85,7 @@ async fn an_input_is_fetched_with_the_runs_credential_and_gone_after_the_run() {
     let found = output(&run(&mut stream, &api, "digest", payload).await);
     let expected = json!({"sha256": sha256(PNG), "size_bytes": PNG.len(), "mime_type": "image/png"});
     assert_eq!(found, expected);
-    assert_eq!(runs_left(&worker), 0);
+    assert_eq!(worker.run_files(), 0);
     let [request] = &api.requests()[..] else { panic!("one request: {:?}", api.requests()) };
     assert_eq!(request.path, "/api/v1/file/in/a%20cat.png");
     assert_eq!(request.header("authorization"), Some("Bearer token-of-the-run"));
@@ -155,13 +153,83 @@ async fn files_are_there_wherever_they_nest() {
     worker.leave(stream).await;
 }
 
+#[cfg(unix)]
+#[tokio::test]
+async fn what_a_run_has_on_disk_is_for_the_worker_alone() {
+    use std::os::unix::fs::PermissionsExt;
+
+    let api = FakeFileApi::start(TOKEN).await;
+    api.put("cat.png", PNG, "image/png");
+    let (_scheduler, worker, mut stream) = worker(&[("WORKER_KEEP_RUN_DIR", "1")]).await;
+    output(&run(&mut stream, &api, "digest", json!({"file": {"ref": "cat.png"}})).await);
+    for root in ["runs", "kept"].map(|folder| worker.directory().join(folder)) {
+        let [inner] = &std::fs::read_dir(&root).unwrap().map(|e| e.unwrap().path()).collect::<Vec<_>>()[..]
+        else {
+            panic!("one directory in {}", root.display())
+        };
+        for directory in [&root, inner] {
+            let mode = std::fs::metadata(directory).unwrap().permissions().mode();
+            assert_eq!(mode & 0o077, 0, "{}", directory.display());
+        }
+    }
+}
+
+#[cfg(unix)]
+#[tokio::test]
+async fn a_link_in_the_place_of_a_kept_file_is_not_followed() {
+    use std::os::unix::fs::symlink;
+
+    let api = FakeFileApi::start(TOKEN).await;
+    api.put("cat.png", PNG, "image/png");
+    let (_scheduler, worker, mut stream) = worker(&[]).await;
+    let payload = json!({"file": {"ref": "cat.png"}});
+    output(&run(&mut stream, &api, "digest", payload.clone()).await);
+    let owner = std::fs::read_dir(worker.directory().join("kept")).unwrap().next().unwrap().unwrap().path();
+    let (kept, victim) = (owner.join(sha256(PNG)), worker.directory().join("victim"));
+    std::fs::rename(&kept, &victim).unwrap();
+    symlink(&victim, &kept).unwrap();
+    let long_ago = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1);
+    std::fs::File::options().append(true).open(&victim).unwrap().set_modified(long_ago).unwrap();
+    output(&run(&mut stream, &api, "digest", payload).await);
+    assert_eq!(std::fs::metadata(&victim).unwrap().modified().unwrap(), long_ago);
+    assert!(std::fs::symlink_metadata(&kept).unwrap().is_file(), "the file was fetched anew, and kept");
+}
+
 #[tokio::test]
 async fn a_runs_directory_stays_if_it_is_to() {
     let api = FakeFileApi::start(TOKEN).await;
     api.put("cat.png", PNG, "image/png");
     let (_scheduler, worker, mut stream) = worker(&[("WORKER_KEEP_RUN_DIR", "1")]).await;
     output(&run(&mut stream, &api, "digest", json!({"file": {"ref": "cat.png"}})).await);
-    assert_eq!(runs_left(&worker), 1);
+    assert_eq!(worker.run_files(), 1);
+}
+
+#[tokio::test]
+async fn what_a_killed_worker_left_goes_with_the_next_start() {
+    let api = FakeFileApi::start(TOKEN).await;
+    api.put("cat.png", PNG, "image/png");
+    let network = FaultProxy::start(host(&api.url()).parse().unwrap()).await;
+    network.pause();
+    let (_scheduler, mut killed, mut stream) = worker(&[]).await;
+    stream
+        .send(Msg::RunRequest(v1::TaskExecutionRequest {
+            run_id: "r".into(),
+            function_name: "digest".into(),
+            input_payload: pack(&json!({"file": {"ref": "cat.png"}})).into(),
+            file_base_url: format!("http://{}", network.addr()),
+            file_token: TOKEN.into(),
+            ..Default::default()
+        }))
+        .await;
+    while network.accepted() == 0 {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(killed.run_files(), 1);
+    killed.kill().await;
+    assert_eq!(killed.run_files(), 1);
+    let runs = killed.directory().join("runs").to_string_lossy().into_owned();
+    let (_scheduler, _next, _stream) = worker(&[("WORKER_RUN_DIR", &runs)]).await;
+    assert_eq!(killed.run_files(), 0);
 }
 
 #[tokio::test]
@@ -176,7 +244,7 @@ async fn a_tenants_input_is_kept_for_its_next_run() {
     assert_eq!(found["sha256"], sha256(PNG));
     let result =
         run_at(&mut stream, (&api.url(), "stale"), "digest", json!({"file": {"ref": "cat.png"}})).await;
-    assert_eq!((refusal(&result).0, runs_left(&worker)), ("auth", 0));
+    assert_eq!((refusal(&result).0, worker.run_files()), ("auth", 0));
 }
 
 #[tokio::test]
@@ -215,7 +283,7 @@ async fn an_input_that_cannot_be_had_fails_the_run() {
     }
     let wrong = json!({"file": {"ref": "damaged", "sha256": sha256(b"another")}});
     assert_eq!(refusal(&run(&mut stream, &api, "digest", wrong).await).0, "validation");
-    assert_eq!(runs_left(&worker), 0);
+    assert_eq!(worker.run_files(), 0);
 }
 
 #[tokio::test]

@@ -38,11 +38,6 @@ fn pattern(size: usize) -> Vec<u8> {
     (0..size).map(|i| (i % 251) as u8).collect()
 }
 
-/// Files in the folder where streams are put until they are stored.
-fn spooled(worker: &WorkerProcess) -> usize {
-    std::fs::read_dir(worker.directory().join("runs")).map_or(0, Iterator::count)
-}
-
 /// What of a small raw output comes back in the result.
 #[derive(serde::Deserialize)]
 struct Inline {
@@ -81,7 +76,7 @@ async fn a_raw_output_too_large_for_the_result_is_saved() {
     let small = run(&mut stream, &api.url(), "raw", json!({"size": 1500, "stream": true})).await;
     let small: Inline = unpack(&small.output_payload);
     assert_eq!(small.data, pattern(1500));
-    assert_eq!((api.requests().len(), spooled(&worker)), (3, 0));
+    assert_eq!((api.requests().len(), worker.run_files()), (3, 0));
 }
 
 #[tokio::test]
@@ -103,7 +98,7 @@ async fn a_streamed_output_is_stored_whole_and_tried_again() {
 
     let too_large = run(&mut stream, "", "raw", to(300_001)).await;
     assert_eq!(too_large.error_type, "validation");
-    assert_eq!((api.requests().len(), spooled(&worker)), (2, 0));
+    assert_eq!((api.requests().len(), worker.run_files()), (2, 0));
 }
 
 #[tokio::test]
@@ -133,7 +128,7 @@ async fn a_saved_stream_is_stored_and_created_once() {
     let too_large = run(&mut stream, &api.url(), "save_stream", save(4001, false)).await;
     assert_eq!(too_large.error_type, "validation");
     output(&run(&mut stream, &api.url(), "save_stream", save(4000, false)).await);
-    assert_eq!((api.file("runs/r/outputs/x").unwrap().len(), spooled(&worker)), (4000, 0));
+    assert_eq!((api.file("runs/r/outputs/x").unwrap().len(), worker.run_files()), (4000, 0));
 }
 
 #[tokio::test]
@@ -153,7 +148,7 @@ async fn what_is_attached_is_stored_before_the_result_is_sent() {
     assert!(!failed.success && failed.safe_message.contains("file save failed (400)"), "{failed:?}");
     let outside = run(&mut stream, &api.url(), "attach", json!({"names": ["../x"], "size": 1})).await;
     assert_eq!(outside.error_type, "validation");
-    assert_eq!(spooled(&worker), 0);
+    assert_eq!(worker.run_files(), 0);
 }
 
 #[tokio::test]
@@ -250,5 +245,5 @@ async fn a_run_told_to_stop_gives_up_its_upload() {
         stream.send(Msg::RunRequest(deadline)).await;
         assert_eq!(stream.next_result().await.error_type, "timeout", "{function}");
     }
-    assert_eq!((api.requests().len(), spooled(&worker)), (0, 0));
+    assert_eq!((api.requests().len(), worker.run_files()), (0, 0));
 }

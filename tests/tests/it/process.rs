@@ -59,3 +59,22 @@ async fn new_files_have_no_more_rights_than_the_umask_leaves() {
     let (_scheduler, process, _stream) = worker(&[("WORKER_UMASK", "0027")]).await;
     assert_eq!(line(&process.proc("status"), "Umask:"), "Umask:\t0027");
 }
+
+#[tokio::test]
+async fn a_payload_on_standard_input_comes_along_and_credentials_stay_hidden() {
+    let run = |function: &str, payload: &str| {
+        let command = format!("exec {CONFORMANCE} run {function} --payload - < payload.json");
+        let settings = WorkerSettings::anywhere("/bin/sh").argument("-c").argument(command);
+        std::fs::write(settings.directory().join("payload.json"), payload).unwrap();
+        TOKENS.iter().fold(settings, |settings, (name, value)| settings.set(name, *value)).start()
+    };
+    let mut echoes = run("echo", r#"{"text": "hi"}"#);
+    assert_eq!(echoes.ended().await.code(), Some(0), "{}", echoes.log());
+    assert_eq!(echoes.out(), "{\"result\":{\"text\":\"hi\"}}\n");
+
+    let spins = run("spin", r#"{"ms": 600000}"#);
+    spins.says("spinning").await;
+    let environment = spins.proc("environ");
+    assert!(environment.contains("WORKER_RUN_DIR=") && !environment.contains("secret"), "{environment}");
+    assert!(!spins.proc("fd/0").contains("secret"));
+}

@@ -4,8 +4,8 @@ use std::{path::Path, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use gen_worker::{
-    Call, Env, Extensions, Extract, Function, InjectedModel, JobFailure, LocalModel, ModelBinding, ModelNeed,
-    ModelRef, Ports, ResourceRequirements, RuntimeConfig, Worker, WorkerConfig, WorkerError, assemble,
+    Call, CallParts, Env, Extract, Function, JobFailure, LocalModel, ModelBinding, ModelNeed, ModelRef,
+    Ports, ResourceRequirements, RuntimeConfig, Worker, WorkerConfig, WorkerError, assemble,
     ports::{EventSink, LeaseHolder, ModelDevice, ModelLease, ModelManager, ModelSource, ModelStats},
 };
 use gen_worker_proto::scheduler::{self as v1, WorkerResources, worker_scheduler_message::Msg};
@@ -64,8 +64,8 @@ struct Held(Arc<FakeLease>);
 impl Extract for Held {
     const NEED: ModelNeed = ModelNeed::Resident;
 
-    fn extract(model: Option<&InjectedModel>, _: &Extensions) -> Option<Self> {
-        Some(Self(model?.lease.clone()?.downcast().ok()?))
+    fn extract(parts: &CallParts<'_>) -> Result<Self, WorkerError> {
+        parts.lease().map(Self)
     }
 }
 

@@ -123,3 +123,39 @@ async fn an_interrupt_cancels_and_a_second_one_leaves() {
     worker.interrupt().await;
     assert_eq!(code(&mut worker).await, 130, "{}", worker.log());
 }
+
+/// A deployed worker that cannot get rid of a function that goes on ends with 7.
+#[tokio::test]
+async fn the_worker_of_a_run_has_no_exit_codes_of_its_own() {
+    let mut worker =
+        settings(&["spin", "ms=600000", "--timeout-ms", "100"]).set("WORKER_MAX_ZOMBIES", "0").start();
+    assert_eq!(code(&mut worker).await, 1, "{}", worker.log());
+}
+
+/// Each of these would end the start of the worker, or send it elsewhere.
+#[tokio::test]
+async fn nothing_that_a_deployed_worker_is_told_reaches_a_local_run() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = taken.local_addr().unwrap().to_string();
+    for (name, value) in [
+        ("SCHEDULER_ADDR", "127.0.0.1:1"),
+        ("SCHEDULER_ADDRS", "a b"),
+        ("SCHEDULER_TLS_CA", "/no/such/file"),
+        ("SCHEDULER_TLS_CERT", "/no/such/file"),
+        ("WORKER_JWT_FILE", "/no/such/file"),
+        ("SCHEDULER_JWKS_URL", "http://127.0.0.1:1"),
+        ("WORKER_STATE_DIR", "/dev/null/state"),
+        ("WORKER_HTTP_ADDR", taken.as_str()),
+        ("NOTIFY_SOCKET", "/no/such/socket"),
+        ("WATCHDOG_USEC", "soon"),
+        ("COZY_HUB_API", "snapshots"),
+    ] {
+        let (in_env, in_file) = (settings(&["echo", "hi"]).set(name, value), settings(&["echo", "hi"]));
+        let cozy = format!("[worker]\n{} = '{value}'\n", name.to_ascii_lowercase());
+        fs::write(in_file.directory().join("cozy.toml"), cozy).unwrap();
+        for settings in [in_env, in_file] {
+            let mut worker = settings.start();
+            assert_eq!(code(&mut worker).await, 0, "{name}:\n{}", worker.log());
+        }
+    }
+}

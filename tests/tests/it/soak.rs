@@ -124,3 +124,20 @@ async fn soak(runs: usize, acknowledges: bool, stream_lives: Duration) {
     assert_eq!(executions.len(), runs);
     assert!(executions.values().all(|times| *times == 1), "executed twice after {streams} streams");
 }
+
+/// A day in fifteen seconds: what `cargo xtask soak` runs for ten minutes.
+#[cfg(target_os = "linux")]
+#[tokio::test]
+async fn a_day_in_which_everything_fails_ends_with_nothing_wrong() {
+    let library = gen_worker_tests::ort_library();
+    let ended = tokio::process::Command::new(env!("CARGO_BIN_EXE_soak"))
+        .args(["run", "--seconds", "15", "--seed", "3", "--worker", super::CONFORMANCE, "--ort", &library])
+        .arg("--weed")
+        .arg(gen_worker_tests::seaweed_program())
+        .output()
+        .await
+        .unwrap();
+    let said = |stream: &[u8]| String::from_utf8_lossy(stream).into_owned();
+    assert!(ended.status.success(), "{}{}", said(&ended.stdout), said(&ended.stderr));
+    println!("{}", said(&ended.stdout));
+}

@@ -71,6 +71,7 @@ async fn address(worker: &WorkerProcess) -> SocketAddr {
 async fn runs_are_counted_by_function_and_outcome() {
     let (_scheduler, process, mut stream) = worker(&[ANYWHERE]).await;
     let address = address(&process).await;
+    assert_eq!(asked_by_command(&address.to_string()).await, (Some(0), String::new()));
     stream.run("1", "echo", json!({"text": "a"})).await;
     stream.run("2", "fail", json!({"kind": "validation", "message": "no"})).await;
     stream.run("3", "nothing", json!({})).await;
@@ -94,6 +95,25 @@ async fn runs_are_counted_by_function_and_outcome() {
     assert!(value(&text, "gen_worker_outbox_result_bytes") > 0.0);
 }
 
+/// The exit code of `health`, and what it says.
+async fn asked_by_command(address: &str) -> (Option<i32>, String) {
+    let asks = WorkerSettings::anywhere(CONFORMANCE).set("WORKER_HTTP_ADDR", address).argument("health");
+    let mut asks = asks.start();
+    (asks.ended().await.code(), asks.log())
+}
+
+#[tokio::test]
+async fn a_container_asks_by_a_command() {
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().to_string();
+    let (code, said) = asked_by_command(&nobody).await;
+    assert!(code == Some(1) && said.starts_with("error: the worker is not well: "), "{said}");
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let (code, said) = asked_by_command(&silent.local_addr().unwrap().to_string()).await;
+    assert_eq!((code, said.as_str()), (Some(1), "error: the worker is not well: it does not answer\n"));
+    let (code, said) = asked_by_command("").await;
+    assert!(code == Some(2) && said.contains("WORKER_HTTP_ADDR says nowhere"), "{said}");
+}
+
 #[tokio::test]
 async fn models_and_files_are_counted_in_bytes() {
     let files = FakeFileApi::start("hub-token").await;
@@ -105,6 +125,11 @@ async fn models_and_files_are_counted_in_bytes() {
     }
     stream.run("1", "save", json!({"name": "a", "size": 1000})).await;
     assert!(stream.next_result().await.success);
+    files.put("cat.png", "cat", "image/png");
+    stream.run("2", "digest", json!({"file": {"ref": "cat.png"}})).await;
+    assert!(stream.next_result().await.success);
+    stream.run("3", "digest", json!({"file": {"ref": "none.png"}})).await;
+    assert!(!stream.next_result().await.success);
     assert!(!infer(&mut stream, "acme/none.onnx").await.success);
     let text = metrics(address).await;
     for (series, expected) in [
@@ -115,8 +140,33 @@ async fn models_and_files_are_counted_in_bytes() {
         (r#"gen_worker_upload_bytes_total{to="files"}"#, 1000.0),
         (r#"gen_worker_upload_duration_seconds_count{to="files"}"#, 1.0),
         (r#"gen_worker_uploads_failed_total{to="outputs"}"#, 0.0),
+        ("gen_worker_input_bytes_total", 3.0),
+        ("gen_worker_input_duration_seconds_count", 1.0),
+        ("gen_worker_inputs_failed_total", 1.0),
+        ("gen_worker_input_cache_hits_total", 0.0),
+        ("gen_worker_model_loads_total", 1.0),
+        ("gen_worker_model_memory_hits_total", 1.0),
+        ("gen_worker_model_memory_evictions_total", 0.0),
+        ("gen_worker_model_leases", 0.0),
         (r#"gen_worker_models{place="disk"}"#, 1.0),
         (r#"gen_worker_models{place="memory"}"#, 1.0),
+    ] {
+        assert_eq!(value(&text, series), expected, "{series}");
+    }
+    let bytes = value(&text, r#"gen_worker_model_memory_bytes{device="cpu"}"#);
+    assert!(bytes > 0.0 && bytes < value(&text, r#"gen_worker_model_memory_budget_bytes{device="cpu"}"#));
+}
+
+#[tokio::test]
+async fn each_gpu_is_measured() {
+    let gpus = [("WORKER_FAKE_GPU_COUNT", "2"), ("WORKER_FAKE_GPU_MEMORY_BYTES", "8")];
+    let (_scheduler, process, _stream) = worker(&[&[ANYWHERE], &gpus[..]].concat()).await;
+    let text = metrics(address(&process).await).await;
+    for (series, expected) in [
+        ("gen_worker_gpus", 2.0),
+        (r#"gen_worker_gpu_memory_bytes{device="1"}"#, 8.0),
+        (r#"gen_worker_gpu_memory_used_bytes{device="1"}"#, 0.0),
+        (r#"gen_worker_gpu_utilization_ratio{device="1"}"#, 0.0),
     ] {
         assert_eq!(value(&text, series), expected, "{series}");
     }
@@ -188,6 +238,21 @@ async fn an_address_that_is_taken_ends_the_start() {
     let mut process = WorkerSettings::anywhere(CONFORMANCE).set("WORKER_HTTP_ADDR", &address).start();
     assert_eq!(process.ended().await.code(), Some(1));
     assert!(process.log().contains(&format!("nothing can be served at {address}")), "{}", process.log());
+}
+
+/// Longer than a silent peer may take to ask, and much shorter than one may take for the whole of its request.
+const SOON: Duration = Duration::from_secs(6);
+
+#[tokio::test]
+async fn peers_that_say_nothing_keep_nobody_from_an_answer() {
+    let (_scheduler, process, _stream) = worker(&[ANYWHERE]).await;
+    let address = address(&process).await;
+    let mut silent = Vec::new();
+    for _ in 0..32 {
+        silent.push(TcpStream::connect(address).await.unwrap());
+    }
+    let asked = timeout(SOON, health(address, "/livez")).await.expect("it is answered");
+    assert_eq!(asked, (200, vec![]));
 }
 
 /// Every thread of the user runtime, and more than those, wait until the test says so.

@@ -109,7 +109,7 @@ mod tests {
 
     fn package(name: &str, dependencies: Vec<Dependency>) -> Package {
         let manifest_path = format!("crates/{name}/Cargo.toml").into();
-        Package { name: name.to_owned(), manifest_path, dependencies }
+        Package { name: name.to_owned(), manifest_path, dependencies, targets: Vec::new() }
     }
 
     #[track_caller]

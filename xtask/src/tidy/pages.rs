@@ -68,7 +68,7 @@ fn parts(page: &str) -> Parts<'_> {
             continue;
         }
         match fence {
-            Some("sh") => parts.commands.extend(line.split("&&")),
+            Some(info) if info == "sh" || info.starts_with("sh ") => parts.commands.extend(line.split("&&")),
             Some(_) => {}
             None => parts.commands.extend(line.split('`').skip(1).step_by(2)),
         }
@@ -105,8 +105,12 @@ mod tests {
 
     #[track_caller]
     fn check(command: &str, expected: Option<&str>) {
-        let hello =
-            Package { name: "hello".to_owned(), manifest_path: PathBuf::new(), dependencies: Vec::new() };
+        let hello = Package {
+            name: "hello".to_owned(),
+            manifest_path: PathBuf::new(),
+            dependencies: Vec::new(),
+            targets: Vec::new(),
+        };
         assert_eq!(fault(command, &Workspace { packages: vec![hello] }).as_deref(), expected);
     }
 

@@ -63,7 +63,13 @@ fn entry(root: &Path, path: &Path) -> Result<Entry, Failure> {
     let metadata = fs::symlink_metadata(path)?;
     if metadata.is_symlink() {
         let target = fs::read_link(path)?;
-        let target = slashed(&target).filter(|_| stays_within(below, &target));
+        // As it is written, since it is packed so; and where it really ends, behind other links.
+        let within = stays_within(below, &target) && {
+            let leads_to = fs::canonicalize(path)
+                .map_err(|error| format!("{name} is a link that leads nowhere: remove it ({error})"))?;
+            leads_to.starts_with(fs::canonicalize(root)?)
+        };
+        let target = slashed(&target).filter(|_| within);
         let target = target.ok_or_else(|| {
             format!("{name} is a link that leads out of the project: put a copy in its place")
         })?;
@@ -84,7 +90,7 @@ fn slashed(path: &Path) -> Option<String> {
     parts.map(|parts| parts.join("/"))
 }
 
-/// Whether a link at `link`, below the project's folder, leads to something below it.
+/// Whether a link at `link`, below the project's folder, leads to something below it, as it is written.
 fn stays_within(link: &Path, target: &Path) -> bool {
     let mut depth = link.components().count() - 1;
     target.components().all(|part| match part {
@@ -162,5 +168,24 @@ mod tests {
         link("../../outside", "src/out");
         let said = collect(project.path(), &[]).unwrap_err().to_string();
         assert!(said.starts_with("src/out is a link that leads out"), "{said}");
+    }
+
+    /// `b/up` leads to the project's folder as it is written, and out of it where `b` really lies.
+    #[cfg(unix)]
+    #[test]
+    fn a_chain_of_links_that_leads_out_is_refused() {
+        let project = project(&[("src/main.rs", ""), ("secret", ""), ("p/src/main.rs", "")]);
+        let root = project.path().join("p");
+        let link = |to: &str, from: &str| std::os::unix::fs::symlink(to, root.join(from)).unwrap();
+        link(".", "b");
+        link("b/../secret", "out");
+        let said = collect(&root, &[]).unwrap_err().to_string();
+        assert!(said.starts_with("out is a link that leads out"), "{said}");
+        fs::remove_file(root.join("out")).unwrap();
+        link("b/src/main.rs", "again.rs");
+        assert_eq!(names(&root, &[]), ["again.rs", "b", "src/main.rs"]);
+        link("nowhere", "dangling");
+        let said = collect(&root, &[]).unwrap_err().to_string();
+        assert!(said.starts_with("dangling is a link that leads nowhere"), "{said}");
     }
 }

@@ -1,15 +1,21 @@
 //! Files that look like secrets: an archive and an image go to places that must not have them.
 
+use std::fmt;
+
 use super::archive::Entry;
 
 /// Where in a file a secret is looked for, in bytes: keys and settings are short.
 const SEARCHED: usize = 1 << 20;
 
 /// Names that secrets have, in lower case.
-const NAMES: [&str; 10] = [
+const NAMES: [&str; 14] = [
+    ".envrc",
+    ".git-credentials",
     ".netrc",
     ".npmrc",
+    ".pgpass",
     ".pypirc",
+    "_netrc",
     "credentials",
     "credentials.json",
     "credentials.toml",
@@ -19,31 +25,55 @@ const NAMES: [&str; 10] = [
     "id_rsa",
 ];
 
+/// Ends of paths that secrets have whose names alone say nothing.
+const PATHS: [&str; 2] = [".docker/config.json", ".kube/config"];
+
 /// Ends of names that secrets have.
 const ENDS: [&str; 5] = [".key", ".p12", ".pfx", ".jks", ".keystore"];
 
 /// Examples of `.env` that are there to be copied.
 const EXAMPLES: [&str; 4] = [".example", ".sample", ".template", ".dist"];
 
-/// Beginnings of tokens, and the least number of letters and digits after them.
-const TOKENS: [(&str, usize); 7] = [
-    ("AKIA", 16),
-    ("ghp_", 36),
-    ("github_pat_", 36),
-    ("glpat-", 20),
-    ("hf_", 30),
-    ("sk_live_", 20),
-    ("xoxb-", 20),
+/// Beginnings of tokens, the least length of what follows, and what is in that beside letters and digits.
+const TOKENS: [(&str, usize, &str); 16] = [
+    ("AKIA", 16, ""),
+    ("ASIA", 16, ""),
+    ("gho_", 36, ""),
+    ("ghp_", 36, ""),
+    ("ghs_", 36, ""),
+    ("ghu_", 36, ""),
+    ("github_pat_", 36, "_"),
+    ("glpat-", 20, "-_"),
+    ("hf_", 30, ""),
+    ("npm_", 36, ""),
+    ("pypi-", 40, "-_"),
+    ("rk_live_", 20, ""),
+    ("sk_live_", 20, ""),
+    ("xapp-", 20, "-"),
+    ("xoxb-", 20, "-"),
+    ("xoxp-", 20, "-"),
 ];
 
-/// What looks like a secret and was not allowed, a sentence for each file.
-pub(super) fn among(entries: &[Entry], allowed: &[String]) -> Vec<String> {
-    let is_allowed = |entry: &&Entry| !allowed.contains(&entry.path);
-    let told = entries.iter().filter(is_allowed).filter_map(|entry| {
+/// A file that looks like a secret.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Suspect<'a> {
+    pub(super) path: &'a str,
+    why: &'static str,
+}
+
+impl fmt::Display for Suspect<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} looks like a secret: {}", self.path, self.why)
+    }
+}
+
+/// The files that look like secrets.
+pub(super) fn among(entries: &[Entry]) -> Vec<Suspect<'_>> {
+    let suspects = entries.iter().filter_map(|entry| {
         let why = by_name(&entry.path).or_else(|| by_content(entry.data()))?;
-        Some(format!("{} looks like a secret: {why}", entry.path))
+        Some(Suspect { path: &entry.path, why })
     });
-    told.collect()
+    suspects.collect()
 }
 
 fn by_name(path: &str) -> Option<&'static str> {
@@ -52,7 +82,10 @@ fn by_name(path: &str) -> Option<&'static str> {
     if (name == ".env" || name.starts_with(".env.")) && !is_example {
         return Some("settings of one machine");
     }
-    let known = NAMES.contains(&name.as_str()) || ENDS.iter().any(|end| name.ends_with(end));
+    let path = format!("/{path}").to_ascii_lowercase();
+    let known = NAMES.contains(&name.as_str())
+        || ENDS.iter().any(|end| name.ends_with(end))
+        || PATHS.iter().any(|end| path.strip_suffix(end).is_some_and(|before| before.ends_with('/')));
     known.then_some("its name is that of a key or a credential")
 }
 
@@ -65,17 +98,30 @@ fn by_content(data: &[u8]) -> Option<&'static str> {
     if is_key {
         return Some("there is a private key in it");
     }
-    let has = |(start, least): &(&str, usize)| {
-        text.match_indices(start).any(|(at, _)| is_token(&text, at, start, *least))
+    let has = |(start, least, others): &(&str, usize, &str)| {
+        let belongs = |c: char| c.is_ascii_alphanumeric() || others.contains(c);
+        let mut found = text.match_indices(start).filter(|(at, _)| begins_a_word(&text, *at));
+        found.any(|(at, _)| text[at + start.len()..].chars().take_while(|c| belongs(*c)).count() >= *least)
     };
-    TOKENS.iter().any(has).then_some("there is a token in it")
+    if TOKENS.iter().any(has) || text.lines().any(has_login) {
+        return Some("there is a token in it");
+    }
+    None
 }
 
-/// Whether a word begins there and goes on as a token does.
-fn is_token(text: &str, at: usize, start: &str, least: usize) -> bool {
-    let belongs = |c: char| c.is_ascii_alphanumeric() || c == '_';
-    let begins = !text[..at].ends_with(belongs);
-    begins && text[at + start.len()..].chars().take_while(|c| belongs(*c)).count() >= least
+fn begins_a_word(text: &str, at: usize) -> bool {
+    !text[..at].ends_with(|c: char| c.is_ascii_alphanumeric() || c == '_' || c == '-')
+}
+
+/// A line of an `.npmrc` with a token, or of a `.netrc`, whatever the file is called. `${…}` names a variable.
+fn has_login(line: &str) -> bool {
+    let of_npm = line
+        .split_once("_authToken=")
+        .is_some_and(|(_, token)| token.len() >= 8 && token.starts_with(|c: char| c.is_ascii_alphanumeric()));
+    let words: Vec<&str> = line.split_whitespace().collect();
+    let of_netrc =
+        words.windows(6).any(|words| (words[0], words[2], words[4]) == ("machine", "login", "password"));
+    of_npm || of_netrc
 }
 
 #[cfg(test)]
@@ -83,15 +129,26 @@ mod tests {
     use super::*;
 
     fn found(path: &str, text: &str) -> bool {
-        !among(&[Entry::text(path, text.to_owned())], &[]).is_empty()
+        !among(&[Entry::text(path, text.to_owned())]).is_empty()
     }
 
     #[test]
     fn names_tell_secrets() {
-        for path in [".env", "a/.env.local", "deploy/id_rsa", "tls/server.key", "Credentials.json"] {
+        for path in [
+            ".env",
+            ".envrc",
+            ".git-credentials",
+            ".pgpass",
+            "Credentials.json",
+            "a/.env.local",
+            "deploy/id_rsa",
+            "home/.docker/config.json",
+            "home/.kube/config",
+            "tls/server.key",
+        ] {
             assert!(found(path, ""), "{path}");
         }
-        for path in [".env.example", "src/env.rs", "src/key.rs", "cert.pem", "monkey"] {
+        for path in [".env.example", "src/env.rs", "src/key.rs", "cert.pem", "monkey", "config.json"] {
             assert!(!found(path, ""), "{path}");
         }
     }
@@ -102,16 +159,28 @@ mod tests {
         let token = ["h", "f_", &"a1".repeat(17)].concat();
         let key = ["-----BEGIN RSA PRIVATE", " KEY-----\nMII"].concat();
         assert!(found("a.txt", &format!("let t = \"{token}\";")) && found("a.pem", &key));
+        for (start, rest) in [
+            ("xox", "b-123456789012-1234567890123-AbCdEf"),
+            ("gl", "pat-a_b-c1234567890123456"),
+            ("np", "m_abcdefghijklmnopqrstuvwxyz0123456789"),
+            ("py", "pi-AgEIcHlwaS5vcmcCJDQ0-abcdef_ghijklmnopqrstuvwxyz"),
+            ("//host.example/:_authT", "oken=0123456789abcdef"),
+            ("machine host.example login me pass", "word 0123456789"),
+        ] {
+            assert!(found("a.txt", &format!("x {start}{rest}\n")), "{start}{rest}");
+        }
+        assert!(!found(
+            "a.txt",
+            "xox-b a-glpat-nothing _authToken=${NPM_TOKEN} the machine's password is password"
+        ));
         assert!(!found("a.txt", "hf_short") && !found("a.txt", &format!("x{token}")));
         assert!(!found("a.pem", "-----BEGIN CERTIFICATE-----\nMII"));
     }
 
     #[test]
-    fn what_is_named_is_allowed() {
-        let entries = [Entry::text(".env", String::new()), Entry::text("b/.env", String::new())];
-        assert_eq!(
-            among(&entries, &[".env".to_owned()]),
-            ["b/.env looks like a secret: settings of one machine"]
-        );
+    fn a_suspect_is_named_with_the_reason() {
+        let entries = [Entry::text("a", String::new()), Entry::text("b/.env", String::new())];
+        let told: Vec<String> = among(&entries).iter().map(ToString::to_string).collect();
+        assert_eq!(told, ["b/.env looks like a secret: settings of one machine"]);
     }
 }

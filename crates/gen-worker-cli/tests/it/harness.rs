@@ -3,7 +3,8 @@
 use std::{
     fs,
     path::{Path, PathBuf},
-    process::{Command, Output},
+    process::{Child, Command, ExitStatus, Output},
+    time::{Duration, Instant},
 };
 
 use tempfile::TempDir;
@@ -56,6 +57,30 @@ impl Done {
     }
 }
 
+/// Longest wait for a process to end.
+const END: Duration = Duration::from_secs(30);
+
+/// Sends it a signal, such as `-INT`.
+pub(crate) fn signal(child: &Child, signal: &str) {
+    done(Command::new("kill").args([signal, &child.id().to_string()])).ends(0);
+}
+
+/// Waits for its end, and kills it if that does not come.
+pub(crate) fn ended(child: &mut Child) -> ExitStatus {
+    let since = Instant::now();
+    loop {
+        if let Some(status) = child.try_wait().unwrap() {
+            return status;
+        }
+        if since.elapsed() > END {
+            child.kill().unwrap();
+            child.wait().unwrap();
+            panic!("it did not end");
+        }
+        std::thread::yield_now();
+    }
+}
+
 /// A folder with a project that `gen-worker new` made, against this checkout.
 pub(crate) fn new_project(template: &str) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
@@ -69,6 +94,8 @@ pub(crate) fn new_project(template: &str) -> (TempDir, PathBuf) {
 /// has built here need not be built again.
 pub(crate) fn share_builds(project: &Path) {
     let repository = repository();
+    // Cargo asks for the manifests of all platforms, and what was built here is for one.
+    done(Command::new("cargo").args(["fetch", "--quiet", "--locked"]).current_dir(&repository)).ends(0);
     fs::copy(repository.join("Cargo.lock"), project.join("Cargo.lock")).unwrap();
     let manifest = fs::read_to_string(repository.join("Cargo.toml")).unwrap();
     let manifest: toml::Table = manifest.parse().unwrap();

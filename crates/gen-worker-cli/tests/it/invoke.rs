@@ -1,7 +1,11 @@
 //! The clients of an orchestrator: `invoke`, `runs`, `cancel`, `workers`.
 
 use std::{
+    io::{BufRead, BufReader, Read, Write},
+    net::{TcpListener, TcpStream},
     process::{Child, Command, Stdio},
+    sync::mpsc,
+    thread,
     time::Duration,
 };
 
@@ -10,7 +14,7 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::{runtime::Runtime, time::timeout};
 
-use crate::harness::{Done, command, done, template};
+use crate::harness::{Done, command, done, ended, signal, template};
 
 /// Longest wait for a worker to register.
 const REGISTERED: Duration = Duration::from_secs(30);
@@ -115,6 +119,111 @@ fn runs_and_workers_are_listed_and_a_run_is_canceled() {
     let lines: Vec<Vec<&str>> = runs.out.lines().map(|line| line.split_whitespace().collect()).collect();
     assert_eq!((lines[0][0], lines[0][1]), ("second", "canceled"));
     assert_eq!((lines[1][0], lines[1][1]), ("first", "succeeded"));
-    let unknown = fleet.say(&["cancel", "third"]).ends(2);
-    assert!(unknown.log.contains("error: "), "{unknown:#?}");
+    let unknown = fleet.say(&["cancel", "third"]).ends(0);
+    assert_eq!(unknown.out, "third is not known; it will be refused when it is asked for\n");
+    let late = fleet.say(&["invoke", "words", "x", "--run-id", "third"]).ends(2);
+    assert!(late.log.contains("this run was canceled before it was asked for"), "{late:#?}");
+}
+
+/// A peer that answers as an orchestrator would, each request on a connection of its own; `None`: it never answers. Says on the
+/// channel what it was asked.
+fn scripted(answers: fn(&str) -> Option<(u16, String)>) -> (String, mpsc::Receiver<String>) {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let (asked, asks) = mpsc::channel();
+    thread::spawn(move || {
+        let mut kept = Vec::new();
+        for stream in listener.incoming() {
+            let mut stream = stream.unwrap();
+            let line = request(&stream);
+            match answers(&line) {
+                Some((status, body)) => {
+                    let length = body.len();
+                    let head = format!(
+                        "HTTP/1.1 {status} -\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n"
+                    );
+                    stream.write_all(format!("{head}{body}").as_bytes()).unwrap();
+                }
+                None => kept.push(stream),
+            }
+            let _ = asked.send(line);
+        }
+    });
+    (url, asks)
+}
+
+/// The first line of a request, which is read to its end.
+fn request(stream: &TcpStream) -> String {
+    let mut reader = BufReader::new(stream);
+    let (mut first, mut length) = (String::new(), 0);
+    reader.read_line(&mut first).unwrap();
+    loop {
+        let mut line = String::new();
+        reader.read_line(&mut line).unwrap();
+        match line.to_ascii_lowercase().split_once(':') {
+            Some(("content-length", value)) => length = value.trim().parse().unwrap(),
+            Some(_) => {}
+            None => break,
+        }
+    }
+    reader.read_exact(&mut vec![0; length]).unwrap();
+    first
+}
+
+const REFUSAL: &str =
+    r#"{"error": {"code": "not_found", "message": "there is no such thing", "remedy": "ask for another"}}"#;
+
+/// A run that succeeds at once, with a file that never comes.
+fn never_gives_the_file(line: &str) -> Option<(u16, String)> {
+    let run = json!({"run_id": "r", "function": "f", "state": "succeeded", "attempt": 1, "created_at_ms": 0,
+                     "output": {"file": {"ref": "runs/r/outputs/a.bin"}}});
+    let body = match line {
+        line if line.starts_with("GET /v1/workers ") => json!({"workers": []}).to_string(),
+        line if line.starts_with("POST /v1/runs ") => json!({"run_id": "r"}).to_string(),
+        line if line.starts_with("GET /v1/runs/r/events ") => {
+            format!("id: 1\nevent: result\ndata: {run}\n\n")
+        }
+        _ => return None,
+    };
+    Some((200, body))
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_is_heard_while_a_file_is_fetched() {
+    let (url, asks) = scripted(never_gives_the_file);
+    let folder = tempfile::tempdir().unwrap();
+    let mut call = command();
+    call.args(["invoke", "f", "--payload", "{}", "--url", &url]).current_dir(folder.path());
+    let mut call = call.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    while !asks.recv_timeout(REGISTERED).unwrap().starts_with("GET /v1/files/runs/r/outputs/a.bin ") {}
+    signal(&call, "-INT");
+    let status = ended(&mut call);
+    assert_eq!(status.code(), Some(130));
+    assert_eq!(
+        std::fs::read_dir(folder.path().join("out")).unwrap().count(),
+        0,
+        "no part of the file is left"
+    );
+}
+
+#[test]
+fn what_fails_before_a_run_is_asked_for_is_told_from_what_fails_later() {
+    let refused = |line: &str| match line {
+        line if line.starts_with("POST /v1/runs ") => Some((400, REFUSAL.to_owned())),
+        line => never_gives_the_file(line),
+    };
+    let forgotten = |line: &str| match line {
+        line if line.starts_with("GET /v1/runs/r/events ") => Some((404, REFUSAL.to_owned())),
+        line => never_gives_the_file(line),
+    };
+    let say = |answers| {
+        let (url, _asks) = scripted(answers);
+        done(command().args(["invoke", "f", "--payload", "{}", "--url", &url]))
+    };
+    let refused = say(refused).ends(2);
+    assert!(refused.log.contains("error: there is no such thing; ask for another"), "{refused:#?}");
+    let forgotten = say(forgotten).ends(1);
+    assert!(forgotten.log.contains("the run r was asked for"), "{forgotten:#?}");
+    assert!(forgotten.log.contains("because there is no such thing; ask for another"), "{forgotten:#?}");
 }

@@ -94,6 +94,11 @@ fn what_the_original_accepts_is_accepted() {
 fn the_last_of_two_equal_keys_wins() {
     let value: Everything = decode(vec![("int", 1.into()), ("int", 2.into())]).unwrap();
     assert_eq!(value.int, 2);
+    let others: Vec<_> = (0..FEW_FIELDS).map(|n| format!("other-{n}")).collect();
+    let mut many = vec![("int", 1.into())];
+    many.extend(others.iter().map(|name| (name.as_str(), Value::Nil)));
+    many.push(("int", 2.into()));
+    assert_eq!(decode::<Everything>(many).unwrap().int, 2);
 }
 
 #[test]
@@ -172,4 +177,14 @@ fn a_payload_of_many_tiny_values_takes_no_memory() {
     assert_eq!(refused, PayloadError::TooManyValues { max: MAX_VALUES });
     let bytes = [&[0x81, 0xa1, b'x', 0xc6][..], &(8u32 << 20).to_be_bytes(), &vec![0; 8 << 20]].concat();
     assert!(Payload::parse(&bytes).is_ok(), "bytes are one value");
+}
+
+/// What the fuzzer found or was given to begin with.
+#[test]
+fn the_corpus_of_the_fuzzer_holds() {
+    let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/payload");
+    let payloads =
+        std::fs::read_dir(corpus).unwrap().map(|entry| std::fs::read(entry.unwrap().path()).unwrap());
+    let read = payloads.filter(|bytes| check(bytes)).count();
+    assert!(read > 3, "{read}");
 }

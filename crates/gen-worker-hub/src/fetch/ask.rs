@@ -98,6 +98,7 @@ impl Fetch {
         if let Some(token) = self.file.token.as_ref().filter(|_| own) {
             request = request.bearer(token);
         }
+        request = request.traced(self.file.trace.as_ref().filter(|_| own));
         if let Some(piece) = piece {
             request = request.header(header::RANGE, range(piece));
         }

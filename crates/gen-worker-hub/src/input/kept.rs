@@ -5,7 +5,7 @@
 
 use std::{
     fs, io,
-    os::unix::fs::DirBuilderExt,
+    os::unix::fs::{DirBuilderExt, OpenOptionsExt},
     path::{Path, PathBuf},
     time::SystemTime,
 };
@@ -30,7 +30,10 @@ impl Kept {
 
     /// The file, if it is kept; it was used just now. Blocks.
     pub(super) fn take(&self) -> Option<fs::File> {
-        let file = fs::File::options().read(true).append(true).open(&self.path).ok()?;
+        // Its name is a caller's: the digest that a payload claims. What lies there may be a link only if it is none of ours.
+        let nofollow = rustix::fs::OFlags::NOFOLLOW.bits() as i32;
+        let file =
+            fs::File::options().read(true).append(true).custom_flags(nofollow).open(&self.path).ok()?;
         file.set_modified(SystemTime::now()).ok()?;
         Some(file)
     }
@@ -83,6 +86,24 @@ mod tests {
     use std::{os::unix::fs::PermissionsExt, time::Duration};
 
     use super::*;
+
+    #[test]
+    fn a_link_in_the_place_of_a_kept_file_is_not_followed() {
+        let directory = tempfile::tempdir().unwrap();
+        let victim = directory.path().join("victim");
+        fs::write(&victim, "as it was").unwrap();
+        let before = fs::metadata(&victim).unwrap().modified().unwrap();
+        let kept = Kept::new(
+            &directory.path().join("kept"),
+            100,
+            b"one",
+            Digest::of(Algorithm::Sha256, b"as it was"),
+        );
+        fs::create_dir_all(kept.path.parent().unwrap()).unwrap();
+        std::os::unix::fs::symlink(&victim, &kept.path).unwrap();
+        assert!(kept.take().is_none());
+        assert_eq!(fs::metadata(&victim).unwrap().modified().unwrap(), before);
+    }
 
     #[test]
     fn what_was_not_used_for_longest_goes() {

@@ -111,6 +111,7 @@ mod tests {
             tenant_id: None,
             file_base_url: base.map(|base| base.parse().unwrap()),
             file_token: token.map(Secret::from),
+            trace: None,
         }
     }
 

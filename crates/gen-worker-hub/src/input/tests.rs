@@ -15,6 +15,7 @@ fn scope(server: &FileServer) -> RunScope {
         tenant_id: Some(TenantId::parse("tenant").unwrap()),
         file_base_url: Some(server.url("/files").parse().unwrap()),
         file_token: Some(Secret::from("run-token")),
+        trace: None,
     }
 }
 
@@ -37,7 +38,7 @@ async fn fetch_from(
     let directory = tempfile::tempdir().unwrap();
     let inputs = directory.path().join("inputs");
     let config = config(directory.path(), server);
-    let fetched = fetch(&config, &client(allow), &scope(server), &asset, &inputs).await;
+    let fetched = fetch(&config, &client(allow), &Meters::default(), &scope(server), &asset, &inputs).await;
     let fetched = fetched.map(|file| {
         let content = files::read(&file.path).unwrap();
         (file, content)
@@ -175,7 +176,15 @@ async fn a_tenants_file_is_kept_for_its_later_runs_and_for_no_other() {
     let config = config(directory.path(), &server);
     let get = async |tenant: &str, run: &str| {
         let scope = RunScope { tenant_id: Some(TenantId::parse(tenant).unwrap()), ..scope(&server) };
-        let file = fetch(&config, &client(&[]), &scope, &asset("a"), &directory.path().join(run)).await?;
+        let file = fetch(
+            &config,
+            &client(&[]),
+            &Meters::default(),
+            &scope,
+            &asset("a"),
+            &directory.path().join(run),
+        )
+        .await?;
         assert_eq!(files::read(&file.path).unwrap(), CONTENT);
         assert_eq!(file.mime_type.unwrap(), "image/png");
         Ok::<_, HubError>(file.path)

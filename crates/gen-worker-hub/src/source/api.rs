@@ -1,6 +1,6 @@
 //! Questions to a service that answers in JSON objects.
 
-use gen_worker_core::{ModelRef, Secret};
+use gen_worker_core::{ModelRef, Secret, TraceContext};
 use gen_worker_net::{HttpClient, Method, NetError, StatusCode, Trust};
 use serde_json::{Map, Value};
 use url::Url;
@@ -18,6 +18,7 @@ pub(crate) struct Api<'a> {
     pub(crate) model: &'a ModelRef,
     /// The credential of the model's source.
     pub(crate) token: Option<&'a Secret<String>>,
+    pub(crate) trace: Option<&'a TraceContext>,
 }
 
 /// The service's own answer.
@@ -62,7 +63,7 @@ impl Api<'_> {
     }
 
     async fn attempt(&self, url: &Url) -> Result<Answer, NetError> {
-        let mut request = self.client.request(Method::GET, url.clone(), Trust::Operator);
+        let mut request = self.client.request(Method::GET, url.clone(), Trust::Operator).traced(self.trace);
         if let Some(token) = self.token {
             request = request.bearer(token);
         }

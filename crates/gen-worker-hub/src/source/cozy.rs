@@ -121,7 +121,7 @@ impl Question<'_> {
     }
 
     fn direct(&self) -> Resolved {
-        let file = direct::hub(self.base, self.api.token, self.api.model);
+        let file = direct::hub(self.base, self.api);
         Resolved { snapshot: Snapshot { revision: None, files: vec![file] }, moves: false, source: "cozy" }
     }
 
@@ -164,7 +164,7 @@ impl Question<'_> {
         }
         let url = url.ok_or_else(|| self.api.listing(format!("{path} has no URL")))?;
         let url = self.url(&url, &path)?;
-        Ok(RemoteFile { path, url, trust: Trust::Operator, token: None, signed: true, promise })
+        Ok(RemoteFile { path, url, trust: Trust::Operator, token: None, trace: None, signed: true, promise })
     }
 
     /// A file of a model's manifest: at its address, or below the model. The credential stays with the hub.
@@ -176,7 +176,8 @@ impl Question<'_> {
         };
         let own = url.origin() == self.base.origin();
         let token = self.api.token.cloned().filter(|_| own);
-        Ok(RemoteFile { path, url, trust: Trust::Operator, token, signed: !own, promise })
+        let trace = self.api.trace.cloned().filter(|_| own);
+        Ok(RemoteFile { path, url, trust: Trust::Operator, token, trace, signed: !own, promise })
     }
 
     fn url(&self, text: &str, path: &FilePath) -> Result<Url, HubError> {

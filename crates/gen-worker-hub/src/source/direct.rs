@@ -1,9 +1,9 @@
 //! A model that is one file: at a URL, or at the hub's base URL plus its path.
 
-use gen_worker_core::{ModelRef, Secret};
 use gen_worker_net::Trust;
 use url::Url;
 
+use super::api::Api;
 use crate::{
     part::Promise,
     snapshot::{FilePath, RemoteFile},
@@ -21,23 +21,25 @@ pub(crate) fn url(url: &Url) -> RemoteFile {
         url: url.clone(),
         trust: Trust::Payload,
         token: None,
+        trace: None,
         signed: false,
         promise: Promise::default(),
     }
 }
 
 /// A file at the hub: its URL plus the reference.
-pub(crate) fn hub(base: &Url, token: Option<&Secret<String>>, model: &ModelRef) -> RemoteFile {
-    let path = model.hub_path().unwrap_or_default();
+pub(crate) fn hub(base: &Url, api: &Api<'_>) -> RemoteFile {
+    let path = api.model.hub_path().unwrap_or_default();
     let mut url = base.clone();
     url.set_path(&format!("{}/{path}", url.path().trim_end_matches('/')));
     RemoteFile {
         path: file_name(&path),
         url,
         trust: Trust::Operator,
-        token: token.cloned(),
+        token: api.token.cloned(),
+        trace: api.trace.cloned(),
         signed: false,
-        promise: Promise { size_bytes: None, digest: model.digest() },
+        promise: Promise { size_bytes: None, digest: api.model.digest() },
     }
 }
 

@@ -118,6 +118,7 @@ impl Repository<'_> {
             path,
             trust: Trust::Operator,
             token: api.token.cloned(),
+            trace: None,
             signed: false,
             promise: Promise { size_bytes, digest },
         })

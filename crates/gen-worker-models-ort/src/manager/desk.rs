@@ -6,7 +6,10 @@ use std::{
     sync::Arc,
 };
 
-use gen_worker_core::{LocalModel, ModelRef, ports::ModelStats};
+use gen_worker_core::{
+    LocalModel, ModelRef,
+    ports::{LeasedModel, ModelStats},
+};
 use tokio::sync::oneshot;
 
 use super::work::Work;
@@ -210,8 +213,21 @@ impl Desk {
         keys.filter(|key| seen.insert(&key.model)).map(|key| key.model.known_as().to_owned()).collect()
     }
 
+    /// The models that are leased or waited for.
+    pub(super) fn leases(&self, provider: Provider) -> Vec<LeasedModel> {
+        let listed = |(key, (held_by, waiting)): (&Key, (Vec<Holder>, Vec<Holder>))| LeasedModel {
+            model: key.model.known_as().to_owned(),
+            bytes: of(provider, self.residency.charged(key)),
+            held_by,
+            waiting,
+        };
+        let mut leases: Vec<_> = self.residency.leases().into_iter().map(listed).collect();
+        leases.sort_by(|one, other| one.model.cmp(&other.model));
+        leases
+    }
+
     pub(super) fn stats(&self, provider: Provider) -> ModelStats {
-        let bytes = |bytes: Bytes| if provider.is_nvidia() { bytes.device } else { bytes.host };
+        let bytes = |bytes| of(provider, bytes);
         ModelStats {
             resident: self.loaded.len() as u64,
             leased: self.residency.leased() as u64,
@@ -227,6 +243,11 @@ impl Desk {
 /// What a model takes as far as its files tell.
 fn estimate(local: &LocalModel, provider: Provider) -> Footprint {
     Footprint { resident: on(provider, local.size_bytes), warm: 0 }
+}
+
+/// Of these bytes those of the memory that models run in.
+fn of(provider: Provider, bytes: Bytes) -> u64 {
+    if provider.is_nvidia() { bytes.device } else { bytes.host }
 }
 
 /// Bytes of the memory that models run in.

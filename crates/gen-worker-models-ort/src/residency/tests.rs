@@ -174,6 +174,27 @@ fn one_load_serves_all_who_wait() {
 }
 
 #[test]
+fn those_who_have_a_model_and_those_who_wait_are_listed() {
+    let mut shell = Prompt::new(host(10));
+    let first = shell.ask(1, plain(6), "b");
+    shell.ask(1, plain(6), "a");
+    shell.ask(2, plain(6), "c");
+    let list = |shell: &Prompt| -> Vec<(u32, String, String)> {
+        let mut list: Vec<_> = shell
+            .residency
+            .leases()
+            .into_iter()
+            .map(|(model, (held, waiting))| (*model, held.join(","), waiting.join(",")))
+            .collect();
+        list.sort();
+        list
+    };
+    assert_eq!(list(&shell), [(1, "a,b".into(), String::new()), (2, String::new(), "c".into())]);
+    shell.release(first);
+    assert_eq!(list(&shell)[0], (1, "a".into(), String::new()));
+}
+
+#[test]
 fn larger_than_announced_makes_room_or_waits() {
     let mut shell = Prompt::new(host(10));
     shell.is_hit(1, plain(5));

@@ -209,6 +209,7 @@ impl Record {
             file_base_url: String::new(),
             file_token: format!("{}{TOKEN_SEPARATOR}{}", self.run_id, self.file_secret),
             attempt: self.attempt,
+            ..Default::default()
         }
     }
 

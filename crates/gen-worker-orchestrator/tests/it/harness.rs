@@ -44,7 +44,11 @@ impl Harness {
     /// An orchestrator that keeps its things in this folder.
     pub(crate) async fn start_with(config: OrchestratorConfig, folder: TempDir) -> Self {
         let token = config.api_token.clone();
-        let orchestrator = Orchestrator::start(config).await.unwrap();
+        Self::of(Orchestrator::start(config).await.unwrap(), token, folder)
+    }
+
+    /// Around an orchestrator that runs.
+    pub(crate) fn of(orchestrator: Orchestrator, token: Option<Secret<String>>, folder: TempDir) -> Self {
         Self {
             client: OrchestratorClient::new(orchestrator.base_url().clone(), token).unwrap(),
             orchestrator,

@@ -211,6 +211,11 @@ pub struct TaskExecutionRequest {
     /// Fence: a higher attempt supersedes a lower one. 0 means unfenced. Extension `attempt`.
     #[prost(int64, tag = "15")]
     pub attempt: i64,
+    /// The trace that the run belongs to, as the headers of W3C Trace Context; empty: none. Extension `trace-context`.
+    #[prost(string, tag = "200")]
+    pub traceparent: ::prost::alloc::string::String,
+    #[prost(string, tag = "201")]
+    pub tracestate: ::prost::alloc::string::String,
 }
 /// How a run ended.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]
@@ -327,6 +332,11 @@ pub struct RealtimeOpenCommand {
     pub file_base_url: ::prost::alloc::string::String,
     #[prost(string, tag = "8")]
     pub file_token: ::prost::alloc::string::String,
+    /// As of a run. Extension `trace-context`.
+    #[prost(string, tag = "200")]
+    pub traceparent: ::prost::alloc::string::String,
+    #[prost(string, tag = "201")]
+    pub tracestate: ::prost::alloc::string::String,
 }
 /// One frame of a realtime session.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

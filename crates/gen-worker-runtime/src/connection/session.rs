@@ -44,6 +44,9 @@ const LAST_DIAL: Duration = Duration::from_secs(2);
 /// How long the peer may take to read what was said and end the stream, once the worker leaves.
 const GOODBYE: Duration = Duration::from_secs(5);
 
+/// How many messages are heard in a row before anything else is looked at.
+const BURST: usize = 64;
+
 /// What a session is linked to; all of it outlives every stream.
 #[derive(Clone)]
 pub(crate) struct Link {
@@ -53,6 +56,24 @@ pub(crate) struct Link {
     pub credential: Arc<dyn CredentialSource>,
     pub shutdown: Shutdown,
     pub meters: Arc<Meters>,
+}
+
+/// How a scheduler is dialled.
+pub(super) fn endpoint(
+    config: &RuntimeConfig,
+    address: &Address,
+    ping_interval: Duration,
+) -> Result<Endpoint, tonic::transport::Error> {
+    let endpoint = Endpoint::from_shared(address.uri())?
+        .tcp_nodelay(true)
+        .http2_keep_alive_interval(ping_interval)
+        .keep_alive_timeout(config.keepalive_timeout)
+        .keep_alive_while_idle(true);
+    if address.is_tls() {
+        endpoint.tls_config(config.tls.config(address.server_name()))
+    } else {
+        Ok(endpoint)
+    }
 }
 
 type Answer = Result<Response<Heard>, Status>;
@@ -139,15 +160,7 @@ impl<'a> Session<'a> {
     }
 
     async fn connect(&self) -> Result<Channel, tonic::transport::Error> {
-        let mut endpoint = Endpoint::from_shared(self.address.uri())?
-            .tcp_nodelay(true)
-            .http2_keep_alive_interval(self.ping_interval)
-            .keep_alive_timeout(self.config.keepalive_timeout)
-            .keep_alive_while_idle(true);
-        if self.address.is_tls() {
-            endpoint = endpoint.tls_config(self.config.tls.config(self.address.server_name()))?;
-        }
-        endpoint.connect().await
+        endpoint(self.config, self.address, self.ping_interval)?.connect().await
     }
 
     async fn hold(&mut self, channel: Channel) -> Ended {
@@ -232,16 +245,30 @@ impl<'a> Session<'a> {
                 }
                 _ = &mut said, if phase >= Phase::Flushing => return self.leave(call, heard).await,
                 () = outbox.relieved(), if is_congested => {}
-                message = next(&mut heard), if !is_congested => match message? {
-                    Some(message) => self.hear(message),
-                    None => return Err(Status::ok("the scheduler closed the stream")),
-                },
+                message = next(&mut heard), if !is_congested => {
+                    self.hear(message?)?;
+                    self.hear_more(&mut heard)?;
+                }
             }
         }
     }
 
-    fn hear(&self, message: WorkerSchedulerMessage) {
+    fn hear(&self, message: Option<WorkerSchedulerMessage>) -> Result<(), Status> {
+        let message = message.ok_or_else(|| Status::ok("the scheduler closed the stream"))?;
         self.link.dispatcher.handle(inbound::command(message, self.config.tenant_id.as_ref()));
+        Ok(())
+    }
+
+    /// Hears what has already come: looking at all else for each message costs more than hearing it.
+    fn hear_more(&self, heard: &mut Option<Heard>) -> Result<(), Status> {
+        for _ in 1..BURST {
+            if self.link.outbox.is_congested() {
+                break;
+            }
+            let Some(message) = next(heard).now_or_never() else { break };
+            self.hear(message?)?;
+        }
+        Ok(())
     }
 
     /// What a worker that has said everything still hears: more to do could not be answered.

@@ -48,7 +48,7 @@ impl Received {
 /// Takes `output_upload` out of the payload, unless the function's own type has such a field.
 fn output_target(job: &Job, payload: &mut Payload<'_>) -> Result<Option<Arc<dyn OutputTarget>>, JobFailure> {
     let spec = job.function.spec();
-    if spec.input_field(OUTPUT_UPLOAD).is_some() {
+    if !payload.has(OUTPUT_UPLOAD) || spec.input_field(OUTPUT_UPLOAD).is_some() {
         return Ok(None);
     }
     let Some(output_upload) = payload.take_json(OUTPUT_UPLOAD)? else {

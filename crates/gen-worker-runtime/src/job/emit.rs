@@ -4,16 +4,16 @@ use bytes::Bytes;
 use futures_util::{StreamExt, stream::BoxStream};
 use gen_worker_core::{Delta, Event, Output, WorkerError};
 
-use super::{Job, invoke::GpuPermit};
+use super::Job;
 use crate::wire::TRUNCATED;
 
 type Deltas = BoxStream<'static, Result<Delta, WorkerError>>;
 
 /// Sends every delta of an incremental output, in order, each as soon as there is room. Other outputs pass through.
 /// The GPU is held until the last one, since making them is what the function does.
-pub(super) async fn all(
+pub(super) async fn all<G: Send>(
     job: &Job,
-    (output, gpu): (Output, Option<GpuPermit>),
+    (output, gpu): (Output, Option<G>),
 ) -> Result<Output, WorkerError> {
     match output {
         Output::Deltas(deltas) => Box::pin(each(job, deltas, gpu)).await,
@@ -21,7 +21,7 @@ pub(super) async fn all(
     }
 }
 
-async fn each(job: &Job, mut deltas: Deltas, gpu: Option<GpuPermit>) -> Result<Output, WorkerError> {
+async fn each<G: Send>(job: &Job, mut deltas: Deltas, gpu: Option<G>) -> Result<Output, WorkerError> {
     let mut left = job.shop().config.max_delta_events.map_or(u32::MAX, |max| max.get());
     while left > 0
         && let Some(delta) = deltas.next().await

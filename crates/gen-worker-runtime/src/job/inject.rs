@@ -97,9 +97,15 @@ pub(crate) struct Ready {
 }
 
 impl Local {
-    /// Makes each model present and, where the parameter asks for it, leases it.
+    /// Waits for the set-ups, makes each model present and, where the parameter asks for it, leases it.
     pub(crate) async fn lease_models(self) -> Result<Ready, JobFailure> {
         let Self { job, input, models: wanted, target, directory } = self;
+        job.run.needs(&wanted);
+        // Before models are leased, which nobody else could have meanwhile.
+        let prepared = &job.shop().prepared;
+        if prepared.is_pending() {
+            job.stage(Stage::SetUp, Box::pin(prepared.wait())).await?;
+        }
         let mut models = HashMap::new();
         for (injection, model) in wanted {
             models.insert(injection.param, Box::pin(provide(&job, &injection, &model)).await?);

@@ -95,10 +95,35 @@ impl Drop for RunDirectory {
     }
 }
 
+/// A new directory: what lies there already, such as a link to another place, is somebody else's.
 fn create_private(path: &Path) -> std::io::Result<()> {
     let mut builder = std::fs::DirBuilder::new();
-    builder.recursive(true);
     #[cfg(unix)]
     std::os::unix::fs::DirBuilderExt::mode(&mut builder, 0o700);
-    builder.create(path)
+    if let Some(parent) = path.parent() {
+        builder.recursive(true).create(parent)?;
+    }
+    builder.recursive(false).create(path)
+}
+
+#[cfg(all(test, unix))]
+mod tests {
+    use std::os::unix::fs::{PermissionsExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn a_runs_directory_is_its_own() {
+        let root = tempfile::tempdir().unwrap();
+        let (runs, elsewhere) = (root.path().join("runs"), root.path().join("elsewhere"));
+        create_private(&runs.join("r1")).unwrap();
+        for made in [runs.clone(), runs.join("r1")] {
+            assert_eq!(std::fs::metadata(made).unwrap().permissions().mode() & 0o777, 0o700);
+        }
+        std::fs::create_dir(&elsewhere).unwrap();
+        symlink(&elsewhere, runs.join("r2")).unwrap();
+        for taken in ["r1", "r2"] {
+            assert!(create_private(&runs.join(taken)).is_err(), "{taken}");
+        }
+    }
 }

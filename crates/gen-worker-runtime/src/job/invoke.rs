@@ -1,17 +1,23 @@
 //! The call of user code.
 
-use std::sync::{
-    Arc,
-    atomic::{AtomicUsize, Ordering},
+use std::{
+    panic::{AssertUnwindSafe, catch_unwind},
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 use gen_worker_core::{
-    Body, JobFailure, Output, OutputBody, RawCall, RawOutput, WorkerError, ports::OutputTarget,
+    Body, JobFailure, Output, OutputBody, RawCall, RawOutput, WorkerError,
+    layer::{Answer, Handler, Invocation},
+    ports::OutputTarget,
 };
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::Span;
 
 use super::{Job, emit, inject::Ready, inputs::RunDirectory, timings::Stage};
+use crate::report::Panicked;
 
 /// A run whose function has returned. The GPU is free again; the input files are still there.
 pub(crate) struct Returned {
@@ -26,20 +32,46 @@ impl Ready {
     /// Calls the function, and for a stream of deltas sends each of them.
     pub(crate) async fn invoke(self) -> Result<Returned, JobFailure> {
         let Self { job, input, models, target, directory } = self;
-        let gpu = match job.function.spec().resources.requires_gpu {
-            true => Some(job.stage(Stage::GpuWait, Box::pin(GpuPermit::take(&job))).await?),
-            false => None,
-        };
-        let extensions = job.shop().extensions.clone();
+        let extensions = job.shop().prepared.state();
         let call = RawCall { context: job.context.clone(), input, models, extensions };
-        let called = async {
-            match emit::all(&job, held(call_body(&job, call, gpu).await?)).await {
-                Ok(output) => Ok(output),
-                Err(error) => Err(JobFailure::from(error)),
-            }
+        let output = match job.shop().layers.clone() {
+            None => through(&job, call).await?,
+            Some(layers) => Box::pin(through_layers(&job, &layers, call)).await?,
         };
-        let output = job.stage(Stage::Run, called).await?;
         Ok(Returned { job, output, target, _directory: directory })
+    }
+}
+
+/// The call, and every delta of its output.
+async fn through(job: &Job, call: RawCall) -> Result<Output, JobFailure> {
+    let gpu = gpu_of(job).await?;
+    let called = async {
+        match emit::all(job, held(call_body(job, call, gpu).await?)).await {
+            Ok(output) => Ok(output),
+            Err(error) => Err(JobFailure::from(error)),
+        }
+    };
+    job.stage(Stage::Run, called).await
+}
+
+/// The same within the application's layers, which see the call as it is made and not its deltas.
+async fn through_layers(job: &Job, layers: &Handler, call: RawCall) -> Result<Output, JobFailure> {
+    let (made_by, spec, context) = (job.clone(), job.function.spec().clone(), job.context.clone());
+    let invocation = Invocation::new(spec, context, async move {
+        let job = made_by;
+        let gpu = gpu_of(&job).await?;
+        let (output, gpu) = job.stage(Stage::Run, call_body(&job, call, gpu)).await?;
+        Ok(Answer::holding(output, gpu))
+    });
+    let answer = layers.handle(invocation).await?;
+    Ok(job.stage(Stage::Run, emit::all(job, held(answer.into_parts()))).await?)
+}
+
+/// A place on a GPU, if the function asks for one.
+async fn gpu_of(job: &Job) -> Result<Option<GpuPermit>, JobFailure> {
+    match job.function.spec().resources.requires_gpu {
+        true => Ok(Some(job.stage(Stage::GpuWait, Box::pin(GpuPermit::take(job))).await?)),
+        false => Ok(None),
     }
 }
 
@@ -57,17 +89,20 @@ async fn call_body(
             let thread = tokio::task::spawn_blocking(move || {
                 let _permit = permit;
                 // The thread may have been waited for, and its run reported since.
-                let output = call.context.check_canceled().and_then(|()| span.in_scope(|| body(call)));
-                (output, gpu)
+                let called = || call.context.check_canceled().and_then(|()| span.in_scope(|| body(call)));
+                let output = catch_unwind(AssertUnwindSafe(called));
+                (output.map_err(|payload| Panicked::caught(&*payload)), gpu)
             });
-            let (output, gpu) = thread.await.map_err(|_| panicked())?;
-            Ok((output?, gpu))
+            // It fails only when the worker ends before the thread has begun.
+            let (output, gpu) =
+                thread.await.map_err(|error| panicked(Panicked::caught(&error.to_string())))?;
+            Ok((output.map_err(panicked)??, gpu))
         }
     }
 }
 
 /// An output that is still to be made keeps the GPU until it is.
-fn held((output, gpu): (Output, Option<GpuPermit>)) -> (Output, Option<GpuPermit>) {
+fn held<G: Send + 'static>((output, gpu): (Output, Option<G>)) -> (Output, Option<G>) {
     match &output {
         Output::Raw(RawOutput { body: OutputBody::Stream(chunks), .. }) => {
             chunks.hold(gpu);
@@ -77,9 +112,9 @@ fn held((output, gpu): (Output, Option<GpuPermit>)) -> (Output, Option<GpuPermit
     }
 }
 
-/// User code panicked; where and why is in a line that the process's panic hook logged.
-pub(super) fn panicked() -> JobFailure {
-    JobFailure::from(WorkerError::internal("panicked")).detailed("InternalError: the function panicked")
+/// User code panicked: the caller is told only that.
+pub(super) fn panicked(panic: Panicked) -> JobFailure {
+    JobFailure::from(panic).detailed("InternalError: the function panicked")
 }
 
 /// A place on a GPU, from the call of a function to its return.

@@ -6,23 +6,31 @@
 use std::{
     panic::AssertUnwindSafe,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, OnceLock, PoisonError,
         atomic::{AtomicBool, Ordering},
     },
+    time::{Duration, SystemTime},
 };
 
 use bytes::Bytes;
 use futures_util::FutureExt;
 use gen_worker_core::{
-    CancelReason, Cancellation, Event, FailureKind, JobFailure, OutputMode, RunFacts, ports::EventSink,
+    CancelReason, Cancellation, Event, FailureKind, InjectionSpec, JobFailure, ModelRef, OutputMode,
+    RunFacts, TraceContext,
+    ports::{EventSink, RunSpan},
 };
 use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
 use tracing::{Instrument, Span, debug, error, info, info_span, warn};
 
-use super::{Workshop, invoke::panicked, timings::Timings};
+use super::{
+    Workshop,
+    invoke::panicked,
+    timings::{Stage, Timings},
+};
 use crate::{
     admission::{Permit, PermitId, Stop},
     meters::Outcome,
+    report::{Case, Panicked},
     snapshot::Doing,
     wire::outbound,
 };
@@ -64,6 +72,10 @@ pub(super) struct Run {
     is_silent: AtomicBool,
     /// Its pipeline.
     work: Mutex<Option<JoinHandle<()>>>,
+    /// The models that it needs, once that is known and if it needs any.
+    models: OnceLock<Vec<String>>,
+    /// As the tracing system sees it; `None`: there is none.
+    traced: Option<Box<dyn RunSpan>>,
 }
 
 impl Run {
@@ -72,6 +84,7 @@ impl Run {
         facts: RunFacts,
         output_mode: OutputMode,
         audience: Audience,
+        traced: Option<Box<dyn RunSpan>>,
     ) -> Arc<Self> {
         Arc::new(Self {
             shop,
@@ -82,6 +95,8 @@ impl Run {
             audience,
             is_silent: AtomicBool::new(false),
             work: Mutex::new(None),
+            models: OnceLock::new(),
+            traced,
         })
     }
 
@@ -108,9 +123,35 @@ impl Run {
     ) {
         let pipeline = pipeline(self.clone(), permit.clone());
         let pipeline = Box::pin(AssertUnwindSafe(pipeline).catch_unwind());
-        let ended = pipeline.await.unwrap_or_else(|_| Err(panicked()));
+        let ended = pipeline.await.unwrap_or_else(|payload| Err(panicked(Panicked::caught(&*payload))));
         if self.has_last_word() {
             self.tell(Some(ended), Place::Free(permit));
+        }
+    }
+
+    /// When a stage begins, if anybody is told of it.
+    pub(super) fn stage_begins(&self) -> Option<SystemTime> {
+        self.traced.as_ref().map(|_| SystemTime::now())
+    }
+
+    /// A stage that began then is over.
+    pub(super) fn went_through(&self, stage: Stage, began: Option<SystemTime>) {
+        if let (Some(span), Some(began)) = (&self.traced, began) {
+            span.stage(stage.name(), began, SystemTime::now());
+        }
+    }
+
+    /// It was not admitted.
+    pub(super) fn refused(&self) {
+        if let Some(span) = &self.traced {
+            span.end("refused", Some("refused"));
+        }
+    }
+
+    /// It needs these models.
+    pub(super) fn needs(&self, models: &[(InjectionSpec, ModelRef)]) {
+        if !models.is_empty() {
+            self.models.get_or_init(|| models.iter().map(|(_, model)| model.known_as().to_owned()).collect());
         }
     }
 
@@ -176,6 +217,7 @@ impl Run {
             Audience::Scheduler => {
                 let outcome = outcome(told, ended);
                 self.count(counted(outcome.as_ref()));
+                self.trace(counted(outcome.as_ref()), outcome.as_ref());
                 match outcome {
                     Some(outcome) => self.report(&outcome, place),
                     None => {
@@ -186,15 +228,30 @@ impl Run {
             }
             Audience::Session(say) => {
                 let went_on = Outcome::Failed(FailureKind::Canceled);
-                self.count(ended.as_ref().map_or(went_on, |ended| counted(Some(ended))));
+                let outcome = ended.as_ref().map_or(went_on, |ended| counted(Some(ended)));
+                self.count(outcome);
+                self.trace(outcome, ended.as_ref());
                 if let Some(Err(failure)) = &ended {
                     warn!(kind = failure.kind.as_str(), error = failure.chain(), "failed");
+                    self.write_down(failure);
                 }
                 self.vacate(place);
                 let say = say.lock().unwrap_or_else(PoisonError::into_inner).take();
                 // Nobody waits for it when the session was closed from this side.
                 let _ = say.map(|say| say.send(close_reason(told, ended)));
             }
+        }
+    }
+
+    /// Shows the end to the tracing system.
+    fn trace(&self, outcome: Outcome, ended: Option<&Ended>) {
+        if let Some(span) = &self.traced {
+            let failure = match ended {
+                Some(Ok(_)) => None,
+                Some(Err(failure)) => Some(failure.safe_message.as_str()),
+                None => Some("it was told to stop, and its end was not waited for"),
+            };
+            span.end(outcome.as_str(), failure);
         }
     }
 
@@ -246,8 +303,24 @@ impl Run {
             },
             Err(failure) => {
                 warn!(elapsed_ms, %stages, kind = failure.kind.as_str(), error = failure.chain(), "failed");
+                self.write_down(failure);
             }
         }
+    }
+
+    /// For those who look for the cause of a fault later.
+    fn write_down(&self, failure: &JobFailure) {
+        let Some(reports) = &self.shop.reports else { return };
+        let millis = |took: Duration| took.as_micros() as f64 / 1000.0;
+        let case = Case {
+            facts: &self.facts,
+            failure,
+            elapsed_ms: millis(self.timings.total()),
+            stage: self.timings.current().map(Stage::name),
+            stages_ms: self.timings.reached().map(|(stage, took)| (stage.name(), millis(took))).collect(),
+            models: self.models.get().cloned().unwrap_or_default(),
+        };
+        reports.leave(case, &self.shop.users, &self.shop.tracker);
     }
 
     fn work(&self) -> MutexGuard<'_, Option<JoinHandle<()>>> {
@@ -274,6 +347,10 @@ impl EventSink for Run {
         if self.may_speak() {
             self.shop.outbox.emit(event.about(&self.facts.run_id));
         }
+    }
+
+    fn trace(&self) -> Option<&TraceContext> {
+        self.facts.scope.trace.as_ref()
     }
 }
 

@@ -17,6 +17,8 @@ const WORTH_TELLING: Duration = Duration::from_millis(10);
 pub(crate) enum Stage {
     /// Fetching the files that the payload names.
     Inputs,
+    /// Waiting for the worker's set-ups.
+    SetUp,
     /// Making models present on disk.
     Model,
     /// Bringing models into memory.
@@ -32,12 +34,21 @@ pub(crate) enum Stage {
 }
 
 impl Stage {
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Inputs, Self::Model, Self::Load, Self::GpuWait, Self::Run, Self::Store, Self::Attached];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Inputs,
+        Self::SetUp,
+        Self::Model,
+        Self::Load,
+        Self::GpuWait,
+        Self::Run,
+        Self::Store,
+        Self::Attached,
+    ];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Inputs => "inputs",
+            Self::SetUp => "setup",
             Self::Model => "model",
             Self::Load => "load",
             Self::GpuWait => "gpu_wait",

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use gen_worker_core::{FunctionName, RunId, RunScope, Secret, TenantId, UserId};
+use gen_worker_core::{FunctionName, RunId, RunScope, Secret, TenantId, TraceContext, UserId};
 use url::Url;
 
 use super::v1::{self, worker_scheduler_message::Msg};
@@ -81,6 +81,8 @@ fn open_realtime(open: v1::RealtimeOpenCommand, default_tenant: Option<&TenantId
         timeout_ms: open.timeout_ms,
         file_base_url: open.file_base_url,
         file_token: open.file_token,
+        traceparent: open.traceparent,
+        tracestate: open.tracestate,
         ..Default::default()
     };
     let run = RunId::parse(&session_id).map_err(|e| e.to_string());
@@ -104,6 +106,7 @@ fn understand(
         tenant_id: optional(&request.tenant_id, TenantId::parse)?.or_else(|| default_tenant.cloned()),
         file_base_url,
         file_token: Some(request.file_token).filter(|token| !token.is_empty()).map(Secret::new),
+        trace: TraceContext::parse(&request.traceparent, &request.tracestate),
     };
     Ok(RunRequest {
         run_id: run_id.clone(),
@@ -125,9 +128,38 @@ fn positive_ms(ms: i64) -> Option<Duration> {
     u64::try_from(ms).ok().filter(|ms| *ms > 0).map(Duration::from_millis)
 }
 
+/// Whether these bytes are a message that means something. Whatever they are, they become a command or are ignored, and a command
+/// shows no token.
+///
+/// # Panics
+/// One does.
+#[cfg(any(test, feature = "fuzzing"))]
+pub fn check(bytes: &[u8]) -> bool {
+    use prost::Message as _;
+
+    let Ok(message) = v1::WorkerSchedulerMessage::decode(bytes) else { return false };
+    let _ = super::kept::kept(&message.clone().into());
+    let command = command(message, None);
+    let shown = format!("{command:?}");
+    if let Command::RefreshToken(token) = &command {
+        assert!(token.expose().len() < 16 || !shown.contains(token.expose()), "{shown}");
+    }
+    !matches!(command, Command::Ignore { .. })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What the fuzzer found or was given to begin with.
+    #[test]
+    fn the_corpus_of_the_fuzzer_holds() {
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/message");
+        let messages =
+            std::fs::read_dir(corpus).unwrap().map(|entry| std::fs::read(entry.unwrap().path()).unwrap());
+        let understood = messages.filter(|message| check(message)).count();
+        assert!(understood > 5, "{understood}");
+    }
 
     fn request(run_id: &str, tenant_id: &str) -> v1::WorkerSchedulerMessage {
         let request = v1::TaskExecutionRequest {

@@ -13,7 +13,13 @@ use super::*;
 use crate::testing::{Heard, Store, answer, bytes, client, config, hasty, transfers, watch};
 
 fn scope() -> RunScope {
-    RunScope { run_id: RunId::parse("r1").unwrap(), tenant_id: None, file_base_url: None, file_token: None }
+    RunScope {
+        run_id: RunId::parse("r1").unwrap(),
+        tenant_id: None,
+        file_base_url: None,
+        file_token: None,
+        trace: None,
+    }
 }
 
 fn files(base: Option<&str>) -> FileApi {

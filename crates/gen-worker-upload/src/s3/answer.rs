@@ -66,9 +66,34 @@ pub(super) fn http_date(text: &str) -> Option<Timestamp> {
     rfc2822::DateTimeParser::new().parse_timestamp(text).ok()
 }
 
+/// Whether this text names an error; what it says of it is a word. A text comes back as it was escaped.
+///
+/// # Panics
+/// It does not.
+#[cfg(any(test, feature = "fuzzing"))]
+pub fn check(body: &str) -> bool {
+    let _ = (element(body, "ETag"), http_date(body));
+    let element = element(&format!("<E>{}</E>", escaped(body)), "E");
+    assert_eq!(element.as_deref(), Some(body));
+    code(body).is_some_and(|code| {
+        assert!(code.chars().all(char::is_alphanumeric), "{code}");
+        true
+    })
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// What the fuzzer found or was given to begin with.
+    #[test]
+    fn the_corpus_of_the_fuzzer_holds() {
+        let corpus = concat!(env!("CARGO_MANIFEST_DIR"), "/../../fuzz/corpus/s3_answer");
+        let answers =
+            std::fs::read_dir(corpus).unwrap().map(|entry| std::fs::read(entry.unwrap().path()).unwrap());
+        let named = answers.filter(|answer| check(&String::from_utf8_lossy(answer))).count();
+        assert!(named > 0, "{named}");
+    }
 
     #[test]
     fn elements_are_found_and_unescaped() {

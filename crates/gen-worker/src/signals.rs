@@ -6,14 +6,18 @@ use std::io;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 /// Where there are no signals, Ctrl-C.
-pub(super) struct Signals {
+#[derive(Debug)]
+pub struct Signals {
     #[cfg(unix)]
     both: [Signal; 2],
 }
 
 impl Signals {
     /// From here on they do not end the process.
-    pub(super) fn listen() -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn listen() -> io::Result<Self> {
         Ok(Self {
             #[cfg(unix)]
             both: [signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?],
@@ -25,7 +29,7 @@ impl Signals {
     /// # Cancel safety
     /// Dropping the future loses none.
     #[cfg(unix)]
-    pub(super) async fn next(&mut self) {
+    pub async fn next(&mut self) {
         let [interrupt, terminate] = &mut self.both;
         tokio::select! {
             _ = interrupt.recv() => {}
@@ -35,7 +39,7 @@ impl Signals {
 
     /// Waits for the next one.
     #[cfg(not(unix))]
-    pub(super) async fn next(&mut self) {
+    pub async fn next(&mut self) {
         if tokio::signal::ctrl_c().await.is_err() {
             std::future::pending::<()>().await;
         }

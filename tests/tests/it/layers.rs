@@ -1,0 +1,126 @@
+//! What stands around every call of a function.
+
+use std::sync::{Arc, Mutex};
+
+use gen_worker::{
+    Call, DeltaStream, Function, ResourceRequirements, Worker, WorkerError,
+    layer::{Answer, BoxError, BoxFuture, Handler, Invocation, Layer, LayerError, Service},
+};
+use gen_worker_testkit::FakeScheduler;
+use gen_worker_tests::{Embedded, WorkerSettings, unpack};
+use serde_json::{Value, json};
+use std::task::{Context, Poll};
+
+use super::{TENANTS, run_with};
+
+/// Notes who calls what, in the order in which calls go in.
+#[derive(Clone)]
+struct Noting(&'static str, Arc<Mutex<Vec<String>>>);
+
+#[derive(Clone)]
+struct Noted(Noting, Handler);
+
+impl Layer<Handler> for Noting {
+    type Service = Noted;
+
+    fn layer(&self, inner: Handler) -> Noted {
+        Noted(self.clone(), inner)
+    }
+}
+
+impl Service<Invocation> for Noted {
+    type Response = Answer;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Answer, BoxError>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.1.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, call: Invocation) -> Self::Future {
+        let (name, function) = (self.0.0, call.function().name.to_string());
+        self.0.1.lock().unwrap().push(format!("{name} {function}"));
+        if call.context().tenant_id() == Some("banned") {
+            return Box::pin(async {
+                Err(LayerError::from(WorkerError::auth("not for this tenant")).into())
+            });
+        }
+        let answer = self.1.call(call);
+        Box::pin(async move { Ok(answer.await?) })
+    }
+}
+
+fn functions() -> [Function; 3] {
+    let plain = Function::builder::<Value>("plain", "tests")
+        .blocking(|call: Call<Value>| Ok::<_, WorkerError>(call.input))
+        .unwrap();
+    let fails = Function::builder::<Value>("fails", "tests")
+        .asynchronous(|_: Call<Value>| async { Err::<(), _>(WorkerError::validation("no such style")) })
+        .unwrap();
+    let streams = Function::builder::<Value>("streams", "tests")
+        .resources(ResourceRequirements { requires_gpu: true, ..Default::default() })
+        .asynchronous(|_: Call<Value>| async {
+            let items = futures_util::stream::iter([1, 2, 3].map(Ok));
+            Ok::<_, WorkerError>(DeltaStream::new(items))
+        })
+        .unwrap();
+    [plain, fails, streams]
+}
+
+#[tokio::test]
+async fn every_call_goes_through_the_layers_the_first_one_first() {
+    let scheduler = FakeScheduler::start().await;
+    let notes = Arc::<Mutex<Vec<String>>>::default();
+    let worker = Worker::builder(Embedded::settings(&scheduler.addr().to_string()))
+        .functions(functions())
+        .layer(Noting("outer", notes.clone()))
+        .layer(Noting("inner", notes.clone()));
+    let worker = Embedded::start(worker);
+    let mut stream = scheduler.accept().await;
+    let noted = || std::mem::take(&mut *notes.lock().unwrap());
+
+    stream.run("r1", "plain", json!({"n": 1})).await;
+    let result = stream.next_result().await;
+    assert_eq!(unpack::<Value>(&result.output_payload), json!({"n": 1}));
+    assert_eq!(noted(), ["outer plain", "inner plain"]);
+
+    stream.run("r2", "fails", json!({})).await;
+    let result = stream.next_result().await;
+    assert_eq!((result.error_type.as_str(), result.safe_message.as_str()), ("validation", "no such style"));
+
+    // Twice: the place on the GPU is given back with the last delta.
+    for run in ["r3", "r4"] {
+        stream.run(run, "streams", json!({})).await;
+        assert!(stream.next_result().await.success);
+        let deltas =
+            stream.events(run).into_iter().filter(|event| event.event_type == "output.delta").count();
+        assert_eq!(deltas, 3);
+    }
+    noted();
+
+    run_with(&mut stream, "r5", "plain", json!({}), |run| run.tenant_id = "banned".into()).await;
+    let result = stream.next_result().await;
+    assert_eq!((result.error_type.as_str(), result.safe_message.as_str()), ("auth", "not for this tenant"));
+    assert_eq!(noted(), ["outer plain"], "what is refused goes no further in");
+    worker.leave(stream).await;
+}
+
+#[tokio::test]
+async fn each_tenant_has_its_share_of_the_example() {
+    let scheduler = FakeScheduler::start().await;
+    let _worker = WorkerSettings::new(TENANTS, &scheduler).start();
+    let mut stream = scheduler.accept().await;
+    for n in 0..3 {
+        run_with(&mut stream, &format!("a{n}"), "greet", json!({"name": "Ada"}), |run| {
+            run.tenant_id = "a".into()
+        })
+        .await;
+        assert!(stream.next_result().await.success);
+    }
+    run_with(&mut stream, "a3", "greet", json!({"name": "Ada"}), |run| run.tenant_id = "a".into()).await;
+    let refused = stream.next_result().await;
+    assert_eq!((refused.error_type.as_str(), refused.retryable), ("retryable", true));
+    assert!(refused.safe_message.starts_with("too many runs of this tenant; again in"), "{refused:?}");
+    run_with(&mut stream, "b0", "greet", json!({"name": "Bob"}), |run| run.tenant_id = "b".into()).await;
+    assert!(stream.next_result().await.success, "another tenant is not refused");
+}
