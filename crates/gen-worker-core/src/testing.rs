@@ -28,7 +28,13 @@ pub use crate::{
 /// The text is no id.
 pub fn context(run_id: &str) -> ActionContext {
     let run_id = RunId::parse(run_id).expect("it is an id");
-    let scope = RunScope { run_id: run_id.clone(), tenant_id: None, file_base_url: None, file_token: None };
+    let scope = RunScope {
+        run_id: run_id.clone(),
+        tenant_id: None,
+        file_base_url: None,
+        file_token: None,
+        trace: None,
+    };
     let function = FunctionName::parse("f").expect("it is a name");
     let facts = RunFacts { run_id, function, attempt: 0, user_id: None, deadline: None, scope };
     let (events, files) = (Arc::<RecordedEvents>::default(), Arc::<RecordedFiles>::default());
