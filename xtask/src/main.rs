@@ -11,6 +11,7 @@ mod docs;
 mod fuzz;
 mod gpu;
 mod hack;
+mod nats;
 mod ort;
 mod pages;
 mod prebuilt;
@@ -53,6 +54,8 @@ enum Chore {
     Soak(soak::Args),
     /// Puts ONNX Runtime at .ort/lib and prints its path
     Ort,
+    /// Puts the NATS server, for tests, at .nats/nats-server and prints its path
+    Nats,
     /// Puts SeaweedFS, an S3-compatible store for tests, at .weed/weed and prints its path
     Seaweed,
     /// Finds a Chromium for the tests of the dashboard, installs Debian's if there is none, and prints its path
@@ -67,7 +70,7 @@ enum Chore {
     Bench(bench::Args),
     /// Checks models on an NVIDIA card: memory, evictions, cancels, leaks. Ends with 3 where there is none
     GpuCheck(gpu::Args),
-    /// Runs all tests, with ONNX Runtime, SeaweedFS and a browser in place
+    /// Runs all tests, with ONNX Runtime, SeaweedFS, a NATS server and a browser in place
     Test,
     /// Runs all that must pass, fastest first
     Ci,
@@ -85,6 +88,7 @@ fn main() -> ExitCode {
         Chore::Fuzz(args) => fuzz::run(&args),
         Chore::Soak(args) => soak::run(&args),
         Chore::Ort => ort::run(),
+        Chore::Nats => nats::run(),
         Chore::Seaweed => seaweed::run(),
         Chore::Browser => browser::run(),
         Chore::Docs => docs::run(),

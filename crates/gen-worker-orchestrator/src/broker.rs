@@ -1,28 +1,30 @@
-//! The one owner of runs and workers: everything that happens goes through here, under one lock that is held for
-//! moments only.
+//! Brings runs and workers together: what the queue leases goes to the workers that are connected here, and what they
+//! say goes to the queue. Which worker has which run is known here; what becomes of a run, there.
 
 use std::{
     collections::BTreeMap,
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
 
+use futures_util::future::BoxFuture;
 use gen_worker_proto::scheduler::{self as v1, worker_scheduler_message::Msg};
 use serde_json::Value;
 use tokio::{
     sync::{Notify, watch},
-    time::{Instant, sleep_until},
+    time::{Instant, sleep},
 };
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 use url::Url;
 
 use crate::{
     auth::Now,
-    dispatch::{Load, plan},
+    dispatch::Load,
     events::Batch,
-    queue::{Canceled, FileScope, Queue, Refusal},
+    queue::{Canceled, FileScope, Lease, Queue, Refusal, Unavailable},
     run::{RunError, RunRequest, RunView},
+    stats::Stats,
     workers::{Outbound, Session},
 };
 
@@ -30,100 +32,133 @@ use crate::{
 const FEATURES: [&str; 6] =
     ["result-ack", "run-accepted", "attempt", "active-runs", "drain", "loading-functions"];
 
-/// How long to sleep when nothing is due; any happening ends the sleep.
-const IDLE: Duration = Duration::from_secs(3600);
+/// How long nothing is leased after the queue could not say what was.
+const LEASE_AGAIN: Duration = Duration::from_secs(1);
 
 /// Runs and workers, and the rule that brings them together.
 #[derive(Debug)]
 pub(crate) struct Broker {
-    state: Mutex<State>,
+    queue: Arc<dyn Queue>,
+    sessions: Mutex<Sessions>,
     changed: Notify,
-    worker_grace: Duration,
+    stats: Stats,
     file_base_url: Url,
     /// Names this process, so that a worker can tell a restart.
     scheduler_id: String,
 }
 
 #[derive(Debug)]
-struct State {
-    queue: Queue,
-    sessions: BTreeMap<u64, Session>,
-    next_session: u64,
+struct Sessions {
+    open: BTreeMap<u64, Session>,
+    next: u64,
+}
+
+impl Sessions {
+    /// The session that has a run, at this attempt.
+    fn with(&self, run_id: &str, attempt: i64) -> Option<&Session> {
+        self.open.values().find(|session| session.has(run_id, attempt))
+    }
 }
 
 impl Broker {
-    pub(crate) fn new(history: usize, worker_grace: Duration, file_base_url: Url) -> Self {
+    pub(crate) fn new(queue: Arc<dyn Queue>, file_base_url: Url) -> Self {
         Self {
-            state: Mutex::new(State {
-                queue: Queue::new(history),
-                sessions: BTreeMap::new(),
-                next_session: 1,
-            }),
+            queue,
+            sessions: Mutex::new(Sessions { open: BTreeMap::new(), next: 1 }),
             changed: Notify::new(),
-            worker_grace,
+            stats: Stats::default(),
             file_base_url,
             scheduler_id: uuid::Uuid::new_v4().to_string(),
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn sessions(&self) -> MutexGuard<'_, Sessions> {
+        self.sessions.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Hands out runs until told to stop.
     pub(crate) async fn run(&self, stop: CancellationToken) {
+        tokio::select! {
+            () = self.queue.run() => {}
+            () = self.hand_out() => {}
+            () = self.pass_on() => {}
+            () = stop.cancelled() => {}
+        }
+        self.queue.close().await;
+    }
+
+    /// Starts what can start, again and again.
+    async fn hand_out(&self) {
         loop {
-            let next = self.hand_out(Now::read());
-            tokio::select! {
-                () = self.changed.notified() => {}
-                () = sleep_until(next) => {}
-                () = stop.cancelled() => return,
+            let mut loads = self.loads(Session::takes_runs);
+            match self.queue.lease(&mut loads).await {
+                Ok(leases) if leases.is_empty() => tokio::select! {
+                    () = self.changed.notified() => {}
+                    () = self.queue.changed() => {}
+                },
+                Ok(leases) => {
+                    for lease in leases {
+                        self.start(lease).await;
+                    }
+                }
+                Err(Unavailable) => sleep(LEASE_AGAIN).await,
             }
         }
     }
 
-    /// Gives up on lost workers, starts what can start, and says when to look again.
-    fn hand_out(&self, now: Now) -> Instant {
-        let mut guard = self.state();
-        let State { queue, sessions, .. } = &mut *guard;
-        queue.expire(self.worker_grace, now);
-        let open = sessions.values().filter(|session| session.is_open() && !session.draining);
-        let mut loads: Vec<_> = open
-            .map(|session| Load {
-                session: session.id,
-                resources: &session.resources,
-                running: queue.load(session.id),
-            })
-            .collect();
-        for (run_id, session) in plan(queue.ready(now.at), &mut loads) {
-            self.start(queue, &sessions[&session], &run_id, now);
+    /// Interrupts what others asked to stop.
+    async fn pass_on(&self) {
+        loop {
+            let (run_id, attempt) = self.queue.interrupted().await;
+            self.interrupt(&run_id, attempt);
         }
-        queue.next_change(self.worker_grace, now.at).unwrap_or(now.at + IDLE)
     }
 
-    fn start(&self, queue: &mut Queue, session: &Session, run_id: &str, now: Now) {
-        let mut request = queue.start(run_id, session.sender(), now);
-        debug!(run_id, session = session.id, attempt = request.attempt, "run handed out");
-        request.file_base_url = self.file_base_url.as_str().trim_end_matches('/').to_owned();
-        if !session.speaks("attempt") {
-            request.attempt = 0;
+    fn interrupt(&self, run_id: &str, attempt: i64) {
+        if let Some(session) = self.sessions().with(run_id, attempt) {
+            session.send(Msg::InterruptRunCmd(v1::InterruptTaskCommand {
+                run_id: run_id.to_owned(),
+                attempt: if session.speaks("attempt") { attempt } else { 0 },
+            }));
         }
-        session.send(Msg::RunRequest(request));
+    }
+
+    fn loads(&self, of: impl Fn(&Session) -> bool) -> Vec<Load> {
+        self.sessions().open.values().filter(|session| of(session)).map(Session::load).collect()
+    }
+
+    async fn start(&self, Lease { session, mut request }: Lease) {
+        request.file_base_url = self.file_base_url.as_str().trim_end_matches('/').to_owned();
+        let (run_id, attempt) = (request.run_id.clone(), request.attempt);
+        debug!(run_id, session, attempt, "run handed out");
+        let sent = match self.sessions().open.get_mut(&session) {
+            Some(session) => {
+                session.start(request);
+                true
+            }
+            None => false,
+        };
+        if !sent {
+            self.queue.lose(vec![(run_id, attempt)]).await;
+        }
     }
 
     /// Takes in a worker and returns its session's number.
-    pub(crate) fn join(
+    pub(crate) async fn join(
         &self,
         registration: v1::WorkerRegistration,
         outbound: Outbound,
         closing: CancellationToken,
     ) -> u64 {
-        let mut state = self.state();
-        let id = state.next_session;
-        state.next_session += 1;
+        let id = {
+            let mut sessions = self.sessions();
+            sessions.next += 1;
+            sessions.next - 1
+        };
         let resources = registration.resources.unwrap_or_default();
-        info!(session = id, worker_id = %resources.worker_id, "worker connected");
-        let session = Session::new(id, resources, outbound, closing);
+        let worker_id = resources.worker_id.clone();
+        info!(session = id, worker_id, "worker connected");
+        let mut session = Session::new(id, resources, outbound, closing);
         if !session.resources.features.is_empty() {
             session.send(Msg::SchedulerHello(v1::SchedulerHello {
                 features: FEATURES.map(str::to_owned).into(),
@@ -131,130 +166,143 @@ impl Broker {
             }));
         }
         for active in registration.active_runs {
-            // What the worker runs for nobody, or for somebody who gave up on it, it may stop.
-            if !state.queue.adopt(&active, session.sender()) {
-                session.send(Msg::InterruptRunCmd(v1::InterruptTaskCommand {
+            match self.queue.adopt(&active, &worker_id).await {
+                Some(function) => {
+                    self.sessions().open.values_mut().for_each(|other| other.forget(&active.run_id));
+                    session.adopt(active, function);
+                }
+                // What the worker runs for nobody, or for somebody who gave up on it, it may stop.
+                None => session.send(Msg::InterruptRunCmd(v1::InterruptTaskCommand {
                     run_id: active.run_id,
                     attempt: active.attempt,
-                }));
+                })),
             }
         }
-        state.sessions.insert(id, session);
+        self.sessions().open.insert(id, session);
         self.changed.notify_one();
         id
     }
 
     /// Forgets a worker's stream; its runs wait for it.
-    pub(crate) fn leave(&self, session: u64) {
-        let mut state = self.state();
-        if state.sessions.remove(&session).is_some() {
-            info!(session, "worker disconnected");
-            state.queue.lose(session, Instant::now());
-            self.changed.notify_one();
-        }
+    pub(crate) async fn leave(&self, session: u64) {
+        let Some(gone) = self.sessions().open.remove(&session) else { return };
+        info!(session, "worker disconnected");
+        self.queue.lose(gone.into_runs()).await;
     }
 
-    /// Takes a message from a worker.
-    pub(crate) fn hear(&self, session: u64, msg: Msg, now: Now) {
-        let mut guard = self.state();
-        let State { queue, sessions, .. } = &mut *guard;
-        let Some(session) = sessions.get_mut(&session) else {
-            return;
-        };
+    /// Takes a message from a worker. What it returns must be seen through; others may be heard meanwhile.
+    pub(crate) fn hear<'a>(&'a self, id: u64, msg: Msg, now: Now) -> Option<BoxFuture<'a, ()>> {
+        let mut sessions = self.sessions();
+        let session = sessions.open.get_mut(&id)?;
         match msg {
             Msg::WorkerRegistration(registration) => {
                 session.seen(now.at);
-                session.resources = registration.resources.unwrap_or_default();
+                session.resources = Arc::new(registration.resources.unwrap_or_default());
             }
-            Msg::RunResult(result) => settle(queue, session, result, now),
-            Msg::RunAccepted(accepted) => queue.accept(&accepted, session.sender()),
+            Msg::RunResult(result) => {
+                let accepted = session.finish(&result.run_id, result.attempt);
+                let worker_id = session.resources.worker_id.clone();
+                self.changed.notify_one();
+                return Some(Box::pin(self.settle(id, result, worker_id, accepted)));
+            }
+            Msg::RunAccepted(accepted) => session.accept(&accepted),
             // What is merely said sets no run free.
-            Msg::WorkerEvent(event) if event.run_id.is_empty() => return session.remember(event),
-            Msg::WorkerEvent(event) => return queue.event(event, session.sender()),
+            Msg::WorkerEvent(event) if event.run_id.is_empty() => {
+                session.remember(event);
+                return None;
+            }
+            Msg::WorkerEvent(event) => {
+                if session.has(&event.run_id, 0) {
+                    self.queue.event(event);
+                }
+                return None;
+            }
             _ => debug!(session = session.id, "message ignored"),
         }
         self.changed.notify_one();
+        None
+    }
+
+    /// Stores a result, then tells the worker that it may forget it; a stale one too.
+    async fn settle(&self, id: u64, result: v1::TaskExecutionResult, worker_id: String, accepted: bool) {
+        let ack = v1::ResultAck { run_id: result.run_id.clone(), attempt: result.attempt };
+        if let Err(error) = self.queue.settle(result, &worker_id, accepted).await {
+            // The worker keeps it and says it again on its next stream.
+            warn!(run_id = ack.run_id, %error, "result not stored");
+            self.sessions().open.get(&id).inspect(|session| session.close());
+            return;
+        }
+        if let Some(session) = self.sessions().open.get(&id)
+            && session.speaks("result-ack")
+        {
+            session.send(Msg::ResultAck(ack));
+        }
     }
 
     /// Takes a run; true if it is new, false if the same was taken before.
-    pub(crate) fn submit(&self, run_id: &str, request: RunRequest) -> Result<bool, Refusal> {
-        let new = self.state().queue.submit(run_id, request, Now::read())?;
-        self.changed.notify_one();
-        Ok(new)
+    pub(crate) async fn submit(&self, run_id: &str, request: RunRequest) -> Result<bool, Refusal> {
+        let taken = self.queue.enqueue(run_id, request).await;
+        self.stats.submitted(&taken);
+        taken
     }
 
     /// Asks for a run's end; `None`: there is no such run.
-    pub(crate) fn cancel(&self, run_id: &str) -> Option<Canceled> {
-        let mut state = self.state();
-        let canceled = state.queue.cancel(run_id, Now::read())?;
-        if let Canceled::Running { session, attempt } = canceled
-            && let Some(session) = state.sessions.get(&session)
-        {
-            session.send(Msg::InterruptRunCmd(v1::InterruptTaskCommand {
-                run_id: run_id.to_owned(),
-                attempt: if session.speaks("attempt") { attempt } else { 0 },
-            }));
+    pub(crate) async fn cancel(&self, run_id: &str) -> Result<Option<Canceled>, Unavailable> {
+        let canceled = self.queue.cancel(run_id).await?;
+        if let Some(Canceled::Running { attempt }) = canceled {
+            self.interrupt(run_id, attempt);
         }
-        Some(canceled)
+        Ok(canceled)
     }
 
-    pub(crate) fn view(&self, run_id: &str) -> Option<RunView> {
-        self.state().queue.view(run_id)
+    pub(crate) async fn view(&self, run_id: &str) -> Option<RunView> {
+        self.queue.view(run_id).await
     }
 
-    pub(crate) fn list(&self) -> Vec<RunView> {
-        self.state().queue.list()
+    pub(crate) async fn list(&self) -> Vec<RunView> {
+        self.queue.list().await
     }
 
     /// See [`Queue::outcome`].
-    pub(crate) fn outcome(&self, run_id: &str) -> Option<Option<Result<bytes::Bytes, RunError>>> {
-        self.state().queue.outcome(run_id)
+    pub(crate) async fn outcome(&self, run_id: &str) -> Option<Option<Result<bytes::Bytes, RunError>>> {
+        self.queue.outcome(run_id).await
     }
 
     /// A signal that a run said something; `None`: there is no such run.
-    pub(crate) fn watch(&self, run_id: &str) -> Option<watch::Receiver<()>> {
-        Some(self.state().queue.log(run_id)?.watch())
+    pub(crate) async fn watch(&self, run_id: &str) -> Option<watch::Receiver<()>> {
+        self.queue.watch(run_id).await
     }
 
     /// What a run said after an event, and how it stands if it has ended; `None`: there is no such run.
-    pub(crate) fn events(&self, run_id: &str, after: u64) -> Option<(Batch, Option<(u64, RunView)>)> {
-        let state = self.state();
-        let log = state.queue.log(run_id)?;
-        let ended = state.queue.outcome(run_id)?.is_some();
-        let end = ended.then(|| state.queue.view(run_id)).flatten();
-        Some((log.after(after), end.map(|view| (log.last_id() + 1, view))))
+    pub(crate) async fn events(&self, run_id: &str, after: u64) -> Option<(Batch, Option<(u64, RunView)>)> {
+        self.queue.events(run_id, after).await
     }
 
     /// Whose files a token opens; `None`: none.
-    pub(crate) fn file_scope(&self, token: &str) -> Option<FileScope> {
-        self.state().queue.file_scope(token, Instant::now())
+    pub(crate) async fn file_scope(&self, token: &str) -> Option<FileScope> {
+        self.queue.file_scope(token).await
     }
 
     /// The workers as the API shows them.
     pub(crate) fn workers(&self) -> Value {
-        let state = self.state();
         let now = Instant::now();
-        let running = |session: &Session| state.queue.load(session.id).values().sum();
-        let views = state.sessions.values().map(|session| session.view(running(session), now));
-        views.collect()
+        self.sessions().open.values().map(|session| session.view(now)).collect()
+    }
+
+    /// What Prometheus and an autoscaler are told.
+    pub(crate) async fn metrics(&self) -> String {
+        let functions = self.queue.stats().await;
+        let loads = self.loads(|_| true);
+        self.stats.render(&functions, &loads)
     }
 
     /// Tells every stream of a worker to finish and leave. `None`: there is no such worker; false: it cannot be told.
     pub(crate) fn drain(&self, worker_id: &str, deadline: Duration) -> Option<bool> {
-        let mut state = self.state();
-        let named = state.sessions.values_mut();
+        let mut sessions = self.sessions();
+        let named = sessions.open.values_mut();
         named
             .filter(|session| session.resources.worker_id == worker_id)
             .map(|session| session.drain(deadline))
             .reduce(|a, b| a | b)
-    }
-}
-
-/// Stores a result, then tells the worker that it may forget it; a stale one too.
-fn settle(queue: &mut Queue, session: &Session, result: v1::TaskExecutionResult, now: Now) {
-    let ack = v1::ResultAck { run_id: result.run_id.clone(), attempt: result.attempt };
-    queue.settle(result, session.sender(), session.speaks("run-accepted"), now);
-    if session.speaks("result-ack") {
-        session.send(Msg::ResultAck(ack));
     }
 }

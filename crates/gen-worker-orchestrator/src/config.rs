@@ -8,7 +8,13 @@ use gen_worker_core::{
 };
 use url::Url;
 
-use crate::error::OrchestratorError;
+use crate::{
+    error::OrchestratorError,
+    queue::{
+        fair::{MAX_WEIGHT, Weights},
+        limits::TenantLimits,
+    },
+};
 
 const GRPC_ADDR: Var = Var::new(
     "ORCHESTRATOR_GRPC_ADDR",
@@ -39,6 +45,84 @@ const MODELS_DIR: Var = Var::new(
     "path",
     "",
     "A folder of models, served under `/hub/`. Unset: none is.",
+);
+const QUEUE: Var = Var::new(
+    "ORCHESTRATOR_QUEUE",
+    "file, memory or nats",
+    "file",
+    "Where runs are kept: in `runs.redb` in the data folder; in memory, where they end with the process; or on NATS servers.",
+);
+const NATS_URL: Var = Var::new(
+    "ORCHESTRATOR_NATS_URL",
+    "URLs, comma-separated",
+    "nats://127.0.0.1:4222",
+    "The NATS servers of `ORCHESTRATOR_QUEUE=nats`, with `tls://` for TLS.",
+);
+const NATS_CREDENTIALS: Var = Var::new(
+    "ORCHESTRATOR_NATS_CREDENTIALS_FILE",
+    "path",
+    "",
+    "The credentials of a NATS user, as `nsc` writes them. Unset: none are sent.",
+);
+const NATS_CA: Var = Var::new(
+    "ORCHESTRATOR_NATS_CA",
+    "path",
+    "",
+    "Certificates of authorities to trust beside the system's when NATS servers are asked over TLS, in PEM.",
+);
+const NATS_PREFIX: Var = Var::new(
+    "ORCHESTRATOR_NATS_PREFIX",
+    "name",
+    "gen-worker",
+    "What the names of streams, buckets and subjects begin with: one for each fleet in an account. Letters, digits, `-` and `_`.",
+);
+const NATS_API_PREFIX: Var = Var::new(
+    "ORCHESTRATOR_NATS_API_PREFIX",
+    "subject",
+    "",
+    "The subject on which JetStream is asked, where an account imports it from another. Unset: `$JS.API`.",
+);
+const NATS_REPLICAS: Var = Var::new(
+    "ORCHESTRATOR_NATS_REPLICAS",
+    "servers",
+    "1",
+    "On how many servers everything is kept: 1, 3 or 5.",
+);
+const NATS_MAX_AGE: Var = Var::new(
+    "ORCHESTRATOR_NATS_MAX_AGE_SECONDS",
+    "seconds",
+    "604800",
+    "How long NATS servers know a run, from its last step on; one that waits for longer is forgotten.",
+);
+const NATS_MAX_OPEN: Var = Var::new(
+    "ORCHESTRATOR_NATS_MAX_OPEN",
+    "runs",
+    "100000",
+    "Most runs that wait or run on NATS servers; more are refused.",
+);
+const TENANT_MAX_QUEUED: Var = Var::new(
+    "ORCHESTRATOR_TENANT_MAX_QUEUED",
+    "runs",
+    "0",
+    "Most runs of one tenant that wait; more are refused. 0 means no limit but that of all, 10,000 that wait or run.",
+);
+const TENANT_MAX_RUNNING: Var = Var::new(
+    "ORCHESTRATOR_TENANT_MAX_RUNNING",
+    "runs",
+    "0",
+    "Most runs of one tenant that run at once; more wait. 0 means no limit.",
+);
+const TENANT_WEIGHTS: Var = Var::new(
+    "ORCHESTRATOR_TENANT_WEIGHTS",
+    "tenant=weight, comma-separated",
+    "",
+    "The tenants' shares of the workers while all have runs waiting, 1 to 10,000; a tenant that is not named has 1.",
+);
+const FUNCTION_WEIGHTS: Var = Var::new(
+    "ORCHESTRATOR_FUNCTION_WEIGHTS",
+    "function=weight, comma-separated",
+    "",
+    "The functions' shares of what their tenant gets, 1 to 10,000; a function that is not named has 1.",
 );
 const HISTORY: Var = Var::new("ORCHESTRATOR_HISTORY", "runs", "1000", "How many ended runs are remembered.");
 const MAX_ATTEMPTS: Var = Var::new(
@@ -97,6 +181,70 @@ const MAX_FILE: Var = Var::new(
     "The largest file that is stored; 0 means unlimited.",
 );
 
+/// Where runs are kept.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum QueueStore {
+    /// In memory: they end with the process.
+    Memory,
+    /// In memory and in one file in the data folder: they survive the process, however it ends.
+    File,
+    /// On NATS servers, for any number of orchestrators. It needs the feature `nats`.
+    Nats(NatsConfig),
+}
+
+/// Where the NATS servers are, and how runs are kept there.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NatsConfig {
+    /// The servers' URLs, `nats://` or `tls://`.
+    pub urls: Vec<String>,
+    /// A file with a user's credentials, as `nsc` writes it; `None`: none are sent.
+    pub credentials: Option<PathBuf>,
+    /// A file with certificates of authorities to trust beside the system's, in PEM; `None`: only those.
+    pub tls_ca: Option<PathBuf>,
+    /// What the names of streams, buckets and subjects begin with: letters, digits, `-` and `_`.
+    pub prefix: String,
+    /// The subject that JetStream is asked on, where an account imports it from another; `None`: `$JS.API`.
+    pub api_prefix: Option<String>,
+    /// On how many servers everything is kept: 1, 3 or 5.
+    pub replicas: usize,
+    /// How long a run is known, from its last step on, whether it has ended or not.
+    pub max_age: Duration,
+    /// Most runs that wait or run.
+    pub max_open: u64,
+}
+
+impl NatsConfig {
+    /// These servers, and the defaults for all else.
+    pub fn of(urls: Vec<String>) -> Self {
+        let mut errors = ConfigErrors::default();
+        let config = Self::from_env(&Env::default(), &mut errors);
+        Self { urls, ..config }
+    }
+
+    fn from_env(env: &Env, errors: &mut ConfigErrors) -> Self {
+        let mut read = Reader::new(env, errors);
+        let config = Self {
+            urls: read.list(&NATS_URL),
+            credentials: read.path(&NATS_CREDENTIALS),
+            tls_ca: read.path(&NATS_CA),
+            prefix: read.text(&NATS_PREFIX).unwrap_or_default(),
+            api_prefix: read.text(&NATS_API_PREFIX),
+            replicas: read.number(&NATS_REPLICAS),
+            max_age: read.seconds(&NATS_MAX_AGE),
+            max_open: read.number(&NATS_MAX_OPEN),
+        };
+        let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
+        if config.prefix.is_empty() || !config.prefix.chars().all(plain) {
+            errors.push(format!("{} has letters, digits, `-` and `_` only", NATS_PREFIX.name));
+        }
+        if ![1, 3, 5].contains(&config.replicas) {
+            errors.push(format!("{} is 1, 3 or 5", NATS_REPLICAS.name));
+        }
+        config
+    }
+}
+
 /// How an orchestrator is set up.
 #[derive(Debug, Clone)]
 pub struct OrchestratorConfig {
@@ -110,7 +258,11 @@ pub struct OrchestratorConfig {
     pub data_dir: PathBuf,
     /// A folder of models to serve; `None`: none is served.
     pub models_dir: Option<PathBuf>,
-    /// How many ended runs are remembered.
+    /// Where runs are kept.
+    pub queue: QueueStore,
+    /// How much of the queue one tenant may have.
+    pub limits: TenantLimits,
+    /// How many ended runs are remembered; 0 is taken as 1.
     pub history: usize,
     /// How often a run is tried in all; 0 is taken as 1.
     pub max_attempts: u32,
@@ -141,6 +293,7 @@ impl OrchestratorConfig {
         PUBLIC_URL,
         DATA_DIR,
         MODELS_DIR,
+        QUEUE,
         HISTORY,
         MAX_ATTEMPTS,
         RUN_TIMEOUT,
@@ -151,9 +304,21 @@ impl OrchestratorConfig {
         MAX_FILE,
         MAX_BODY,
         RATE_LIMIT,
+        TENANT_MAX_QUEUED,
+        TENANT_MAX_RUNNING,
+        TENANT_WEIGHTS,
+        FUNCTION_WEIGHTS,
+        NATS_URL,
+        NATS_CREDENTIALS,
+        NATS_CA,
+        NATS_PREFIX,
+        NATS_API_PREFIX,
+        NATS_REPLICAS,
+        NATS_MAX_AGE,
+        NATS_MAX_OPEN,
     ];
 
-    /// For this machine only: free ports on loopback, no tokens, no models.
+    /// For this machine only: free ports on loopback, no tokens, no models, runs in memory only.
     pub fn local(data_dir: impl Into<PathBuf>) -> Self {
         let any_port = SocketAddr::from(([127, 0, 0, 1], 0));
         Self {
@@ -162,6 +327,8 @@ impl OrchestratorConfig {
             public_url: None,
             data_dir: data_dir.into(),
             models_dir: None,
+            queue: QueueStore::Memory,
+            limits: TenantLimits::default(),
             history: 1000,
             max_attempts: 3,
             run_timeout: None,
@@ -178,6 +345,9 @@ impl OrchestratorConfig {
     /// Reads [`VARS`](Self::VARS); mistakes go to `errors`.
     pub fn from_env(env: &Env, errors: &mut ConfigErrors) -> Self {
         let [grpc, http] = [GRPC_ADDR, HTTP_ADDR].map(|var| address(&var, env, errors));
+        let [tenant_weights, function_weights] =
+            [TENANT_WEIGHTS, FUNCTION_WEIGHTS].map(|var| weights(&var, env, errors));
+        let queue = queue(env, errors);
         let tenant_tokens = tenant_tokens(env, errors);
         let mut read = Reader::new(env, errors);
         Self {
@@ -186,6 +356,13 @@ impl OrchestratorConfig {
             public_url: read.url(&PUBLIC_URL),
             data_dir: read.path(&DATA_DIR).unwrap_or_default(),
             models_dir: read.path(&MODELS_DIR),
+            queue,
+            limits: TenantLimits {
+                max_queued: read.optional_number(&TENANT_MAX_QUEUED).filter(|&max| max > 0),
+                max_running: read.optional_number(&TENANT_MAX_RUNNING).filter(|&max| max > 0),
+                tenant_weights,
+                function_weights,
+            },
             history: read.number(&HISTORY),
             max_attempts: read.number(&MAX_ATTEMPTS),
             run_timeout: Some(read.seconds(&RUN_TIMEOUT)).filter(|timeout| !timeout.is_zero()),
@@ -249,6 +426,41 @@ fn address(var: &Var, env: &Env, errors: &mut ConfigErrors) -> SocketAddr {
     })
 }
 
+fn queue(env: &Env, errors: &mut ConfigErrors) -> QueueStore {
+    match env.get(QUEUE.name).unwrap_or(QUEUE.default) {
+        "file" => QueueStore::File,
+        "memory" => QueueStore::Memory,
+        "nats" => {
+            if cfg!(not(feature = "nats")) {
+                errors.push(format!("{} is `nats`, and this program was built without it", QUEUE.name));
+            }
+            QueueStore::Nats(NatsConfig::from_env(env, errors))
+        }
+        other => {
+            errors.push(format!("{} is `{other}`: expected `file`, `memory` or `nats`", QUEUE.name));
+            QueueStore::File
+        }
+    }
+}
+
+fn weights(var: &Var, env: &Env, errors: &mut ConfigErrors) -> Weights {
+    let text = env.get(var.name).unwrap_or(var.default);
+    let named = text.split(',').map(str::trim).filter(|pair| !pair.is_empty()).filter_map(|pair| {
+        let parsed = pair.split_once('=').and_then(|(name, weight)| {
+            let weight = weight.trim().parse().ok().filter(|weight| (1..=MAX_WEIGHT).contains(weight))?;
+            Some((name.trim().to_owned(), weight))
+        });
+        if parsed.is_none() {
+            errors.push(format!(
+                "{} has `{pair}`: expected a name, `=` and a weight from 1 to {MAX_WEIGHT}, such as `acme=3`",
+                var.name
+            ));
+        }
+        parsed
+    });
+    Weights::new(named)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -274,6 +486,17 @@ mod tests {
         assert!(config.check().is_err());
         config.worker_token = Some("t".into());
         assert!(config.check().is_ok());
+    }
+
+    #[test]
+    fn a_wrong_weight_is_named() {
+        let mut errors = ConfigErrors::default();
+        let env = Env::from_iter([(TENANT_WEIGHTS.name, "acme=3, b=0"), (QUEUE.name, "disk")]);
+        let config = OrchestratorConfig::from_env(&env, &mut errors);
+        let errors = errors.to_string();
+        assert!(errors.contains("ORCHESTRATOR_TENANT_WEIGHTS has `b=0`"), "{errors}");
+        assert!(errors.contains("ORCHESTRATOR_QUEUE is `disk`"), "{errors}");
+        assert_eq!(config.limits.tenant_weights, Weights::new([("acme".to_owned(), 3)]));
     }
 
     #[test]

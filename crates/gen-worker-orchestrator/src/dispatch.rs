@@ -1,43 +1,57 @@
-//! Which waiting run goes to which worker: a pure function of what waits and what is free.
+//! Which worker a run goes to: a pure function of what it needs and who is free.
 
-use std::{cmp::Reverse, collections::HashMap};
+use std::{cmp::Reverse, collections::HashMap, sync::Arc};
 
 use gen_worker_proto::scheduler as v1;
+
+use crate::run::RunRequest;
 
 /// Most runs given at once to a worker that names no limit of its own.
 const UNLIMITED: usize = 64;
 
-/// A run that may start now.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Waiting<'a> {
-    pub(crate) run_id: &'a str,
-    pub(crate) function: &'a str,
-    pub(crate) models: &'a [String],
-}
-
 /// A worker that takes runs, and how many it has.
 #[derive(Debug)]
-pub(crate) struct Load<'a> {
+pub(crate) struct Load {
     pub(crate) session: u64,
-    pub(crate) resources: &'a v1::WorkerResources,
-    pub(crate) running: HashMap<&'a str, usize>,
+    pub(crate) resources: Arc<v1::WorkerResources>,
+    /// By function.
+    pub(crate) running: HashMap<String, usize>,
 }
 
-impl Load<'_> {
+impl Load {
     fn total(&self) -> usize {
         self.running.values().sum()
     }
 
-    fn has_room(&self) -> bool {
-        self.total() < limit(self.resources.max_concurrency).unwrap_or(UNLIMITED)
+    /// Whether the worker takes another run of any function.
+    pub(crate) fn has_room(&self) -> bool {
+        self.total() < self.slots()
     }
 
-    fn takes(&self, function: &str) -> bool {
+    /// How many runs the worker takes at once.
+    pub(crate) fn slots(&self) -> usize {
+        limit(self.resources.max_concurrency).unwrap_or(UNLIMITED)
+    }
+
+    /// How many runs of a function the worker takes at once, if it has no others.
+    pub(crate) fn slots_for(&self, function: &str) -> usize {
+        let max = self.resources.function_concurrency.get(function).and_then(|&max| limit(max));
+        max.map_or(self.slots(), |max| max.min(self.slots()))
+    }
+
+    /// How many more runs of a function the worker takes.
+    pub(crate) fn room_for(&self, function: &str) -> usize {
+        if !self.resources.available_functions.iter().any(|f| f == function) {
+            return 0;
+        }
         let running = self.running.get(function).copied().unwrap_or(0);
-        let max = self.resources.function_concurrency.get(function);
-        self.has_room()
-            && self.resources.available_functions.iter().any(|f| f == function)
-            && max.and_then(|&max| limit(max)).is_none_or(|max| running < max)
+        let of_function = self.slots_for(function).saturating_sub(running);
+        of_function.min(self.slots().saturating_sub(self.total()))
+    }
+
+    /// Counts one more run.
+    pub(crate) fn charge(&mut self, function: &str) {
+        *self.running.entry(function.to_owned()).or_default() += 1;
     }
 
     fn holds(models: &[String], wanted: &[String]) -> usize {
@@ -50,28 +64,13 @@ fn limit(number: i32) -> Option<usize> {
     usize::try_from(number).ok().filter(|&max| max > 0)
 }
 
-/// Gives each waiting run, first come first served, to the worker that has most of its models in memory, then on disk,
-/// then the fewest runs. A run that nobody can take holds up no other.
-pub(crate) fn plan<'a>(
-    waiting: impl IntoIterator<Item = Waiting<'a>>,
-    workers: &mut [Load<'a>],
-) -> Vec<(String, u64)> {
-    let mut assigned = Vec::new();
-    let mut waiting = waiting.into_iter();
-    while workers.iter().any(Load::has_room)
-        && let Some(run) = waiting.next()
-    {
-        let best = workers.iter_mut().filter(|worker| worker.takes(run.function)).min_by_key(|worker| {
-            let in_memory = Load::holds(&worker.resources.vram_models, run.models);
-            let on_disk = Load::holds(&worker.resources.disk_models, run.models);
-            (Reverse(in_memory), Reverse(on_disk), worker.total())
-        });
-        if let Some(worker) = best {
-            *worker.running.entry(run.function).or_default() += 1;
-            assigned.push((run.run_id.to_owned(), worker.session));
-        }
-    }
-    assigned
+/// Of the workers that take the run, the one that has most of its models in memory, then on disk, then the fewest runs.
+pub(crate) fn best<'a>(request: &RunRequest, workers: &'a mut [Load]) -> Option<&'a mut Load> {
+    workers.iter_mut().filter(|worker| worker.room_for(&request.function) > 0).min_by_key(|worker| {
+        let in_memory = Load::holds(&worker.resources.vram_models, &request.models);
+        let on_disk = Load::holds(&worker.resources.disk_models, &request.models);
+        (Reverse(in_memory), Reverse(on_disk), worker.total())
+    })
 }
 
 #[cfg(test)]
@@ -90,14 +89,24 @@ mod tests {
 
     /// The sessions that runs of these functions, each wanting the model `m`, are given to.
     fn check(functions: &[&str], workers: &[v1::WorkerResources]) -> Vec<(String, u64)> {
-        let models = ["m".to_owned()];
         let mut loads: Vec<_> = (1..)
             .zip(workers)
-            .map(|(session, resources)| Load { session, resources, running: HashMap::new() })
+            .map(|(session, resources)| Load {
+                session,
+                resources: Arc::new(resources.clone()),
+                running: HashMap::new(),
+            })
             .collect();
-        let waiting =
-            functions.iter().map(|function| Waiting { run_id: function, function, models: &models });
-        plan(waiting, &mut loads)
+        let mut given = Vec::new();
+        for function in functions {
+            let mut request = RunRequest::of(function);
+            request.models = vec!["m".to_owned()];
+            if let Some(worker) = best(&request, &mut loads) {
+                worker.charge(function);
+                given.push(((*function).to_owned(), worker.session));
+            }
+        }
+        given
     }
 
     fn sessions(plan: &[(String, u64)]) -> Vec<u64> {

@@ -2,6 +2,8 @@
 
 use std::{io, net::SocketAddr, path::PathBuf};
 
+use crate::queue::embedded::JournalError;
+
 /// Why an orchestrator does not start.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]
@@ -30,4 +32,18 @@ pub enum OrchestratorError {
         /// Why not.
         source: io::Error,
     },
+    /// The file that runs are kept in cannot be used.
+    #[error("cannot keep runs in {}", path.display())]
+    Queue {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: JournalError,
+    },
+    /// The NATS servers that runs are kept on cannot be used.
+    #[error("cannot keep runs on the NATS servers")]
+    Nats(#[source] Box<dyn std::error::Error + Send + Sync>),
+    /// The settings ask for what this program was built without.
+    #[error("this program was built without the feature `nats`")]
+    NoNats,
 }

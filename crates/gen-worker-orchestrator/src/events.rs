@@ -37,13 +37,21 @@ pub(crate) struct Batch {
 pub(crate) struct EventLog {
     events: VecDeque<RunEvent>,
     last_id: u64,
+    /// Up to here numbers were never given out, or their events were lost with another process.
+    base: u64,
     bytes: usize,
     changed: watch::Sender<()>,
 }
 
 impl EventLog {
     pub(crate) fn new() -> Self {
-        Self { events: VecDeque::new(), last_id: 0, bytes: 0, changed: watch::Sender::new(()) }
+        Self { events: VecDeque::new(), last_id: 0, base: 0, bytes: 0, changed: watch::Sender::new(()) }
+    }
+
+    /// A log whose beginning was lost with another process: its numbers go on beyond any that were given out, because
+    /// no run says a thousand things a second for as long as there has been a Unix epoch.
+    pub(crate) fn resumed(now_ms: u64) -> Self {
+        Self { last_id: now_ms, base: now_ms, ..Self::new() }
     }
 
     /// Takes an event that came from elsewhere. One that would break a stream of text, or is no JSON, is dropped.
@@ -80,8 +88,10 @@ impl EventLog {
         let first_kept = self.last_id - self.events.len() as u64 + 1;
         let seen = id.min(self.last_id);
         let skip = (seen + 1).saturating_sub(first_kept) as usize;
+        // How many were lost with another process nobody knows: they count as one.
+        let lost = u64::from(seen < self.base);
         Batch {
-            dropped: first_kept.saturating_sub(seen + 1),
+            dropped: lost + first_kept.saturating_sub(seen.max(self.base) + 1),
             events: self.events.range(skip..).cloned().collect(),
         }
     }
@@ -125,6 +135,15 @@ mod tests {
         log.push("big", vec![b' '; MAX_BYTES + 1]);
         assert_eq!((log.after(0).events.len(), log.bytes()), (0, 0));
         assert_eq!(log.after(0).dropped, MAX_EVENTS as u64 + 6);
+    }
+
+    #[test]
+    fn a_resumed_log_goes_on_beyond_what_was_seen() {
+        let mut log = EventLog::resumed(1_000_000);
+        assert_eq!((log.after(7).dropped, log.after(1_000_000).dropped), (1, 0));
+        log.push("e", "{}");
+        assert_eq!((ids(&log.after(7)), log.after(7).dropped), (vec![1_000_001], 1));
+        assert_eq!(ids(&log.after(1_000_000)), [1_000_001]);
     }
 
     #[test]

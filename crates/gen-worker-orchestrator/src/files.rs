@@ -32,8 +32,9 @@ fn place(tenant_id: Option<&str>, reference: &str) -> String {
     format!("{folder}/{reference}")
 }
 
-fn scope(app: &App, headers: &HeaderMap) -> Result<FileScope, HttpError> {
-    token_of(headers).and_then(|token| app.broker().file_scope(token)).ok_or_else(HttpError::credential)
+async fn scope(app: &App, headers: &HeaderMap) -> Result<FileScope, HttpError> {
+    let token = token_of(headers).ok_or_else(HttpError::credential)?;
+    app.broker().file_scope(token).await.ok_or_else(HttpError::credential)
 }
 
 /// For runs, with the token that each is given, as are the two below.
@@ -43,7 +44,7 @@ pub(crate) async fn read(
     method: Method,
     headers: HeaderMap,
 ) -> Result<Response, HttpError> {
-    let scope = scope(&app, &headers)?;
+    let scope = scope(&app, &headers).await?;
     let path = app.files.path(&place(scope.tenant_id.as_deref(), &reference))?;
     serve(&path, &app.files.digests, &method, &headers).await
 }
@@ -73,7 +74,7 @@ async fn save(
     body: Body,
     mode: Mode,
 ) -> Result<Json<AssetRef>, HttpError> {
-    let FileScope { run_id, tenant_id } = scope(&app, &headers)?;
+    let FileScope { run_id, tenant_id } = scope(&app, &headers).await?;
     if !reference.starts_with(&format!("runs/{run_id}/outputs/")) {
         return Err(HttpError::forbidden("a run writes below its own `runs/<run_id>/outputs/` only"));
     }
@@ -137,10 +138,14 @@ pub(crate) async fn download(
 ) -> Result<Response, HttpError> {
     let Query(Download { tenant_id }) = query?;
     let run_id = reference.strip_prefix("runs/").and_then(|rest| rest.split('/').next());
-    let of_run = || app.broker().view(run_id?)?.tenant_id;
-    let tenant_id = match &caller {
-        Caller::Operator => tenant_id.or_else(of_run),
-        Caller::Tenant(_) => caller.acts_for(tenant_id).ok_or_else(HttpError::other_tenant)?,
+    let tenant_id = match (&caller, tenant_id, run_id) {
+        (Caller::Operator, None, Some(run_id)) => {
+            app.broker().view(run_id).await.and_then(|run| run.tenant_id)
+        }
+        (Caller::Operator, tenant_id, _) => tenant_id,
+        (Caller::Tenant(_), tenant_id, _) => {
+            caller.acts_for(tenant_id).ok_or_else(HttpError::other_tenant)?
+        }
     };
     let path = app.files.path(&place(tenant_id.as_deref(), &reference))?;
     serve(&path, &app.files.digests, &method, &headers).await

@@ -60,7 +60,7 @@ impl FrontendService for Frontend {
             retry: policy(self.intake.retry(), options.retry_policy.unwrap_or_default()),
         };
         let run_id = Some(options.id).filter(|id| !id.is_empty());
-        let (run_id, _) = self.intake.submit(run_id, run).map_err(status)?;
+        let (run_id, _) = self.intake.submit(run_id, run).await.map_err(status)?;
         Ok(Response::new(v1::ExecuteActionResponse { run_id }))
     }
 
@@ -71,10 +71,16 @@ impl FrontendService for Frontend {
     ) -> Result<Response<v1::GetRunResponse>, Status> {
         let caller = self.admit(request.metadata())?;
         let run_id = request.into_inner().run_id;
-        let known = Some(&run_id).filter(|run_id| self.intake.knows(&caller, run_id));
-        let outcome = known
-            .and_then(|run_id| self.intake.broker.outcome(run_id))
-            .ok_or_else(|| Status::not_found("there is no such run"))?
+        let missing = || Status::not_found("there is no such run");
+        if !self.intake.knows(&caller, &run_id).await {
+            return Err(missing());
+        }
+        let outcome = self
+            .intake
+            .broker
+            .outcome(&run_id)
+            .await
+            .ok_or_else(missing)?
             .ok_or_else(|| Status::failed_precondition("the run has not ended"))?;
         Ok(Response::new(match outcome {
             Ok(output_payload) => {
@@ -120,14 +126,19 @@ fn policy(default: RetryPolicy, asked: v1::RetryPolicy) -> RetryPolicy {
 }
 
 fn status(error: IntakeError) -> Status {
-    match error {
-        IntakeError::Invalid(message) => Status::invalid_argument(message),
-        IntakeError::Canceled => Status::cancelled("this run was canceled before it was asked for"),
-        IntakeError::NotStored => Status::unavailable("the cancel could not be stored; ask again"),
-        IntakeError::Refused(Refusal::Conflict) => {
-            Status::already_exists("this run id names another request")
+    let refusal = match error {
+        IntakeError::Invalid(message) => return Status::invalid_argument(message),
+        IntakeError::Canceled => return Status::cancelled("this run was canceled before it was asked for"),
+        IntakeError::NotStored => return Status::unavailable("the cancel could not be stored; ask again"),
+        IntakeError::Refused(refusal) => refusal,
+    };
+    match refusal {
+        Refusal::Conflict => Status::already_exists("this run id names another request"),
+        Refusal::TenantFull { .. } => Status::resource_exhausted("this tenant has too many runs waiting"),
+        Refusal::Full { .. } => Status::resource_exhausted("too many runs are waiting"),
+        Refusal::Unavailable => {
+            Status::unavailable("the run could not be stored; ask again with the same id")
         }
-        IntakeError::Refused(Refusal::Full) => Status::resource_exhausted("too many runs are waiting"),
     }
 }
 

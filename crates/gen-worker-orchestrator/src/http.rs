@@ -8,10 +8,11 @@ use axum::{
     extract::{DefaultBodyLimit, FromRequestParts, Path, Query, Request, State, rejection::QueryRejection},
     http::{HeaderMap, HeaderName, StatusCode, header, request::Parts},
     middleware::{Next, from_fn_with_state},
-    response::Response,
+    response::{IntoResponse, Response},
     routing::{MethodRouter, get, post},
 };
 use gen_worker_core::{ByteLimit, Secret};
+use gen_worker_status::MEDIA_TYPE;
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::Instant;
@@ -88,6 +89,7 @@ fn routes() -> Vec<Route> {
         (For::All, "/presigned/{*key}", get(uploads::read).put(uploads::write)),
         (For::All, "/v1/openapi.json", get(openapi::document)),
         (For::All, "/healthz", get(|| async { "ok" })),
+        (For::All, "/metrics", get(metrics)),
         (For::All, "/", get(dashboard::page)),
         (For::All, "/dashboard/{part}", get(dashboard::part)),
     ]
@@ -168,6 +170,10 @@ fn is_from_here(headers: &HeaderMap) -> bool {
     host.as_deref().is_none_or(local)
         && text(header::ORIGIN).is_none_or(|origin| host.as_deref() == Some(origin))
         && site.is_none_or(|site| matches!(site, "same-origin" | "none"))
+}
+
+async fn metrics(State(app): State<Arc<App>>) -> Response {
+    ([(header::CONTENT_TYPE, MEDIA_TYPE)], app.broker().metrics().await).into_response()
 }
 
 async fn workers(State(app): State<Arc<App>>) -> Json<Value> {

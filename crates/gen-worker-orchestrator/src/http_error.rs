@@ -14,7 +14,7 @@ use axum::{
 use serde::de::DeserializeOwned;
 use serde_json::json;
 
-use crate::queue::Refusal;
+use crate::queue::{Refusal, Unavailable};
 
 /// An answer that is no success: a status, a word for programs, a sentence for people, and what to do about it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -80,8 +80,12 @@ impl HttpError {
 
     pub(crate) fn too_often(wait: Duration) -> Self {
         let remedy = "wait as long as `Retry-After` says, and ask less often";
-        let refusal = Self::new(StatusCode::TOO_MANY_REQUESTS, "rate", "too many requests", remedy);
-        Self { retry_after: Some(wait), ..refusal }
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "rate", "too many requests", remedy).after(wait)
+    }
+
+    /// The same, with the time after which asking again may help.
+    fn after(self, wait: Duration) -> Self {
+        Self { retry_after: Some(wait), ..self }
     }
 
     pub(crate) fn internal() -> Self {
@@ -97,13 +101,30 @@ impl From<Refusal> for HttpError {
                 "this run id or `Idempotency-Key` names another request",
                 "choose another one, or repeat the first request exactly",
             ),
-            Refusal::Full => Self::new(
+            Refusal::TenantFull { retry_after } => Self::new(
+                StatusCode::TOO_MANY_REQUESTS,
+                "capacity",
+                "this tenant has too many runs waiting",
+                "try again when some of them have started",
+            )
+            .after(retry_after),
+            Refusal::Full { retry_after } => Self::new(
                 StatusCode::SERVICE_UNAVAILABLE,
                 "capacity",
                 "too many runs are waiting",
                 "try again when some have ended",
-            ),
+            )
+            .after(retry_after),
+            Refusal::Unavailable => Unavailable.into(),
         }
+    }
+}
+
+impl From<Unavailable> for HttpError {
+    fn from(error: Unavailable) -> Self {
+        let remedy = "ask again; with the same `run_id` that is safe";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", error.to_string(), remedy)
+            .after(Duration::from_secs(1))
     }
 }
 

@@ -10,7 +10,7 @@ use uuid::Uuid;
 use crate::{
     auth::Caller,
     broker::Broker,
-    queue::{Canceled, Refusal},
+    queue::{Canceled, Refusal, Unavailable},
     run::{RetryPolicy, RunRequest},
     tombstones::Tombstones,
 };
@@ -33,6 +33,12 @@ pub(crate) enum IntakeError {
     NotStored,
 }
 
+impl From<Unavailable> for IntakeError {
+    fn from(_: Unavailable) -> Self {
+        Self::Refused(Refusal::Unavailable)
+    }
+}
+
 /// Takes runs in.
 #[derive(Debug, Clone)]
 pub(crate) struct Intake {
@@ -49,7 +55,7 @@ impl Intake {
     }
 
     /// Queues a run and returns its id, and whether it is new.
-    pub(crate) fn submit(
+    pub(crate) async fn submit(
         &self,
         run_id: Option<String>,
         mut request: RunRequest,
@@ -62,21 +68,21 @@ impl Intake {
         if unwanted() {
             return Err(IntakeError::Canceled);
         }
-        let new = self.broker.submit(&run_id, request).map_err(IntakeError::Refused)?;
+        let new = self.broker.submit(&run_id, request).await.map_err(IntakeError::Refused)?;
         // A cancel that came between the two does not know the run. Either it finds the run, or we its tombstone.
         if new && unwanted() {
-            self.broker.cancel(&run_id);
+            self.broker.cancel(&run_id).await?;
         }
         Ok((run_id, new))
     }
 
     /// Whether there is such a run for the caller. Another tenant's run is as unknown as one that is not there.
-    pub(crate) fn knows(&self, caller: &Caller, run_id: &str) -> bool {
+    pub(crate) async fn knows(&self, caller: &Caller, run_id: &str) -> bool {
         match caller {
             // Whatever is asked of the run next finds that out.
             Caller::Operator => true,
             Caller::Tenant(_) => {
-                self.broker.view(run_id).is_some_and(|run| caller.sees(run.tenant_id.as_deref()))
+                self.broker.view(run_id).await.is_some_and(|run| caller.sees(run.tenant_id.as_deref()))
             }
         }
     }
@@ -88,17 +94,19 @@ impl Intake {
         run_id: &str,
     ) -> Result<Option<Canceled>, IntakeError> {
         check_id(run_id).map_err(IntakeError::Invalid)?;
-        let ask = || {
-            Some(run_id)
-                .filter(|run_id| self.knows(caller, run_id))
-                .and_then(|run_id| self.broker.cancel(run_id))
-        };
-        if let Some(canceled) = ask() {
+        if let Some(canceled) = self.ask_for_end(caller, run_id).await? {
             return Ok(Some(canceled));
         }
         self.bury(caller, run_id).await?;
         // It may have been asked for meanwhile, before the tombstone could be seen.
-        Ok(ask())
+        self.ask_for_end(caller, run_id).await
+    }
+
+    async fn ask_for_end(&self, caller: &Caller, run_id: &str) -> Result<Option<Canceled>, IntakeError> {
+        if !self.knows(caller, run_id).await {
+            return Ok(None);
+        }
+        Ok(self.broker.cancel(run_id).await?)
     }
 
     async fn bury(&self, caller: &Caller, run_id: &str) -> Result<(), IntakeError> {

@@ -5,8 +5,10 @@
 //! failure is tried again; the runs of a lost worker wait for it and then go to another. Beside that it serves a folder
 //! of models, keeps files for runs and callers, and hands out presigned upload addresses.
 //!
-//! Runs live in memory: an acknowledged result survives the loss of its worker, not a restart of this process. Ended
-//! runs are remembered up to [`OrchestratorConfig::history`]. Files are on disk and survive.
+//! Runs live in memory and in one file, `runs.redb` in the data folder, which survives the end of this process in
+//! whatever way: nothing is answered, sent to a worker or acknowledged before the file has it. Ended runs are
+//! remembered up to [`OrchestratorConfig::history`]; what a run said while it ran is not. [`QueueStore::Memory`] does
+//! without the file.
 //!
 //! ```no_run
 //! use gen_worker_orchestrator::{Orchestrator, OrchestratorClient, OrchestratorConfig, RunSubmission};
@@ -30,7 +32,7 @@
 //! | route | |
 //! |---|---|
 //! | `GET /` | the dashboard, for people |
-//! | `POST /v1/runs` | takes a [`RunSubmission`], perhaps with an `Idempotency-Key`: 202 `{"run_id"}`, 200 if it was taken before, 409 if its id or key names another, or was canceled |
+//! | `POST /v1/runs` | takes a [`RunSubmission`], perhaps with an `Idempotency-Key`: 202 `{"run_id"}`, 200 if it was taken before, 409 if its id or key names another, or was canceled, 429 if its tenant has too many waiting |
 //! | `GET /v1/runs?limit=`, `GET /v1/runs/{id}` | the newest runs without their outputs; one as a [`RunView`] |
 //! | `GET /v1/runs/{id}/result?wait_ms=` | 200 once it has ended, 202 if it has not within the wait |
 //! | `GET /v1/runs/{id}/events` | server-sent events, after `Last-Event-ID`; the last one is `result` |
@@ -43,6 +45,7 @@
 //! | `GET /hub/{path}` | the folder of models |
 //! | `GET /v1/openapi.json` | all of this, for programs |
 //! | `GET /healthz` | `ok` |
+//! | `GET /metrics` | [`METRICS`] in Prometheus's text format |
 //!
 //! Whatever fails answers `{"error": {"code", "message", "remedy"}}`. A caller is the operator, who sees all, or a tenant,
 //! who sees its own runs and files: [`OrchestratorConfig::api_token`] and [`OrchestratorConfig::tenant_tokens`].
@@ -73,6 +76,7 @@ mod runs;
 mod scheduler;
 mod serve;
 mod sse;
+mod stats;
 mod store;
 mod tombstones;
 mod uploads;
@@ -80,9 +84,11 @@ mod workers;
 
 pub use crate::{
     client::{ClientError, OrchestratorClient},
-    config::OrchestratorConfig,
+    config::{NatsConfig, OrchestratorConfig, QueueStore},
     error::OrchestratorError,
     events::RunEvent,
     orchestrator::Orchestrator,
+    queue::{embedded::JournalError, fair::Weights, limits::TenantLimits},
     run::{RunError, RunState, RunSubmission, RunView},
+    stats::METRICS,
 };

@@ -7,22 +7,29 @@ use gen_worker_proto::{
     frontend::frontend_service_server::FrontendServiceServer,
     scheduler::scheduler_worker_service_server::SchedulerWorkerServiceServer,
 };
-use tokio::{net::TcpListener, task::JoinSet, time::timeout};
+use tokio::{
+    net::TcpListener,
+    task::{JoinSet, spawn_blocking},
+    time::timeout,
+};
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::transport::{Server, server::TcpIncoming};
 use tracing::{error, info};
 use url::Url;
 
+#[cfg(feature = "nats")]
+use crate::queue::jetstream::JetStream;
 use crate::{
     auth::Callers,
     broker::Broker,
-    config::OrchestratorConfig,
+    config::{OrchestratorConfig, QueueStore},
     digests::Digests,
     error::OrchestratorError,
     frontend::Frontend,
     http::{App, router},
     intake::Intake,
     presign::Grants,
+    queue::{Queue, embedded::Embedded},
     rate::RateLimit,
     scheduler::{MAX_MESSAGE, Scheduler},
     store::Store,
@@ -59,7 +66,7 @@ impl Orchestrator {
         let (grpc_listener, grpc) = listen(config.grpc).await?;
         let (http_listener, http) = listen(config.http).await?;
         let base_url = config.public_url.clone().unwrap_or_else(|| url_of(http));
-        let broker = Arc::new(Broker::new(config.history, config.worker_grace, base_url.clone()));
+        let broker = Arc::new(Broker::new(queue(&config).await?, base_url.clone()));
         let mut orchestrator = Self {
             grpc,
             http,
@@ -100,7 +107,7 @@ impl Orchestrator {
         &self.base_url
     }
 
-    /// Stops: streams are closed, other requests get five seconds to end. Runs are forgotten.
+    /// Stops: streams are closed, other requests get five seconds to end.
     pub async fn stop(mut self) {
         self.stop.cancel();
         self.streams.close();
@@ -185,6 +192,27 @@ impl Orchestrator {
 
 fn callers(config: &OrchestratorConfig) -> Callers {
     Callers::new(config.api_token.clone(), config.tenant_tokens.clone())
+}
+
+async fn queue(config: &OrchestratorConfig) -> Result<Arc<dyn Queue>, OrchestratorError> {
+    let (history, limits, grace) = (config.history, config.limits.clone(), config.worker_grace);
+    Ok(match &config.queue {
+        #[cfg(feature = "nats")]
+        QueueStore::Nats(nats) => {
+            let opened = JetStream::open(nats, &limits, grace).await;
+            Arc::new(opened.map_err(OrchestratorError::Nats)?)
+        }
+        #[cfg(not(feature = "nats"))]
+        QueueStore::Nats(_) => return Err(OrchestratorError::NoNats),
+        QueueStore::Memory => Arc::new(Embedded::in_memory(history, limits, grace)),
+        QueueStore::File => {
+            let path = config.data_dir.join("runs.redb");
+            let opened = path.clone();
+            let open = spawn_blocking(move || Embedded::in_file(&opened, history, limits, grace));
+            let opened = open.await.expect("opening the file does not panic");
+            Arc::new(opened.map_err(|source| OrchestratorError::Queue { path, source })?)
+        }
+    })
 }
 
 async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), OrchestratorError> {

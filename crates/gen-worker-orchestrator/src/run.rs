@@ -108,10 +108,11 @@ pub struct RunView {
 }
 
 /// What a run is asked to do, checked, with its payload as the worker gets it.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, Serialize, Deserialize)]
 pub(crate) struct RunRequest {
     pub(crate) function: String,
-    /// MessagePack.
+    /// MessagePack. An engine stores it apart.
+    #[serde(skip)]
     pub(crate) payload: Bytes,
     pub(crate) timeout: Option<Duration>,
     pub(crate) tenant_id: Option<String>,
@@ -129,8 +130,24 @@ impl RunRequest {
     }
 }
 
+#[cfg(test)]
+impl RunRequest {
+    /// A call of a function with nothing said but its name.
+    pub(crate) fn of(function: &str) -> Self {
+        Self {
+            function: function.to_owned(),
+            payload: Bytes::from_static(b"\x80"),
+            timeout: None,
+            tenant_id: None,
+            user_id: None,
+            models: Vec::new(),
+            retry: RetryPolicy::new(3),
+        }
+    }
+}
+
 /// When a failed attempt is followed by another.
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub(crate) struct RetryPolicy {
     /// All attempts together.
     pub(crate) attempts: u32,
@@ -179,13 +196,8 @@ mod tests {
     #[test]
     fn one_and_one_point_nought_are_different_requests() {
         let request = |payload: Value| RunRequest {
-            function: "f".to_owned(),
             payload: crate::convert::to_msgpack(&payload).into(),
-            timeout: None,
-            tenant_id: None,
-            user_id: None,
-            models: Vec::new(),
-            retry: RetryPolicy::new(1),
+            ..RunRequest::of("f")
         };
         let digest = |text: &str| request(serde_json::from_str(text).unwrap()).digest();
         assert_ne!(digest(r#"{"n": 1}"#), digest(r#"{"n": 1.0}"#));

@@ -39,7 +39,11 @@ impl FromRequestParts<Arc<App>> for Known {
         let caller = Caller::from_request_parts(parts, app).await?;
         let path = Path::<String>::from_request_parts(parts, app).await;
         let Path(run_id) = path.map_err(|_| HttpError::not_found("run"))?;
-        if app.intake.knows(&caller, &run_id) { Ok(Self(run_id)) } else { Err(HttpError::not_found("run")) }
+        if app.intake.knows(&caller, &run_id).await {
+            Ok(Self(run_id))
+        } else {
+            Err(HttpError::not_found("run"))
+        }
     }
 }
 
@@ -71,7 +75,7 @@ pub(crate) async fn submit(
         models: asked.required_models,
         retry: app.intake.retry(),
     };
-    let (run_id, new) = app.intake.submit(run_id, request)?;
+    let (run_id, new) = app.intake.submit(run_id, request).await?;
     let status = if new { StatusCode::ACCEPTED } else { StatusCode::OK };
     Ok((status, Json(json!({"run_id": run_id}))).into_response())
 }
@@ -115,7 +119,7 @@ pub(crate) async fn list(
     query: Result<Query<Listing>, QueryRejection>,
 ) -> Result<Json<Value>, HttpError> {
     let Query(Listing { limit }) = query?;
-    let mut runs = app.broker().list();
+    let mut runs = app.broker().list().await;
     runs.retain(|run| caller.sees(run.tenant_id.as_deref()));
     runs.truncate(limit.unwrap_or(usize::MAX));
     Ok(Json(json!({"runs": runs})))
@@ -125,7 +129,7 @@ pub(crate) async fn show(
     State(app): State<Arc<App>>,
     Known(run_id): Known,
 ) -> Result<Json<RunView>, HttpError> {
-    app.broker().view(&run_id).map(Json).ok_or_else(|| HttpError::not_found("run"))
+    app.broker().view(&run_id).await.map(Json).ok_or_else(|| HttpError::not_found("run"))
 }
 
 #[derive(Deserialize)]
@@ -147,7 +151,7 @@ pub(crate) async fn result(
         Ok(Some(view)) => Ok(Json(view?).into_response()),
         // It is too early, or the orchestrator stops.
         Ok(None) | Err(_) => {
-            let view = app.broker().view(&run_id).ok_or_else(|| HttpError::not_found("run"))?;
+            let view = app.broker().view(&run_id).await.ok_or_else(|| HttpError::not_found("run"))?;
             let status = if view.state.is_terminal() { StatusCode::OK } else { StatusCode::ACCEPTED };
             Ok((status, Json(view)).into_response())
         }
@@ -156,10 +160,10 @@ pub(crate) async fn result(
 
 async fn until_ended(app: &App, run_id: &str) -> Result<RunView, HttpError> {
     let forgotten = || HttpError::not_found("run");
-    let mut changed = app.broker().watch(run_id).ok_or_else(forgotten)?;
+    let mut changed = app.broker().watch(run_id).await.ok_or_else(forgotten)?;
     loop {
         changed.mark_unchanged();
-        let view = app.broker().view(run_id).ok_or_else(forgotten)?;
+        let view = app.broker().view(run_id).await.ok_or_else(forgotten)?;
         if view.state.is_terminal() {
             return Ok(view);
         }
@@ -179,7 +183,7 @@ pub(crate) async fn cancel(
         Some(Canceled::Waiting | Canceled::Running { .. }) => StatusCode::ACCEPTED,
         None => return Ok((StatusCode::ACCEPTED, Json(buried(run_id))).into_response()),
     };
-    let view = app.broker().view(&run_id).ok_or_else(|| HttpError::not_found("run"))?;
+    let view = app.broker().view(&run_id).await.ok_or_else(|| HttpError::not_found("run"))?;
     Ok((status, Json(view)).into_response())
 }
 

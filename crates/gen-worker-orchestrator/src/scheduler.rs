@@ -2,7 +2,7 @@
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
-use futures_util::Stream;
+use futures_util::{Stream, StreamExt, stream::FuturesUnordered};
 use gen_worker_core::Secret;
 use gen_worker_proto::scheduler::{
     self as v1, scheduler_worker_service_server::SchedulerWorkerService, worker_scheduler_message::Msg,
@@ -24,6 +24,9 @@ pub(crate) const MAX_MESSAGE: usize = 64 << 20;
 
 /// Messages queued for one worker. A worker is given far fewer runs than this; interrupts and acknowledgements are small.
 const OUTBOUND: usize = 1024;
+
+/// Most results of one worker that are being stored; the worker is not read beyond.
+const STORING: usize = 256;
 
 /// How long a new stream may be silent.
 const FIRST_MESSAGE: Duration = Duration::from_secs(10);
@@ -75,9 +78,9 @@ impl Scheduler {
             return Err(Status::invalid_argument("the first message must be a registration"));
         };
         let closing = self.stop.child_token();
-        let session = self.broker.join(registration, outbound.clone(), closing.clone());
+        let session = self.broker.join(registration, outbound.clone(), closing.clone()).await;
         let ended = self.listen(session, &mut inbound, &outbound, &closing).await;
-        self.broker.leave(session);
+        self.broker.leave(session).await;
         ended
     }
 
@@ -88,10 +91,15 @@ impl Scheduler {
         outbound: &Outbound,
         closing: &CancellationToken,
     ) -> Result<(), Status> {
+        // Results that are being stored: many share one write, so the next is read while the last is under way.
+        let mut storing = FuturesUnordered::new();
         loop {
             tokio::select! {
-                message = inbound.message() => match message? {
-                    Some(v1::WorkerSchedulerMessage { msg: Some(msg) }) => self.broker.hear(session, msg, Now::read()),
+                Some(()) = storing.next() => {}
+                message = inbound.message(), if storing.len() < STORING => match message? {
+                    Some(v1::WorkerSchedulerMessage { msg: Some(msg) }) => {
+                        storing.extend(self.broker.hear(session, msg, Now::read()));
+                    }
                     // A message of a kind that is not known here.
                     Some(_) => {}
                     None => return Ok(()),

@@ -28,7 +28,7 @@ pub(crate) async fn follow(
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, HttpError> {
     let last_seen = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
-    let changed = app.broker().watch(&run_id).ok_or_else(|| HttpError::not_found("run"))?;
+    let changed = app.broker().watch(&run_id).await.ok_or_else(|| HttpError::not_found("run"))?;
     let follower = Follower {
         app,
         run_id,
@@ -63,7 +63,7 @@ impl Follower {
                 return None;
             }
             self.changed.mark_unchanged();
-            self.read()?;
+            self.read().await?;
             if self.ready.is_empty() {
                 tokio::select! {
                     // An error: the run was forgotten.
@@ -75,8 +75,8 @@ impl Follower {
     }
 
     /// Takes what is new; `None`: the run was forgotten.
-    fn read(&mut self) -> Option<()> {
-        let (batch, end) = self.app.broker().events(&self.run_id, self.last_seen)?;
+    async fn read(&mut self) -> Option<()> {
+        let (batch, end) = self.app.broker().events(&self.run_id, self.last_seen).await?;
         if batch.dropped > 0 {
             let gap = json!({"count": batch.dropped}).to_string();
             self.ready.push_back(Event::default().event("events.dropped").data(gap));

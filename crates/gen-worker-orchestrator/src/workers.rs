@@ -1,7 +1,8 @@
 //! The workers that are connected, as they describe themselves.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
+    sync::Arc,
     time::Duration,
 };
 
@@ -11,7 +12,7 @@ use tokio::{sync::mpsc, time::Instant};
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use crate::queue::Sender;
+use crate::dispatch::Load;
 
 /// Events about the worker itself, such as downloads, that are kept for showing.
 const MAX_EVENTS: usize = 32;
@@ -25,12 +26,22 @@ const MAX_EVENT_BYTES: usize = 16 << 10;
 /// Where messages to a worker go.
 pub(crate) type Outbound = mpsc::Sender<Result<v1::WorkerSchedulerMessage, Status>>;
 
+/// A run that the worker has.
+#[derive(Debug)]
+struct Held {
+    attempt: i64,
+    function: String,
+    /// Whether the worker said that it admitted the run.
+    accepted: bool,
+}
+
 /// One stream of one worker.
 #[derive(Debug)]
 pub(crate) struct Session {
     pub(crate) id: u64,
-    pub(crate) resources: v1::WorkerResources,
-    pub(crate) draining: bool,
+    pub(crate) resources: Arc<v1::WorkerResources>,
+    draining: bool,
+    runs: HashMap<String, Held>,
     outbound: Outbound,
     closing: CancellationToken,
     last_seen: Instant,
@@ -47,6 +58,13 @@ struct Model {
     download: Option<Value>,
 }
 
+impl Held {
+    /// Whether something is about this attempt; 0 is about any.
+    fn is_at(&self, attempt: i64) -> bool {
+        attempt == 0 || attempt == self.attempt
+    }
+}
+
 impl Session {
     pub(crate) fn new(
         id: u64,
@@ -56,8 +74,9 @@ impl Session {
     ) -> Self {
         Self {
             id,
-            resources,
+            resources: Arc::new(resources),
             draining: false,
+            runs: HashMap::new(),
             outbound,
             closing,
             last_seen: Instant::now(),
@@ -71,8 +90,73 @@ impl Session {
         self.resources.features.iter().any(|f| f == feature)
     }
 
-    pub(crate) fn sender(&self) -> Sender<'_> {
-        Sender { session: self.id, worker_id: &self.resources.worker_id }
+    /// Sends a run that was leased for this worker.
+    pub(crate) fn start(&mut self, mut request: v1::TaskExecutionRequest) {
+        let held =
+            Held { attempt: request.attempt, function: request.function_name.clone(), accepted: false };
+        self.runs.insert(request.run_id.clone(), held);
+        if !self.speaks("attempt") {
+            request.attempt = 0;
+        }
+        self.send(Msg::RunRequest(request));
+    }
+
+    /// Counts a run that the worker has had since before this stream.
+    pub(crate) fn adopt(&mut self, active: v1::ActiveRun, function: String) {
+        self.runs.insert(active.run_id, Held { attempt: active.attempt, function, accepted: true });
+    }
+
+    /// Counts a run no more: another stream has it.
+    pub(crate) fn forget(&mut self, run_id: &str) {
+        self.runs.remove(run_id);
+    }
+
+    /// The worker has admitted a run.
+    pub(crate) fn accept(&mut self, accepted: &v1::RunAccepted) {
+        if let Some(held) = self.runs.get_mut(&accepted.run_id)
+            && held.is_at(accepted.attempt)
+        {
+            held.accepted = true;
+        }
+    }
+
+    /// The worker has ended a run. False: it refused it, for it had not admitted it and says when it does.
+    pub(crate) fn finish(&mut self, run_id: &str, attempt: i64) -> bool {
+        let held = self.runs.get(run_id).filter(|held| held.is_at(attempt));
+        let accepted = held.is_none_or(|held| held.accepted) || !self.speaks("run-accepted");
+        if held.is_some() {
+            self.runs.remove(run_id);
+        }
+        accepted
+    }
+
+    /// Whether the worker has a run; 0: at any attempt.
+    pub(crate) fn has(&self, run_id: &str, attempt: i64) -> bool {
+        self.runs.get(run_id).is_some_and(|held| held.is_at(attempt))
+    }
+
+    /// The runs that the worker has, with their attempts.
+    pub(crate) fn into_runs(self) -> Vec<(String, i64)> {
+        self.runs.into_iter().map(|(run_id, held)| (run_id, held.attempt)).collect()
+    }
+
+    /// Whether the worker is to be given runs.
+    pub(crate) fn takes_runs(&self) -> bool {
+        !self.draining && !self.closing.is_cancelled()
+    }
+
+    /// What the worker has to do.
+    pub(crate) fn load(&self) -> Load {
+        let mut running = HashMap::new();
+        for held in self.runs.values() {
+            *running.entry(held.function.clone()).or_default() += 1;
+        }
+        Load { session: self.id, resources: Arc::clone(&self.resources), running }
+    }
+
+    /// Ends the stream: the worker comes back and says where it stands.
+    pub(crate) fn close(&self) {
+        self.closing.cancel();
     }
 
     /// Queues a message. A worker that reads so slowly that its queue is full is disconnected: it comes back and says
@@ -80,12 +164,8 @@ impl Session {
     pub(crate) fn send(&self, msg: Msg) {
         let message = v1::WorkerSchedulerMessage { msg: Some(msg) };
         if self.outbound.try_send(Ok(message)).is_err() {
-            self.closing.cancel();
+            self.close();
         }
-    }
-
-    pub(crate) fn is_open(&self) -> bool {
-        !self.closing.is_cancelled()
     }
 
     pub(crate) fn seen(&mut self, now: Instant) {
@@ -130,7 +210,7 @@ impl Session {
     }
 
     /// The worker as the API shows it.
-    pub(crate) fn view(&self, running: usize, now: Instant) -> Value {
+    pub(crate) fn view(&self, now: Instant) -> Value {
         let of = &self.resources;
         let events = self.events.iter();
         json!({
@@ -142,7 +222,7 @@ impl Session {
             "functions": self.functions(),
             "max_concurrency": of.max_concurrency,
             "function_concurrency": of.function_concurrency,
-            "running": running,
+            "running": self.runs.len(),
             "cpu_cores": of.cpu_cores,
             "memory_bytes": of.memory_bytes,
             "models_in_memory": of.vram_models,

@@ -29,4 +29,5 @@ pub use crate::{
     config::StatusConfig,
     process::METRICS,
     status::{Status, StatusError},
+    text::{MEDIA_TYPE, render},
 };

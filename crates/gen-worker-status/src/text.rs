@@ -4,10 +4,11 @@ use std::fmt::Write;
 
 use gen_worker_core::metric::{BOUNDS_MS, Metric, MetricKind, Readings, Sample, Value};
 
-/// Its media type.
-pub(crate) const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+/// The media type of what [`render`] writes.
+pub const MEDIA_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
 
-pub(crate) fn render(readings: &Readings) -> String {
+/// Readings in Prometheus's text format, version 0.0.4.
+pub fn render(readings: &Readings) -> String {
     let mut text = String::new();
     for (metric, samples) in readings.iter() {
         let Metric { name, help, .. } = metric;

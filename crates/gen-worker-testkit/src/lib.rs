@@ -2,7 +2,7 @@
 //!
 //! A tenant's test needs a [`TestContext`]. Tests of a whole worker put it between peers on loopback: a [`FakeScheduler`]
 //! hands the test each stream that a worker opens, a [`FakeHub`] serves models, a [`FakeFileApi`] keeps files, and a
-//! [`FaultProxy`] is the network that fails between them; [`SeaweedFs`] is a real S3-compatible store. A tenant's own model manager is
+//! [`FaultProxy`] is the network that fails between them; [`SeaweedFs`] is a real S3-compatible store, [`NatsServers`] are real NATS servers. A tenant's own model manager is
 //! held to [`check_model_manager`]. Each owns its tasks and ends them when it is dropped. A peer
 //! that waits in vain for the worker fails the test by panicking.
 //!
@@ -27,6 +27,7 @@ mod context;
 mod files;
 mod http;
 mod hub;
+mod nats;
 mod proxy;
 mod scheduler;
 mod seaweed;
@@ -38,6 +39,7 @@ pub use crate::{
     files::FakeFileApi,
     http::{Fault, RecordedRequest},
     hub::{FakeHub, Held},
+    nats::NatsServers,
     proxy::FaultProxy,
     scheduler::{FakeScheduler, WorkerStream},
     seaweed::SeaweedFs,

@@ -11,6 +11,8 @@ fn tables() -> Vec<(&'static str, &'static [&'static Metric])> {
         ("Models", gen_worker_hub::METRICS),
         ("Outputs", gen_worker_upload::METRICS),
         ("The process", gen_worker_status::METRICS),
+        #[cfg(feature = "dev")]
+        ("The orchestrator", gen_worker_orchestrator::METRICS),
     ]
 }
 

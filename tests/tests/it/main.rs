@@ -20,6 +20,7 @@ mod job;
 mod journal;
 mod layers;
 mod models;
+mod orchestrator;
 mod outputs;
 mod prefetch;
 #[cfg(target_os = "linux")]

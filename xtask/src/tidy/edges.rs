@@ -37,7 +37,7 @@ const EDGES: [(&str, &[&str]); 15] = [
             "gen-worker-testkit",
         ],
     ),
-    ("gen-worker-orchestrator", &[CORE, PROTO, NET]),
+    ("gen-worker-orchestrator", &[CORE, PROTO, NET, "gen-worker-status"]),
     ("gen-worker-testkit", &[CORE, PROTO]),
     ("gen-worker-cli", &["gen-worker", "gen-worker-orchestrator", "gen-worker-wheel"]),
 ];

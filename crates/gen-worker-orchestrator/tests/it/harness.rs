@@ -38,6 +38,11 @@ impl Harness {
         let folder = tempfile::tempdir().unwrap();
         let mut config = OrchestratorConfig::local(folder.path().join("data"));
         change(&mut config);
+        Self::start_with(config, folder).await
+    }
+
+    /// An orchestrator that keeps its things in this folder.
+    pub(crate) async fn start_with(config: OrchestratorConfig, folder: TempDir) -> Self {
         let token = config.api_token.clone();
         Self::of(Orchestrator::start(config).await.unwrap(), token, folder)
     }

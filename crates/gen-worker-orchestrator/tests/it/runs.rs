@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use gen_worker_core::Secret;
 use gen_worker_net::{Method, StatusCode};
-use gen_worker_orchestrator::{RunState, RunSubmission};
+use gen_worker_orchestrator::{OrchestratorConfig, QueueStore, RunState, RunSubmission};
 use gen_worker_proto::{
     frontend::{self, frontend_service_client::FrontendServiceClient},
     scheduler::{self as v1, worker_scheduler_message::Msg},
@@ -279,4 +279,65 @@ async fn grpc_callers_get_the_same() {
     assert_eq!((ended.success, &ended.output_payload[..]), (true, &b"\x81\xa1y\x02"[..]));
     let unknown = frontend::CancelRunRequest { run_id: "none".to_owned() };
     assert!(!client.cancel_run(unknown).await.unwrap().into_inner().ok);
+}
+
+#[tokio::test]
+async fn a_tenant_beyond_its_limit_is_told_so_and_others_are_served() {
+    let harness = Harness::with(|config| config.limits.max_queued = Some(1)).await;
+    harness.submit("f", Some("t")).await;
+    harness.submit("f", Some("u")).await;
+    let body = br#"{"function": "f", "tenant_id": "t"}"#;
+    let refused = harness.send(Method::POST, "/v1/runs", &[JSON], body).await;
+    assert_eq!(refused.status(), StatusCode::TOO_MANY_REQUESTS);
+    assert_eq!(refused.headers()["retry-after"], "1");
+    assert_eq!(refused.json::<Value>(1000).await.unwrap()["error"]["code"], "capacity");
+    let nobodys = frontend::ExecuteActionRequest { function_name: "f".to_owned(), ..Default::default() };
+    let mut client = FrontendServiceClient::new(harness.channel().await);
+    client.execute_action(nobodys.clone()).await.unwrap();
+    let refused = client.execute_action(nobodys).await.unwrap_err();
+    assert_eq!(refused.code(), Code::ResourceExhausted);
+}
+
+#[tokio::test]
+async fn what_waits_and_what_could_be_taken_is_measured() {
+    let harness = Harness::start().await;
+    let mut worker = harness.worker(&ALL, 3).await;
+    harness.submit("f", None).await;
+    worker.run().await;
+    harness.submit("g", None).await;
+    let answer = harness.send(Method::GET, "/metrics", &[], b"").await;
+    assert_eq!(answer.headers()["content-type"], "text/plain; version=0.0.4; charset=utf-8");
+    let text = answer.bytes(1 << 20).await.unwrap();
+    let text = std::str::from_utf8(&text).unwrap();
+    for line in [
+        r#"queue_runs{function="f"} 0"#,
+        r#"queue_runs{function="g"} 1"#,
+        r#"running_runs{function="f"} 1"#,
+        r#"capacity_runs{function="f"} 3"#,
+        r#"capacity_runs{function="g"} 0"#,
+        "workers 1",
+        "submitted_runs_total 2",
+        r#"refused_runs_total{reason="tenant_full"} 0"#,
+    ] {
+        assert!(text.lines().any(|said| said == format!("gen_worker_orchestrator_{line}")), "{line}\n{text}");
+    }
+}
+
+#[tokio::test]
+async fn runs_survive_an_orchestrator_that_stops() {
+    let harness = Harness::with(|config| config.queue = QueueStore::File).await;
+    let run_id = harness.submit("f", None).await;
+    let mut worker = harness.worker(&ALL, 1).await;
+    let request = worker.run().await;
+    let waiting = harness.submit("f", None).await;
+    let (data, orchestrator) = (harness.folder.path().join("data"), harness.orchestrator);
+    orchestrator.stop().await;
+    let config = OrchestratorConfig { queue: QueueStore::File, ..OrchestratorConfig::local(data) };
+    let harness = Harness::start_with(config, harness.folder).await;
+    let active = vec![v1::ActiveRun { run_id: run_id.clone(), attempt: 1 }];
+    let mut worker = Worker::connect(&harness, registration(&ALL, 1, active), None).await.unwrap();
+    worker.answer(&request, Ok(json!({"y": 2}))).await;
+    let view = harness.client.follow(&run_id, |_| {}).await.unwrap();
+    assert_eq!((view.state, view.attempt), (RunState::Succeeded, 1));
+    assert_eq!(worker.run().await.run_id, waiting);
 }

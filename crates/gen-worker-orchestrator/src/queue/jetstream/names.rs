@@ -1,0 +1,128 @@
+//! What things are called on the servers.
+
+use std::fmt::Write;
+
+use crate::run::RunRequest;
+
+/// A text as one token of a subject, a key or a name: what may not stand there is written as `=` and two digits.
+pub(super) fn token(text: &str) -> String {
+    let mut token = String::with_capacity(text.len());
+    for byte in text.bytes() {
+        if byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_') {
+            token.push(char::from(byte));
+        } else {
+            write!(token, "={byte:02X}").expect("a string takes everything");
+        }
+    }
+    if token.is_empty() { "=".to_owned() } else { token }
+}
+
+/// The text that a token stands for; `None`: it is none of ours.
+fn text(token: &str) -> Option<String> {
+    let mut bytes = Vec::with_capacity(token.len());
+    let mut rest = token.strip_suffix('=').unwrap_or(token).bytes();
+    while let Some(byte) = rest.next() {
+        bytes.push(match byte {
+            b'=' => {
+                let digits = [rest.next()?, rest.next()?];
+                u8::from_str_radix(std::str::from_utf8(&digits).ok()?, 16).ok()?
+            }
+            plain => plain,
+        });
+    }
+    String::from_utf8(bytes).ok()
+}
+
+/// Where a large payload lies.
+pub(super) fn payload(run_id: &str) -> String {
+    format!("in.{}", token(run_id))
+}
+
+/// Where a large output lies.
+pub(super) fn output(run_id: &str) -> String {
+    format!("out.{}", token(run_id))
+}
+
+/// Names with the prefix of one fleet.
+#[derive(Debug)]
+pub(super) struct Names {
+    prefix: String,
+}
+
+impl Names {
+    pub(super) fn new(prefix: &str) -> Self {
+        Self { prefix: token(prefix) }
+    }
+
+    pub(super) fn stream(&self) -> String {
+        self.bucket("queue")
+    }
+
+    pub(super) fn bucket(&self, what: &str) -> String {
+        format!("{}-{what}", self.prefix).replace('=', "_")
+    }
+
+    pub(super) fn all_runs(&self) -> String {
+        format!("{}.runs.>", self.prefix)
+    }
+
+    pub(super) fn runs_of(&self, function: &str) -> String {
+        format!("{}.runs.{}.*", self.prefix, token(function))
+    }
+
+    pub(super) fn run(&self, request: &RunRequest) -> String {
+        let tenant = token(request.tenant_id.as_deref().unwrap_or_default());
+        format!("{}.runs.{}.{tenant}", self.prefix, token(&request.function))
+    }
+
+    /// The function of a subject of [`run`](Self::run).
+    pub(super) fn function_of(&self, subject: &str) -> Option<String> {
+        let rest = subject.strip_prefix(&self.prefix)?.strip_prefix(".runs.")?;
+        text(rest.split_once('.')?.0)
+    }
+
+    pub(super) fn everything_said(&self) -> String {
+        format!("{}.said.>", self.prefix)
+    }
+
+    pub(super) fn said(&self, run_id: &str) -> String {
+        format!("{}.said.run.{}", self.prefix, token(run_id))
+    }
+
+    /// The run of a subject of [`said`](Self::said).
+    pub(super) fn run_said(&self, subject: &str) -> Option<String> {
+        text(subject.strip_prefix(&self.prefix)?.strip_prefix(".said.run.")?)
+    }
+
+    pub(super) fn nudge(&self) -> String {
+        format!("{}.said.queued", self.prefix)
+    }
+
+    pub(super) fn interrupt(&self) -> String {
+        format!("{}.said.interrupt", self.prefix)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_text_is_one_token_and_comes_back() {
+        for name in ["", "f", "a.b", "wild*>", "ten ant", "=", "é", "x="] {
+            let token = token(name);
+            assert!(!token.contains(['.', '*', '>', ' ']) && !token.is_empty(), "{name}: {token}");
+            assert_eq!(text(&token).as_deref(), Some(name));
+        }
+    }
+
+    #[test]
+    fn subjects_say_what_they_are_about() {
+        let names = Names::new("gw");
+        let request = RunRequest { tenant_id: Some("a.b".to_owned()), ..RunRequest::of("f.g") };
+        assert_eq!(names.run(&request), "gw.runs.f=2Eg.a=2Eb");
+        assert_eq!(names.function_of(&names.run(&request)).as_deref(), Some("f.g"));
+        assert_eq!(names.run_said(&names.said("r.1")).as_deref(), Some("r.1"));
+        assert_eq!(names.run_said(&names.nudge()), None);
+    }
+}

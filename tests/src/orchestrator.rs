@@ -1,0 +1,14 @@
+//! An orchestrator as a process of its own, for tests that end it in ways that no destructor sees.
+
+use std::path::Path;
+
+use gen_worker::{ConfigErrors, environment};
+use gen_worker_orchestrator::{Orchestrator, OrchestratorConfig};
+
+#[tokio::main]
+async fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut errors = ConfigErrors::default();
+    let config = OrchestratorConfig::from_env(&environment(Path::new("."))?, &mut errors);
+    let _orchestrator = Orchestrator::start(errors.into_result(config)?).await?;
+    std::future::pending().await
+}
