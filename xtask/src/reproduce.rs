@@ -33,7 +33,10 @@ pub(crate) fn run(args: &Args) -> Done {
     println!("{} bytes: {}", first.len(), one.display());
     println!("{} bytes: {}", second.len(), another.display());
     match first == second {
-        true => Ok(println!("they are the same")),
+        true => {
+            println!("they are the same");
+            Ok(())
+        }
         false => Err("they differ: compare them with `cmp -l` or diffoscope".to_owned()),
     }
 }
