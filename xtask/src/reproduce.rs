@@ -32,10 +32,11 @@ pub(crate) fn run(args: &Args) -> Done {
     let (first, second) = (first?, second?);
     println!("{} bytes: {}", first.len(), one.display());
     println!("{} bytes: {}", second.len(), another.display());
-    match first == second {
-        true => Ok(println!("they are the same")),
-        false => Err("they differ: compare them with `cmp -l` or diffoscope".to_owned()),
+    if first != second {
+        return Err("they differ: compare them with `cmp -l` or diffoscope".to_owned());
     }
+    println!("they are the same");
+    Ok(())
 }
 
 /// The program, built in `folder` with nothing of the folder in it.

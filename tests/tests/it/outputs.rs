@@ -4,7 +4,7 @@ use gen_worker::{Call, Function, Worker, WorkerError};
 use gen_worker_core::{Algorithm, Digest};
 use gen_worker_proto::scheduler::{self as v1, TaskExecutionResult, worker_scheduler_message::Msg};
 use gen_worker_testkit::{FakeFileApi, FakeScheduler, Fault, FaultProxy, WorkerStream};
-use gen_worker_tests::{Embedded, WorkerProcess, pack, unpack};
+use gen_worker_tests::{Embedded, pack, unpack};
 use serde_json::{Value, json};
 
 use super::worker;
