@@ -15,12 +15,13 @@ fn rules<const N: usize>(rules: [(&str, &'static str); N]) -> [Rule; N] {
     })
 }
 
-/// Credentials, and URLs, whose query may sign them. They go before the paths that they contain.
+/// URLs, whose query may sign them, and credentials. URLs go first: what is left of one that began like a token would be none. Both go
+/// before the paths that they contain.
 static SECRETS: LazyLock<[Rule; 3]> = LazyLock::new(|| {
     rules([
+        (r"(?i)\b[a-z][a-z0-9+.-]*://[^\s\x22'<>]+", "<url>"),
         // Written twice where the word is part of a token that is sent with it once more.
         (r"(?i)\b(?:bearer\s+)+[\w.~+/=-]+", "Bearer <redacted>"),
-        (r"(?i)\b[a-z][a-z0-9+.-]*://[^\s\x22'<>]+", "<url>"),
         (
             r"(?i)\b((?:[\w-]*(?:token|secret|password|passwd|api[_-]?key|signature|credential)[\w-]*|sig)\s*[=:]\s*)[^\s&,;\x22']+",
             "$1<redacted>",
@@ -137,6 +138,7 @@ mod tests {
         for (text, redacted) in [
             ("Authorization: bearer abc.def-g", "Authorization: Bearer <redacted>"),
             ("Bearer Bearer abc.def", "Bearer <redacted>"),
+            ("no Bearer https://me:abc@host/x", "no Bearer <url>"),
             ("token=abcd failed", "token=<redacted> failed"),
             ("AWS_SECRET_ACCESS_KEY: wJalr", "AWS_SECRET_ACCESS_KEY: <redacted>"),
             ("?X-Amz-Signature=ab12&x=1", "?X-Amz-Signature=<redacted>&x=1"),
