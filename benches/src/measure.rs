@@ -62,11 +62,17 @@ pub(crate) async fn all(worker: &Path, conformance: Option<&Path>) -> Report {
     report
 }
 
-/// No-op runs a second, for ten seconds.
-pub(crate) async fn profile(worker: &Path, in_flight: usize) -> f64 {
+/// No-op runs a second of the worker and of the echo, in ten rounds each.
+pub(crate) async fn profile(worker: &Path, in_flight: usize) -> (f64, f64) {
     let mut scheduler = Scheduler::start().await;
+    let mut echo = Peer::start(&mut scheduler, Program::Echo).await;
     let mut peer = Peer::start(&mut scheduler, Program::Worker(worker)).await;
-    no_ops(&mut peer, in_flight, WINDOW * 10).await.per_second()
+    let (mut raw, mut runs) = (Vec::new(), Vec::new());
+    for _ in 0..10 {
+        raw.push(no_ops(&mut echo, in_flight, WINDOW).await.per_second());
+        runs.push(no_ops(&mut peer, in_flight, WINDOW).await.per_second());
+    }
+    (median(runs), median(raw))
 }
 
 async fn registration(
