@@ -2,13 +2,14 @@
 
 use std::{
     cmp::Ordering,
-    collections::{BTreeSet, HashMap, VecDeque},
+    collections::{BTreeSet, VecDeque},
     num::NonZeroU32,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use gen_worker_core::{FailureKind, FunctionName, FunctionSpec, JobFailure, RunId};
+use hashbrown::HashMap;
 
 use super::{Applicant, Limits, Refusal, Stop, busy, input_too_large};
 use crate::snapshot::Doing;

@@ -1,9 +1,12 @@
 //! Results, each kept until it is delivered.
 
 use std::{
-    collections::{BTreeMap, HashMap, VecDeque},
+    collections::{BTreeMap, VecDeque},
+    hash::BuildHasher,
     time::{Duration, Instant},
 };
+
+use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::Key;
 use crate::wire::Message;
@@ -58,7 +61,10 @@ impl Amount {
 #[derive(Default)]
 pub(super) struct Results {
     held: BTreeMap<u64, Held>,
-    by_key: HashMap<Key, u64>,
+    /// The number of each, found by its key, which stands with the result alone: a table of tens of thousands that holds keys too is
+    /// in no cache.
+    by_key: HashTable<u64>,
+    hasher: DefaultHashBuilder,
     next: u64,
     /// What waits, in its order, and numbers of some that do no more.
     waiting: VecDeque<u64>,
@@ -83,7 +89,7 @@ impl Results {
         let number = self.next;
         self.next += 1;
         let cost = message.len() + KEPT_BYTES;
-        if let Some(replaced) = self.by_key.insert(key.clone(), number) {
+        if let Some(replaced) = self.name(&key, number) {
             self.let_go(replaced);
         }
         self.held.insert(
@@ -110,7 +116,7 @@ impl Results {
 
     /// What is held of this attempt is no answer to a second try.
     pub(super) fn mark_refusal(&mut self, key: &Key) {
-        if let Some(held) = self.by_key.get(key).and_then(|number| self.held.get_mut(number)) {
+        if let Some(held) = self.number(key).and_then(|number| self.held.get_mut(&number)) {
             held.is_refusal = true;
         }
     }
@@ -122,7 +128,7 @@ impl Results {
 
     /// Sends the result of this attempt again, if it is held.
     pub(super) fn resend(&mut self, key: &Key) {
-        if let Some(number) = self.by_key.get(key).copied() {
+        if let Some(number) = self.number(key) {
             self.wait(number, State::Written);
         }
     }
@@ -177,10 +183,8 @@ impl Results {
 
     /// The result of this attempt is delivered. Says whether it was held.
     pub(super) fn forget(&mut self, key: &Key) -> bool {
-        let Some(number) = self.by_key.get(key).copied() else {
-            return false;
-        };
-        self.remove(number).is_some()
+        let number = self.number(key);
+        number.and_then(|number| self.remove(number)).is_some()
     }
 
     /// Forgets what was written at least `retention` ago, and says what; nothing where acknowledgements come.
@@ -233,7 +237,23 @@ impl Results {
     }
 
     fn get(&self, key: &Key) -> Option<&Held> {
-        self.by_key.get(key).map(|number| &self.held[number])
+        self.number(key).map(|number| &self.held[&number])
+    }
+
+    fn number(&self, key: &Key) -> Option<u64> {
+        let is_its = |number: &u64| self.held[number].key == *key;
+        self.by_key.find(self.hasher.hash_one(key), is_its).copied()
+    }
+
+    /// Names a number by its key; returns the one that had the name, which is still held.
+    fn name(&mut self, key: &Key, number: u64) -> Option<u64> {
+        let Self { held, by_key, hasher, .. } = self;
+        let hash = hasher.hash_one(key);
+        if let Some(named) = by_key.find_mut(hash, |named| held[named].key == *key) {
+            return Some(std::mem::replace(named, number));
+        }
+        by_key.insert_unique(hash, number, |named| hasher.hash_one(&held[named].key));
+        None
     }
 
     /// Lets a result wait for its turn if this is its state.
@@ -258,7 +278,9 @@ impl Results {
 
     fn remove(&mut self, number: u64) -> Option<Key> {
         let key = self.let_go(number)?;
-        self.by_key.remove(&key);
+        if let Ok(named) = self.by_key.find_entry(self.hasher.hash_one(&key), |named| *named == number) {
+            named.remove();
+        }
         Some(key)
     }
 
