@@ -6,9 +6,11 @@ use gen_worker::{ConfigErrors, environment};
 use gen_worker_orchestrator::{Orchestrator, OrchestratorConfig};
 
 #[tokio::main]
+#[expect(clippy::print_stderr, reason = "the test waits for it")]
 async fn main() -> Result<(), Box<dyn std::error::Error>> {
     let mut errors = ConfigErrors::default();
     let config = OrchestratorConfig::from_env(&environment(Path::new("."))?, &mut errors);
     let _orchestrator = Orchestrator::start(errors.into_result(config)?).await?;
+    eprintln!("orchestrator listening");
     std::future::pending().await
 }

@@ -8,7 +8,7 @@
 //! Runs live in memory and in one file, `runs.redb` in the data folder, which survives the end of this process in
 //! whatever way: nothing is answered, sent to a worker or acknowledged before the file has it. Ended runs are
 //! remembered up to [`OrchestratorConfig::history`]; what a run said while it ran is not. [`QueueStore::Memory`] does
-//! without the file.
+//! without the file, and [`QueueStore::Nats`] keeps runs on NATS servers, for any number of orchestrators.
 //!
 //! ```no_run
 //! use gen_worker_orchestrator::{Orchestrator, OrchestratorClient, OrchestratorConfig, RunSubmission};

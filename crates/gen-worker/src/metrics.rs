@@ -1,8 +1,13 @@
 //! Every metric of a worker, in one page.
 
-use std::{collections::BTreeSet, fmt::Write, path::Path};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write,
+    path::Path,
+};
 
 use gen_worker_core::metric::{Metric, MetricKind};
+use yaml_rust2::{Yaml, YamlLoader};
 
 /// The tables of all metrics, by subject.
 fn tables() -> Vec<(&'static str, &'static [&'static Metric])> {
@@ -89,10 +94,10 @@ fn the_board_and_the_alerts_ask_for_metrics_that_exist() {
             MetricKind::Counter | MetricKind::Gauge => word == *name,
         })
     };
-    for file in ["alerts.yml", "alerts.test.yml", "grafana.json"] {
+    for (file, least) in [("alerts.yml", 4), ("alerts.test.yml", 4), ("grafana.json", 4), ("fleet.yml", 3)] {
         let text = example(file);
         let asked = words(&text, &["gen_worker_", "process_"]);
-        assert!(asked.len() > 3, "{file}");
+        assert!(asked.len() >= least, "{file}");
         assert_eq!(asked.into_iter().find(|word| !is_known(word)), None, "{file}");
     }
 }
@@ -101,10 +106,58 @@ fn the_board_and_the_alerts_ask_for_metrics_that_exist() {
 fn the_examples_set_variables_that_exist() {
     let known: BTreeSet<_> =
         crate::WorkerConfig::variables().into_iter().flat_map(|(_, vars)| vars).map(|var| var.name).collect();
-    for file in ["gen-worker.service", "kubernetes.yml"] {
+    for file in ["gen-worker.service", "kubernetes.yml", "fleet.yml"] {
         let text = example(file);
-        let set = words(&text, &["WORKER_", "SCHEDULER_"]);
+        let set = words(&text, &["WORKER_", "SCHEDULER_", "ORCHESTRATOR_"]);
         assert!(set.len() > 5, "{file}");
         assert_eq!(set.into_iter().find(|word| !known.contains(word)), None, "{file}");
+    }
+}
+
+/// The objects of a file of YAML, by kind and name.
+fn objects(file: &str) -> BTreeMap<(String, String), Yaml> {
+    let documents =
+        YamlLoader::load_from_str(&example(file)).unwrap_or_else(|error| panic!("{file}: {error}"));
+    let text = |value: &Yaml| value.as_str().unwrap_or_else(|| panic!("{file}: {value:?}")).to_owned();
+    let named = documents.into_iter().map(|object| {
+        assert!(object["apiVersion"].as_str().is_some() && object["spec"].as_hash().is_some(), "{file}");
+        ((text(&object["kind"]), text(&object["metadata"]["name"])), object)
+    });
+    named.collect()
+}
+
+#[test]
+fn the_manifests_hold_together() {
+    for (file, count) in [("kubernetes.yml", 1), ("fleet.yml", 6)] {
+        let objects = objects(file);
+        assert_eq!(objects.len(), count, "{file}");
+        let labels: Vec<_> =
+            objects.values().map(|object| &object["spec"]["template"]["metadata"]["labels"]).collect();
+        for ((kind, name), object) in &objects {
+            let spec = &object["spec"];
+            match kind.as_str() {
+                "Service" => assert!(labels.contains(&&spec["selector"]), "{name} is a service of nothing"),
+                "Deployment" | "StatefulSet" => {
+                    assert_eq!(
+                        spec["selector"]["matchLabels"], spec["template"]["metadata"]["labels"],
+                        "{name}"
+                    );
+                    let pod = &spec["template"]["spec"];
+                    let own = pod["volumes"].as_vec().into_iter().flatten().map(|volume| &volume["name"]);
+                    let claimed = spec["volumeClaimTemplates"].as_vec().into_iter().flatten();
+                    let there: Vec<_> = own.chain(claimed.map(|claim| &claim["metadata"]["name"])).collect();
+                    for container in pod["containers"].as_vec().unwrap() {
+                        for mount in container["volumeMounts"].as_vec().into_iter().flatten() {
+                            assert!(there.contains(&&mount["name"]), "{name} mounts {mount:?}");
+                        }
+                    }
+                }
+                "ScaledObject" => {
+                    let target = spec["scaleTargetRef"]["name"].as_str().unwrap();
+                    assert!(objects.contains_key(&("Deployment".to_owned(), target.to_owned())), "{target}");
+                }
+                other => panic!("{file}: {other}"),
+            }
+        }
     }
 }

@@ -176,7 +176,8 @@ async fn every_accepted_run_survives_a_fleet_that_is_killed_part_by_part() {
         let ((), told) = tokio::join!(submitted, killed);
         (told, ended(&clients[1], RUNS).await)
     });
-    let log = || processes.iter().map(WorkerProcess::log).collect::<String>();
-    let (told, all) = all.await.unwrap_or_else(|_| panic!("runs are stuck\n{}", log()));
+    let all = all.await;
+    let logs: String = processes.iter().map(WorkerProcess::log).collect();
+    let (told, all) = all.unwrap_or_else(|_| panic!("runs are stuck\n{logs}"));
     check(&told, &all);
 }

@@ -24,7 +24,7 @@ use std::{
 };
 
 use async_nats::{
-    Client, ConnectOptions, HeaderMap,
+    Client, ConnectOptions, HeaderMap, Subscriber,
     jetstream::{
         self, AckKind, Context, ErrorCode,
         consumer::{AckPolicy, Consumer, pull},
@@ -69,6 +69,9 @@ const INLINE: usize = 512 << 10;
 
 /// How long the servers may take to answer, an election of a leader included.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// The shortest time between two extensions of a lease is a third of this.
+const SHORTEST_LEASE: Duration = Duration::from_millis(100);
 
 /// How long the servers may take to be there when an orchestrator starts, and how often they are asked.
 const STARTING: Duration = Duration::from_secs(30);
@@ -269,7 +272,7 @@ impl JetStream {
             said: Said::default(),
             changed: Notify::new(),
             turn: AtomicUsize::new(0),
-            grace,
+            grace: grace.max(SHORTEST_LEASE),
         })
     }
 
@@ -561,6 +564,24 @@ impl JetStream {
         }
     }
 
+    /// Hears what others say, and extends the leases of the runs that are here, until the subscription ends.
+    async fn listen(&self, mut heard: Subscriber) {
+        let mut extend = interval(self.grace / 3);
+        extend.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut wake = interval(Duration::from_secs(1));
+        loop {
+            tokio::select! {
+                message = heard.next() => match message {
+                    Some(message) => self.hear(message),
+                    None => return,
+                },
+                _ = extend.tick() => self.extend().await,
+                // Whoever waits for a run may have missed its end.
+                _ = wake.tick() => self.said.wake_all(),
+            }
+        }
+    }
+
     fn hear(&self, message: async_nats::Message) {
         if message.subject.as_str() == self.names.nudge() {
             self.changed.notify_one();
@@ -579,26 +600,12 @@ impl JetStream {
 #[async_trait]
 impl Queue for JetStream {
     async fn run(&self) {
-        let mut heard = loop {
+        loop {
             match self.client.subscribe(self.names.everything_said()).await {
-                Ok(heard) => break heard,
+                Ok(heard) => self.listen(heard).await,
                 Err(error) => warn!(%error, "what is said elsewhere cannot be heard"),
             }
-            sleep(PATIENCE).await;
-        };
-        let mut extend = interval(self.grace / 3);
-        extend.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut wake = interval(Duration::from_secs(1));
-        loop {
-            tokio::select! {
-                message = heard.next() => match message {
-                    Some(message) => self.hear(message),
-                    None => return,
-                },
-                _ = extend.tick() => self.extend().await,
-                // Whoever waits for a run may have missed its end.
-                _ = wake.tick() => self.said.wake_all(),
-            }
+            sleep(AGAIN).await;
         }
     }
 
@@ -676,7 +683,7 @@ impl Queue for JetStream {
     async fn adopt(&self, active: &v1::ActiveRun, worker_id: &str) -> Option<String> {
         let adopt = |entry: &mut Entry| {
             let its = entry.record.adopt(active.attempt, worker_id);
-            // Written in any case: whoever leases it at this moment is refused.
+            // Written even where nothing else changes: whoever leases it at this moment is refused.
             (its, its.then(Bytes::new))
         };
         let (its, held) = self.step(&active.run_id, None, adopt).await.ok()??;
