@@ -205,6 +205,7 @@ impl Desk {
         let [grpc, http] = self.ports;
         let lines = lines.replace("localhost:8080", &format!("localhost:{grpc}"));
         let at = fs::read_to_string(self.path("cwd")).doing("the folder")?;
+        let at = at.trim_end();
         let keep = format!("trap 'pwd > {}' EXIT\n", self.path("cwd").display());
         let keep = if lines.contains("cd ") { keep.as_str() } else { "" };
         let log = tempfile::tempfile().doing("a temporary file")?;
