@@ -75,14 +75,15 @@ pub(crate) fn run(args: &Args) -> Done {
     Ok(())
 }
 
-/// Every page of the repository, by its path.
+/// Every page of the repository, by its path; templates aside.
 fn pages() -> Done<Vec<(String, String)>> {
     let list = run::output(&mut command(
         "git",
         &["ls-files", "--cached", "--others", "--exclude-standard", "*.md"],
     ))?;
     let read = |path: &str| Ok((path.to_owned(), fs::read_to_string(root().join(path)).doing(path)?));
-    list.lines().map(read).collect()
+    // A template's page is one once a project is made of it.
+    list.lines().filter(|path| !path.contains("/templates/")).map(read).collect()
 }
 
 /// A fence of `sh`.
@@ -204,6 +205,7 @@ impl Desk {
         let [grpc, http] = self.ports;
         let lines = lines.replace("localhost:8080", &format!("localhost:{grpc}"));
         let at = fs::read_to_string(self.path("cwd")).doing("the folder")?;
+        let at = at.trim_end();
         let keep = format!("trap 'pwd > {}' EXIT\n", self.path("cwd").display());
         let keep = if lines.contains("cd ") { keep.as_str() } else { "" };
         let log = tempfile::tempfile().doing("a temporary file")?;
