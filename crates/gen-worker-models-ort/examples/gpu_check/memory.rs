@@ -8,7 +8,7 @@ pub(crate) enum Memory {
     Process,
     /// All that is used of the first card that CUDA shows this process.
     #[cfg(feature = "cuda")]
-    Card { driver: nvml_wrapper::Nvml, card: gen_worker_core::Gpu },
+    Card { driver: Box<nvml_wrapper::Nvml>, card: gen_worker_core::Gpu },
 }
 
 impl Memory {
@@ -41,7 +41,7 @@ impl Memory {
         let visible = gen_worker_core::VisibleGpus::from_env(&env).of(&ids);
         let card = visible.into_iter().next();
         let card = card.ok_or_else(|| format!("CUDA_VISIBLE_DEVICES shows none of the {count} cards"))?;
-        Ok(Self::Card { driver, card })
+        Ok(Self::Card { driver: Box::new(driver), card })
     }
 
     /// Bytes that are used.
