@@ -4,7 +4,7 @@ mod scripted;
 
 use std::path::{Path, PathBuf};
 
-use gen_worker_orchestrator::{Orchestrator, OrchestratorClient, OrchestratorConfig, RunState};
+use gen_worker_orchestrator::{Orchestrator, OrchestratorClient, OrchestratorConfig, QueueStore, RunState};
 use gen_worker_tests::{Browser, Page, WorkerProcess, WorkerSettings};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -407,6 +407,34 @@ async fn a_token_is_asked_for_and_kept_in_the_tab() {
     let unexpected = scene.page.complaints();
     let unexpected: Vec<_> = unexpected.iter().filter(|said| !said.contains("401 (Unauthorized)")).collect();
     assert!(unexpected.is_empty(), "{unexpected:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_run_is_there_after_a_restart_of_the_orchestrator() {
+    let mut scene = Scene::start(|config| config.queue = QueueStore::File).await;
+    let mut worker = scene.scripted("w", "f", &json!({"type": "object", "properties": {}})).await;
+    scene.choose("f");
+    scene.page.click("#start");
+    let request = worker.run().await;
+    worker.answer(&request, Ok(&json!({"said": "what is kept"}))).await;
+    scene.until_shown("succeeded");
+    drop(worker);
+    let Scene { mut page, orchestrator, folder, .. } = scene;
+    let http = orchestrator.http_addr();
+    orchestrator.stop().await;
+    page.until("document.getElementById('link').dataset.state === 'lost'");
+    let config = OrchestratorConfig {
+        http,
+        queue: QueueStore::File,
+        ..OrchestratorConfig::local(folder.path().join("data"))
+    };
+    let orchestrator = Orchestrator::start(config).await.unwrap();
+    page.until("document.getElementById('link').dataset.state === 'connected'");
+    page.until("document.querySelectorAll('#runs-body tbody tr').length === 1");
+    page.reload();
+    page.until("document.querySelector('.output').textContent.includes('what is kept')");
+    drop(page);
+    orchestrator.stop().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
