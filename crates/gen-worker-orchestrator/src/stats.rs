@@ -50,7 +50,7 @@ static REFUSED: Metric = Metric::counter(
      named another request (conflict), or they could not be stored (unavailable).",
 );
 
-/// All that [`Stats::render`] writes, in its order.
+/// What `/metrics` says, in its order.
 pub const METRICS: &[&Metric] = &[&WAITING, &OLDEST, &RUNNING, &CAPACITY, &WORKERS, &SUBMITTED, &REFUSED];
 
 /// What was counted since the start of the process.
