@@ -9,6 +9,8 @@ use std::{
     time::{Duration, Instant},
 };
 
+use tokio::task::unconstrained;
+
 struct Unpark(Thread);
 
 impl Wake for Unpark {
@@ -40,7 +42,8 @@ pub(crate) fn block_on_for<F: Future>(limit: Duration, future: F) -> Option<F::O
 fn block<F: Future>(future: F, park: impl Fn() -> bool) -> Option<F::Output> {
     let waker = Waker::from(Arc::new(Unpark(thread::current())));
     let mut context = Context::from_waker(&waker);
-    let mut future = pin!(future);
+    // Within a task tokio lets a future that is always ready wait after some polls, and here nobody gives it more.
+    let mut future = pin!(unconstrained(future));
     loop {
         if let Poll::Ready(output) = future.as_mut().poll(&mut context) {
             return Some(output);
@@ -61,6 +64,13 @@ mod tests {
         let (tell, told) = tokio::sync::oneshot::channel();
         thread::spawn(move || tell.send(7));
         assert_eq!(block_on(told), Ok(7));
+    }
+
+    #[tokio::test]
+    async fn a_wait_within_a_task_comes_to_an_end_however_often() {
+        let free = tokio::sync::Semaphore::new(1);
+        let limit = Duration::from_secs(10);
+        assert!((0..1000).all(|_| block_on_for(limit, free.acquire()).is_some()));
     }
 
     #[test]
