@@ -117,16 +117,19 @@ pub fn worker_websocket(attribute: TokenStream, item: TokenStream) -> TokenStrea
 ///
 /// # #[derive(serde::Deserialize, schemars::JsonSchema)]
 /// # struct Class { number: usize }
-/// struct Labels(Vec<String>);
+/// struct Labels {
+///     names: Vec<String>,
+/// }
 ///
 /// #[worker_setup]
 /// fn labels() -> Result<Labels, WorkerError> {
-///     Ok(Labels(std::fs::read_to_string("labels.txt")?.lines().map(str::to_owned).collect()))
+///     let text = std::fs::read_to_string("labels.txt")?;
+///     Ok(Labels { names: text.lines().map(str::to_owned).collect() })
 /// }
 ///
 /// #[worker_function]
 /// async fn label(_ctx: ActionContext, input: Class, labels: State<Labels>) -> Result<String, WorkerError> {
-///     labels.0.get(input.number).cloned().ok_or_else(|| WorkerError::validation("there is no such class"))
+///     labels.names.get(input.number).cloned().ok_or_else(|| WorkerError::validation("there is no such class"))
 /// }
 /// ```
 ///

@@ -84,9 +84,11 @@ pub(crate) fn ended(child: &mut Child) -> ExitStatus {
 /// A folder with a project that `gen-worker new` made, against this checkout.
 pub(crate) fn new_project(template: &str) -> (TempDir, PathBuf) {
     let folder = tempfile::tempdir().unwrap();
-    let new = ["new", "my-worker", "--template", template, "--checkout"];
+    // Projects that build into one folder would take each other's binary if they had one name.
+    let name = if template == "hello" { "my-worker".to_owned() } else { format!("my-{template}") };
+    let new = ["new", &name, "--template", template, "--checkout"];
     done(command().args(new).arg(repository()).current_dir(folder.path())).ends(0);
-    let project = fs::canonicalize(folder.path().join("my-worker")).unwrap();
+    let project = fs::canonicalize(folder.path().join(name)).unwrap();
     (folder, project)
 }
 
