@@ -230,6 +230,8 @@ impl Broker {
             // The worker keeps it and says it again on its next stream.
             warn!(run_id = ack.run_id, %error, "result not stored");
             self.sessions().open.get(&id).inspect(|session| session.close());
+            // The session has it no more. Of an attempt that is not counted, the queue's own time decides.
+            self.queue.lose(vec![(ack.run_id, ack.attempt)]).await;
             return;
         }
         if let Some(session) = self.sessions().open.get(&id)

@@ -22,6 +22,10 @@ pub(crate) const MAX_PAYLOAD: usize = 48 << 20;
 const MAX_MODELS: usize = 64;
 const MAX_MODEL: usize = 4096;
 
+/// Most types of errors that a run may name as final, and the longest name.
+const MAX_KINDS: usize = 64;
+const MAX_KIND: usize = 128;
+
 /// Why a run is not taken.
 #[derive(Debug)]
 pub(crate) enum IntakeError {
@@ -141,6 +145,12 @@ fn check(run_id: &str, request: &RunRequest) -> Result<(), String> {
     user.transpose().map_err(|e| e.to_string())?;
     if request.models.len() > MAX_MODELS || request.models.iter().any(|m| m.len() > MAX_MODEL) {
         return Err(format!("at most {MAX_MODELS} models of at most {MAX_MODEL} bytes can be required"));
+    }
+    let kinds = &request.retry.final_kinds;
+    if kinds.len() > MAX_KINDS || kinds.iter().any(|kind| kind.len() > MAX_KIND) {
+        return Err(format!(
+            "at most {MAX_KINDS} types of errors of at most {MAX_KIND} bytes can be named as final"
+        ));
     }
     if request.payload.len() > MAX_PAYLOAD {
         return Err(format!("the payload has more than {MAX_PAYLOAD} bytes"));

@@ -2,7 +2,7 @@
 
 use std::{pin::Pin, sync::Arc, time::Duration};
 
-use futures_util::{Stream, StreamExt, stream::FuturesUnordered};
+use futures_util::{Stream, StreamExt, future::BoxFuture, stream::FuturesUnordered};
 use gen_worker_core::Secret;
 use gen_worker_proto::scheduler::{
     self as v1, scheduler_worker_service_server::SchedulerWorkerService, worker_scheduler_message::Msg,
@@ -79,20 +79,23 @@ impl Scheduler {
         };
         let closing = self.stop.child_token();
         let session = self.broker.join(registration, outbound.clone(), closing.clone()).await;
-        let ended = self.listen(session, &mut inbound, &outbound, &closing).await;
+        // Results that are being stored: many share one write, so the next is read while the last is under way.
+        let mut storing = FuturesUnordered::new();
+        let ended = self.listen(session, &mut inbound, &outbound, &closing, &mut storing).await;
+        // Their runs are no longer the session's: whoever forgets them now leaves them running for ever.
+        while let Some(()) = storing.next().await {}
         self.broker.leave(session).await;
         ended
     }
 
-    async fn listen(
-        &self,
+    async fn listen<'a>(
+        &'a self,
         session: u64,
         inbound: &mut Streaming<v1::WorkerSchedulerMessage>,
         outbound: &Outbound,
         closing: &CancellationToken,
+        storing: &mut FuturesUnordered<BoxFuture<'a, ()>>,
     ) -> Result<(), Status> {
-        // Results that are being stored: many share one write, so the next is read while the last is under way.
-        let mut storing = FuturesUnordered::new();
         loop {
             tokio::select! {
                 Some(()) = storing.next() => {}

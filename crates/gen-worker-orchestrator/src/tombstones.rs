@@ -1,14 +1,14 @@
 //! Cancels that came before their runs: a run that is asked for under such an id is refused. They outlive the process.
 //!
-//! One line of JSON each, in a file of the data folder that only grows while the orchestrator runs, and is written anew
-//! with what is still remembered when it starts.
+//! One line of JSON each, in a file of the data folder that is written anew with what is still remembered when the
+//! orchestrator starts, and whenever half of it is not.
 
 use std::{
     collections::{HashSet, VecDeque},
     fs::{self, File},
-    io::{self, Write},
-    path::Path,
-    sync::{Mutex, PoisonError},
+    io::{self, Seek, SeekFrom, Write},
+    path::{Path, PathBuf},
+    sync::{Mutex, MutexGuard, PoisonError},
 };
 
 use tempfile::NamedTempFile;
@@ -20,15 +20,26 @@ const MAX: usize = 10_000;
 type Tombstone = (String, Option<String>);
 
 /// What is remembered of runs that have not been asked for.
-#[derive(Debug)]
-pub(crate) struct Tombstones(Mutex<Kept>);
+#[derive(Debug, Default)]
+pub(crate) struct Tombstones {
+    /// Taken before what is known, and held while the disk works, so that nobody who asks for a run waits for the disk. `None`:
+    /// they are kept in memory only.
+    stored: Mutex<Option<Stored>>,
+    known: Mutex<Kept>,
+}
 
 #[derive(Debug, Default)]
 struct Kept {
     known: HashSet<Tombstone>,
     by_age: VecDeque<Tombstone>,
-    /// `None`: they are kept in memory only.
-    file: Option<File>,
+}
+
+/// The file.
+#[derive(Debug)]
+struct Stored {
+    path: PathBuf,
+    file: File,
+    lines: usize,
 }
 
 impl Tombstones {
@@ -43,35 +54,62 @@ impl Tombstones {
         text.lines()
             .filter_map(|line| serde_json::from_str(line).ok())
             .for_each(|tombstone| kept.put(tombstone));
-        let mut file = NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;
-        for tombstone in &kept.by_age {
-            file.write_all(&line(tombstone))?;
-        }
-        file.as_file().sync_data()?;
-        kept.file = Some(file.persist(path).map_err(|error| error.error)?);
-        Ok(Self(Mutex::new(kept)))
+        let stored = Stored::write(path, &kept.by_age)?;
+        Ok(Self { stored: Mutex::new(Some(stored)), known: Mutex::new(kept) })
     }
 
-    /// Remembers that this run is not wanted, on the disk when it returns. `tenant_id`: whose; `None`: whoever asks.
+    /// Remembers that this run is not wanted, on the disk when it returns. `tenant_id`: whose; `None`: whoever asks. Blocks.
     pub(crate) fn put(&self, run_id: &str, tenant_id: Option<&str>) -> io::Result<()> {
-        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut stored = self.stored.lock().unwrap_or_else(PoisonError::into_inner);
         let tombstone = of(run_id, tenant_id);
-        if kept.known.contains(&tombstone) {
+        if self.known().known.contains(&tombstone) {
             return Ok(());
         }
-        if let Some(file) = &mut kept.file {
-            file.write_all(&line(&tombstone))?;
-            file.sync_data()?;
+        if let Some(stored) = stored.as_mut() {
+            if stored.lines >= 2 * MAX {
+                let remembered = self.known().by_age.clone();
+                *stored = Stored::write(&stored.path, &remembered)?;
+            }
+            stored.append(&tombstone)?;
         }
-        kept.put(tombstone);
+        self.known().put(tombstone);
         Ok(())
     }
 
     /// Whether a run that this tenant asks for is not wanted.
     pub(crate) fn cover(&self, run_id: &str, tenant_id: Option<&str>) -> bool {
-        let kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let kept = self.known();
         !kept.known.is_empty()
             && [None, tenant_id].iter().any(|owner| kept.known.contains(&of(run_id, *owner)))
+    }
+
+    fn known(&self) -> MutexGuard<'_, Kept> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Stored {
+    /// A file of these, in the place of what is there.
+    fn write(path: &Path, tombstones: &VecDeque<Tombstone>) -> io::Result<Self> {
+        let mut file = NamedTempFile::new_in(path.parent().unwrap_or(Path::new(".")))?;
+        let text: Vec<u8> = tombstones.iter().flat_map(line).collect();
+        file.write_all(&text)?;
+        file.as_file().sync_data()?;
+        let file = file.persist(path).map_err(|error| error.error)?;
+        Ok(Self { path: path.to_owned(), file, lines: tombstones.len() })
+    }
+
+    /// Adds one. What could be written of it in part is taken back, so that the next one has a line of its own.
+    fn append(&mut self, tombstone: &Tombstone) -> io::Result<()> {
+        let end = self.file.stream_position()?;
+        let written = self.file.write_all(&line(tombstone)).and_then(|()| self.file.sync_data());
+        if let Err(error) = written {
+            self.file.set_len(end)?;
+            self.file.seek(SeekFrom::Start(end))?;
+            return Err(error);
+        }
+        self.lines += 1;
+        Ok(())
     }
 }
 
@@ -128,13 +166,27 @@ mod tests {
 
     #[test]
     fn the_oldest_go_first() {
-        let tombstones = Tombstones(Mutex::default());
+        let tombstones = Tombstones::default();
         for number in 0..=MAX {
             tombstones.put(&number.to_string(), None).unwrap();
             tombstones.put(&number.to_string(), None).unwrap();
         }
         assert!(!tombstones.cover("0", None) && tombstones.cover("1", None));
-        let kept = tombstones.0.into_inner().unwrap();
+        let kept = tombstones.known.into_inner().unwrap();
         assert_eq!((kept.known.len(), kept.by_age.len()), (MAX, MAX));
+    }
+
+    #[test]
+    fn the_file_is_written_anew_when_half_of_it_is_forgotten() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("t");
+        let tombstones = Tombstones::open(&path).unwrap();
+        tombstones.put("first", None).unwrap();
+        tombstones.stored.lock().unwrap().as_mut().unwrap().lines = 2 * MAX;
+        tombstones.put("second", None).unwrap();
+        assert_eq!(fs::read_to_string(&path).unwrap().lines().count(), 2);
+        assert_eq!(tombstones.stored.lock().unwrap().as_ref().unwrap().lines, 2);
+        let again = Tombstones::open(&path).unwrap();
+        assert!(again.cover("first", None) && again.cover("second", None));
     }
 }

@@ -15,6 +15,7 @@ export function showOutput(output, schema) {
   if (output === null || output === undefined) return [el("p", { class: "hint" }, "It gave nothing.")];
   if (typeof output === "string") return [textOutput(output, schema)];
   if (isRaw(output)) return [inlineFile(output)];
+  if (typeof output !== "object") return [longText(String(output), "text")];
   const files = assetsIn(output).map(fileFigure);
   const { data, ...rest } = isRaw(output) ? output : { ...output };
   const plain = plainFields(output);

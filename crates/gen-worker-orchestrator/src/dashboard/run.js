@@ -124,9 +124,18 @@ export class RunPanel {
     this.#timer ??= setTimeout(() => {
       this.#timer = null;
       this.#note(null);
-      for (const each of this.#waiting.splice(0)) this.#draw(each);
+      for (const each of this.#waiting.splice(0)) this.#show(each);
       this.#parts.log.scrollTop = this.#parts.log.scrollHeight;
     }, DRAW_EVERY);
+  }
+
+  /** One event that is not what it should be hides none of the others. */
+  #show(event) {
+    try {
+      this.#draw(event);
+    } catch (error) {
+      this.#note(`An event of the kind ${event.type} could not be shown: ${error.message}`);
+    }
   }
 
   #draw({ type, data }) {

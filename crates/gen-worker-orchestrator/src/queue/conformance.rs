@@ -53,7 +53,7 @@ macro_rules! conformance {
 }
 pub(super) use conformance;
 
-fn worker(session: u64, slots: i32) -> Load {
+pub(super) fn worker(session: u64, slots: i32) -> Load {
     let resources = v1::WorkerResources {
         worker_id: format!("w{session}"),
         available_functions: vec!["f".to_owned()],

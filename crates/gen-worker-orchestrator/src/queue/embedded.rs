@@ -73,15 +73,18 @@ impl Embedded {
 
     /// Changes the state, and returns what becomes true once that is durable.
     async fn change<T>(&self, change: impl FnOnce(&mut Core) -> T) -> Result<T, Unavailable> {
-        let (value, written) = {
-            let mut core = self.core();
-            let value = change(&mut core);
-            let changes = core.take_changes();
-            // Within the lock, so that the file is told in the order in which things happened.
-            (value, self.journal.as_ref().map(|journal| journal.write(changes)))
-        };
+        let (value, written) = self.begin(change);
         self.durable(written).await?;
         Ok(value)
+    }
+
+    /// Changes the state; the second value is what becomes durable with it.
+    fn begin<T>(&self, change: impl FnOnce(&mut Core) -> T) -> (T, Option<u64>) {
+        let mut core = self.core();
+        let value = change(&mut core);
+        let changes = core.take_changes();
+        // Within the lock, so that the file is told in the order in which things happened.
+        (value, self.journal.as_ref().map(|journal| journal.write(changes)))
     }
 
     async fn durable(&self, written: Option<u64>) -> Result<(), Unavailable> {
@@ -116,11 +119,17 @@ impl Queue for Embedded {
 
     async fn lease(&self, workers: &mut [Load]) -> Result<Vec<Lease>, Unavailable> {
         let now = Now::read();
-        self.change(|core| {
+        let (leases, written) = self.begin(|core| {
             core.expire(self.grace, now);
             core.lease(workers, now)
-        })
-        .await
+        });
+        if let Err(unavailable) = self.durable(written).await {
+            // No worker hears of them, so none will ever report them.
+            let unheard = leases.into_iter().map(|lease| (lease.request.run_id, lease.request.attempt));
+            self.lose(unheard.collect()).await;
+            return Err(unavailable);
+        }
+        Ok(leases)
     }
 
     async fn changed(&self) {
@@ -212,7 +221,7 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::queue::conformance::{GRACE, conformance};
+    use crate::queue::conformance::{GRACE, conformance, worker};
 
     mod in_memory {
         use super::*;
@@ -274,5 +283,15 @@ mod tests {
         let queue = reopened(folder.path(), 2).unwrap();
         queue.close().await;
         assert_eq!(queue.enqueue("r", RunRequest::of("f")).await, Err(Refusal::Unavailable));
+    }
+
+    #[tokio::test]
+    async fn a_run_that_could_not_be_handed_out_is_given_up_like_a_lost_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let queue = reopened(folder.path(), 2).unwrap();
+        queue.enqueue("r", RunRequest::of("f")).await.unwrap();
+        queue.close().await;
+        assert!(queue.lease(&mut [worker(1, 1)]).await.is_err());
+        assert!(queue.core().next_change(GRACE).is_some(), "nobody waits for a worker that has it");
     }
 }

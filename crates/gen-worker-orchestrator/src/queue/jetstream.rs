@@ -292,8 +292,11 @@ impl JetStream {
     /// The same, for readers, who are told that there is no such run if it cannot be known.
     async fn read(&self, run_id: &str) -> Option<(Record, Bytes)> {
         let (held, output) = self.get(run_id).await.ok()??;
-        let output =
-            if held.entry.output_blob { self.blob(&names::output(run_id)).await.ok()? } else { output };
+        let output = if held.entry.output_blob {
+            self.blob(&names::output(&held.entry.record)).await.ok()?
+        } else {
+            output
+        };
         Some((held.entry.record, output))
     }
 
@@ -458,7 +461,8 @@ impl JetStream {
         }
         held.entry.sequence = sequence;
         held.entry.ack = ack;
-        let payload = if held.entry.blob { self.blob(&names::payload(&run_id)).await? } else { payload };
+        let payload =
+            if held.entry.blob { self.blob(&names::payload(&held.entry.record)).await? } else { payload };
         Ok(Some(Offer { message, held, payload }))
     }
 
@@ -505,7 +509,7 @@ impl JetStream {
             let (done, output) = step(&mut held.entry);
             let Some(output) = output else { return Ok(Some((done, held))) };
             if held.entry.output_blob {
-                self.put_blob(&names::output(run_id), &output).await?;
+                self.put_blob(&names::output(&held.entry.record), &output).await?;
             }
             let inline: &[u8] = if held.entry.output_blob { &[] } else { &output };
             match self.put(&mut held, inline).await {
@@ -539,7 +543,7 @@ impl JetStream {
         self.acknowledge(entry, AckKind::Ack).await;
         self.say(run_id, Word::End);
         if entry.blob {
-            let _ = self.blobs.delete(names::payload(run_id)).await;
+            let _ = self.blobs.delete(names::payload(&entry.record)).await;
         }
     }
 
@@ -614,7 +618,7 @@ impl Queue for JetStream {
         let payload = std::mem::take(&mut record.request.payload);
         let entry = Entry::new(record, payload.len() > INLINE);
         if entry.blob {
-            let stored = self.put_blob(&names::payload(run_id), &payload).await;
+            let stored = self.put_blob(&names::payload(&entry.record), &payload).await;
             stored.map_err(|Unavailable| Refusal::Unavailable)?;
         }
         match self.runs.create(token(run_id), pack(&entry, &[])).await {

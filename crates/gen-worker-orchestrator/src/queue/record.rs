@@ -87,6 +87,12 @@ impl Record {
         }
     }
 
+    /// Of the request that the run was made of.
+    #[cfg(feature = "nats")]
+    pub(crate) fn digest(&self) -> &str {
+        &self.digest
+    }
+
     /// Whether `request` may be taken for the one that the run was made of.
     pub(crate) fn is_made_of(&self, request: &RunRequest) -> Result<(), Refusal> {
         if self.digest == request.digest().to_string() { Ok(()) } else { Err(Refusal::Conflict) }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use crate::run::RunRequest;
+use crate::{queue::record::Record, run::RunRequest};
 
 /// A text as one token of a subject, a key or a name: what may not stand there is written as `=` and two digits.
 pub(super) fn token(text: &str) -> String {
@@ -33,14 +33,15 @@ fn text(token: &str) -> Option<String> {
     String::from_utf8(bytes).ok()
 }
 
-/// Where a large payload lies.
-pub(super) fn payload(run_id: &str) -> String {
-    format!("in.{}", token(run_id))
+/// Where the large payload of a run lies. Another request of the same id, which is refused, has a place of its own.
+pub(super) fn payload(record: &Record) -> String {
+    let request = token(record.digest());
+    format!("in.{}.{request}", token(&record.run_id))
 }
 
-/// Where a large output lies.
-pub(super) fn output(run_id: &str) -> String {
-    format!("out.{}", token(run_id))
+/// Where the large output of a run's attempt lies. What an earlier one says too late has a place of its own.
+pub(super) fn output(record: &Record) -> String {
+    format!("out.{}.{}", token(&record.run_id), record.attempt)
 }
 
 /// Names with the prefix of one fleet.
