@@ -15,10 +15,15 @@ fn rules<const N: usize>(rules: [(&str, &'static str); N]) -> [Rule; N] {
     })
 }
 
-/// URLs, whose query may sign them, and credentials. URLs go first: what is left of one that began like a token would be none. Both go
-/// before the paths that they contain.
-static SECRETS: LazyLock<[Rule; 3]> = LazyLock::new(|| {
+/// Credentials and URLs, whose query may sign them. What is quoted goes first, while its name is there; URLs go before tokens: what is
+/// left of one that began like a token would be none. All go before the paths that they contain.
+static SECRETS: LazyLock<[Rule; 4]> = LazyLock::new(|| {
     rules([
+        // As JSON and Rust's `Debug` write it, perhaps within a text of the same kind.
+        (
+            r"(?i)\b([\w-]*(?:token|secret|password|passwd|api[_-]?key|signature|credential)[\w-]*\\?[\x22']?\s*[=:]\s*(?:Some\()?\\?[\x22'])(?:[^\x22'\\]|\\[^\x22'])+",
+            "$1<redacted>",
+        ),
         (r"(?i)\b[a-z][a-z0-9+.-]*://[^\s\x22'<>]+", "<url>"),
         // Written twice where the word is part of a token that is sent with it once more.
         (r"(?i)\b(?:bearer\s+)+[\w.~+/=-]+", "Bearer <redacted>"),
@@ -39,7 +44,7 @@ static PATHS: LazyLock<[Rule; 2]> = LazyLock::new(|| {
 
 /// What a line of a log may hold of credentials: where it would be a pity to lose more. A value ends where JSON's text does, so that
 /// a line of JSON stays one.
-static IN_LINES: LazyLock<[Rule; 4]> = LazyLock::new(|| {
+static IN_LINES: LazyLock<[Rule; 6]> = LazyLock::new(|| {
     rules([
         (r"(?i)\bbearer\s+[\w.~+/=-]{8,}", "Bearer <redacted>"),
         (
@@ -50,7 +55,12 @@ static IN_LINES: LazyLock<[Rule; 4]> = LazyLock::new(|| {
             r"(?i)\b([\w-]*(?:password|passwd|secret|api[_-]?key|access[_-]?key|(?:auth|access)[_-]?token)=)[^\s&,;\x22'\\<]+",
             "$1<redacted>",
         ),
-        (r"(://[^\s/:@\x22'\\]+:)[^\s/@\x22'\\]+@", "$1<redacted>@"),
+        (
+            r"(?i)\b([\w-]*(?:password|passwd|secret|api[_-]?key|access[_-]?key|(?:auth|access)[_-]?token)[\w-]*\\?[\x22']?\s*[=:]\s*(?:Some\()?\\?[\x22'])(?:[^\x22'\\]|\\[^\x22'])+",
+            "$1<redacted>",
+        ),
+        (r"(?i)\b(authorization\\?[\x22']?\s*[=:]\s*\\?[\x22']?basic\s+)[^\s\x22'\\]+", "$1<redacted>"),
+        (r"(://[^\s/:@\x22'\\]*:)[^\s/@\x22'\\]+@", "$1<redacted>@"),
     ])
 });
 
@@ -99,7 +109,13 @@ pub fn check(text: &str) -> bool {
     assert!(redacted.chars().count() <= MAX_CHARS, "{redacted}");
     let middle = text.char_indices().nth(text.chars().count() / 2).map_or(0, |(at, _)| at);
     let (before, after) = text.split_at(middle);
-    for form in ["Bearer hunter2", "token=hunter2", "https://user:hunter2@host/hunter2?sig=hunter2"] {
+    for form in [
+        "Bearer hunter2",
+        "token=hunter2",
+        "https://user:hunter2@host/hunter2?sig=hunter2",
+        r#"{"password":"hunter2"}"#,
+        r#"api_key: Some("hunter2")"#,
+    ] {
         let told = format!("{before} {form} {after}");
         if !text.contains(SECRET) {
             assert!(!redact(&told).contains(SECRET), "{told}");
@@ -140,6 +156,9 @@ mod tests {
             ("Bearer Bearer abc.def", "Bearer <redacted>"),
             ("no Bearer https://me:abc@host/x", "no Bearer <url>"),
             ("token=abcd failed", "token=<redacted> failed"),
+            (r#"{"password":"a b","n":1}"#, r#"{"password":"<redacted>","n":1}"#),
+            (r#"Login { api_key: Some("ab"), n: 1 }"#, r#"Login { api_key: <redacted>"<redacted>"), n: 1 }"#),
+            (r#"api_key="ab" n=1"#, r#"api_key="<redacted>" n=1"#),
             ("AWS_SECRET_ACCESS_KEY: wJalr", "AWS_SECRET_ACCESS_KEY: <redacted>"),
             ("?X-Amz-Signature=ab12&x=1", "?X-Amz-Signature=<redacted>&x=1"),
             ("s3://bucket/key is gone", "<url> is gone"),
@@ -158,6 +177,11 @@ mod tests {
             ("calling with api_key=hunter2, twice", "calling with api_key=<redacted>, twice"),
             (r#"{"m":"password=hunter2\"x","n":1}"#, r#"{"m":"password=<redacted>\"x","n":1}"#),
             ("http://u:hunter2@h/x", "http://u:<redacted>@h/x"),
+            ("redis://:hunter2@h", "redis://:<redacted>@h"),
+            ("Authorization: Basic dTpw", "Authorization: Basic <redacted>"),
+            (r#"{"password":"hunter2","n":1}"#, r#"{"password":"<redacted>","n":1}"#),
+            (r#"{"m":"{\"password\":\"hun ter2\"}"}"#, r#"{"m":"{\"password\":\"<redacted>\"}"}"#),
+            (r#"api_key: Some("hunter2")"#, r#"api_key: Some("<redacted>")"#),
             ("https://h/x?sig=a%2Fb&n=1", "https://h/x?sig=<redacted>&n=1"),
         ] {
             assert_eq!(hide_credentials(line), left);
