@@ -108,7 +108,8 @@ impl OrtBinding {
     /// As of [`OrtSession::run`].
     ///
     /// # Cancel safety
-    /// Dropping the future ends the inference. The inputs are as before.
+    /// Dropping the future ends the inference. The inputs are as before, unless the inference had just ended: then what is carried
+    /// has moved on by one call.
     pub async fn run(&mut self) -> Result<(), WorkerError> {
         self.session.call(Call(self.bound.clone())).await
     }
@@ -224,6 +225,11 @@ impl Bound {
         }
         let is_reshaped = tensor.shape() != before;
         self.inputs[at] = Input::new(input.spec.clone(), tensor, input.is_carried)?;
+        // What the last call gave for it is gone.
+        self.outputs
+            .iter_mut()
+            .filter(|output| output.becomes == Some(at))
+            .for_each(|output| output.is_given = false);
         if is_reshaped {
             self.lay_out();
         }

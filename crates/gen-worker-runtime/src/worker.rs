@@ -199,7 +199,11 @@ impl WorkerBuilder {
             fetch_ahead: self.fetch_ahead,
             prepared: Prepared::new(self.extensions, self.hooks.set_ups.is_empty()),
             hooks: self.hooks,
-            layers: layered(self.layers),
+            layers: {
+                // Some layers start a task where they are made.
+                let _users = users.enter();
+                layered(self.layers)
+            },
             shutdown: Shutdown::new(self.config.drain_timeout),
             config: Arc::new(self.config),
             signals: self.signals,

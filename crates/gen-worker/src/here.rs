@@ -199,7 +199,7 @@ impl Nearby {
 
 /// What a deployed worker is told of its peers and of who watches it. A worker that works here has others: it neither shows
 /// them these credentials, nor says of itself what concerns that one, nor delivers what that one left undelivered.
-const DEPLOYED: [&str; 17] = [
+const DEPLOYED: [&str; 21] = [
     "SCHEDULER_ADDRS",
     "SCHEDULER_TLS_CA",
     "SCHEDULER_TLS_CERT",
@@ -217,4 +217,8 @@ const DEPLOYED: [&str; 17] = [
     "WORKER_HTTP_ADDR",
     "NOTIFY_SOCKET",
     "WATCHDOG_USEC",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT",
+    "OTEL_EXPORTER_OTLP_HEADERS",
+    "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
 ];

@@ -124,3 +124,23 @@ async fn each_tenant_has_its_share_of_the_example() {
     run_with(&mut stream, "b0", "greet", json!({"name": "Bob"}), |run| run.tenant_id = "b".into()).await;
     assert!(stream.next_result().await.success, "another tenant is not refused");
 }
+
+/// Starts a task where it is made, as tower's `buffer` does.
+struct Starting;
+
+impl Layer<Handler> for Starting {
+    type Service = Handler;
+
+    fn layer(&self, inner: Handler) -> Handler {
+        #[expect(clippy::disallowed_methods, reason = "layers of others do")]
+        tokio::spawn(async {});
+        inner
+    }
+}
+
+// On a thread without a runtime of its own, as `main` is.
+#[test]
+fn a_layer_may_start_a_task_where_it_is_made() {
+    let builder = Worker::builder(Embedded::settings("127.0.0.1:1")).functions(functions());
+    builder.layer(Starting).build().unwrap();
+}

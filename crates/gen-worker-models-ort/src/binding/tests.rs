@@ -93,6 +93,7 @@ async fn inputs_are_replaced_and_take_other_shapes() {
     let mut carried = model.bind([("x", array![0.0_f32, 10.0])], &[("next", "x")]).unwrap();
     carried.run().await.unwrap();
     carried.set("x", array![5.0_f32, 6.0]).unwrap();
+    assert!(carried.get::<f32>("next").is_err(), "no call gave what was set");
     carried.run().await.unwrap();
     assert_eq!(carried.get::<f32>("next").unwrap(), array![6.0, 7.0].into_dyn());
     let refused = "the model takes x [2], as before; the call gives x f32[1]";

@@ -35,7 +35,8 @@ impl Shelf {
         let path = self.directory.join(name);
         fs::rename(new, &path)?;
         for name in surplus(self.names()?, self.most) {
-            fs::remove_file(self.directory.join(name))?;
+            // What cannot be removed is tried again with the next report, and keeps none of the others.
+            let _ = fs::remove_file(self.directory.join(name));
         }
         Ok(path)
     }
@@ -43,12 +44,19 @@ impl Shelf {
     fn names(&self) -> io::Result<Vec<String>> {
         let entries = fs::read_dir(&self.directory)?;
         let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        Ok(names.filter(|name| name.ends_with(".json")).collect())
+        Ok(names.filter(|name| is_report(name)).collect())
     }
 }
 
 fn name(at_unix_ms: u64, run_id: &RunId) -> String {
     format!("{at_unix_ms:013}-{}.json", run_id.directory_name())
+}
+
+/// Whatever else lies there is not ours to remove.
+fn is_report(name: &str) -> bool {
+    let time = name.split_once('-').map(|(time, _)| time);
+    name.ends_with(".json")
+        && time.is_some_and(|time| time.len() >= 13 && time.bytes().all(|c| c.is_ascii_digit()))
 }
 
 /// The oldest that are too many.

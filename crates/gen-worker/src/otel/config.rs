@@ -29,6 +29,12 @@ const HEADERS: Var = Var::new(
     "",
     "Headers for the collector, such as its key: `name=value` with commas between, values percent-encoded.",
 );
+const TRACES_HEADERS: Var = Var::new(
+    "OTEL_EXPORTER_OTLP_TRACES_HEADERS",
+    "secret",
+    "",
+    "The same, in the place of `OTEL_EXPORTER_OTLP_HEADERS`.",
+);
 const TIMEOUT: Var = Var::new(
     "OTEL_EXPORTER_OTLP_TIMEOUT",
     "milliseconds",
@@ -53,16 +59,17 @@ pub struct OtelConfig {
 
 impl OtelConfig {
     /// The variables read.
-    pub const VARS: &[Var] = &[ENDPOINT, TRACES_ENDPOINT, HEADERS, TIMEOUT, SERVICE];
+    pub const VARS: &[Var] = &[ENDPOINT, TRACES_ENDPOINT, HEADERS, TRACES_HEADERS, TIMEOUT, SERVICE];
 
     /// Reads the settings and keeps every mistake.
     pub fn from_env(env: &Env, errors: &mut ConfigErrors) -> Self {
         let mut read = Reader::new(env, errors);
         let base = read.url(&ENDPOINT).map(below);
         let full = read.url(&TRACES_ENDPOINT);
+        let (general, own) = (read.secret(&HEADERS), read.secret(&TRACES_HEADERS));
         Self {
             endpoint: full.or(base),
-            headers: read.secret(&HEADERS),
+            headers: own.or(general),
             timeout: Duration::from_millis(read.number(&TIMEOUT)),
             service_name: read.text(&SERVICE).unwrap_or_default(),
         }
@@ -112,5 +119,8 @@ mod tests {
         let headers = config.headers();
         assert_eq!((headers["api-key"].as_str(), headers["a"].as_str()), ("hunter2=", "b"));
         assert!(!format!("{config:?}").contains("hunter2"));
+        let own =
+            read(&[("OTEL_EXPORTER_OTLP_HEADERS", "a=1"), ("OTEL_EXPORTER_OTLP_TRACES_HEADERS", "b=2")]);
+        assert_eq!(own.headers(), HashMap::from([("b".to_owned(), "2".to_owned())]));
     }
 }
