@@ -313,7 +313,7 @@ if [ "${1-}" = run ]; then
     case "$name" in
         gen-worker-cli) exec gen-worker "$@" ;;
         checkpoints-traffic) set -- --url "URL" "$@" ;;
-        upscale) name=upscale-worker ;;
+        conformance | upscale) name="$name-worker" ;;
     esac
     exec "BUILT/$name" "$@"
 fi
