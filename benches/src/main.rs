@@ -1,7 +1,7 @@
 //! Measures the worker against a raw echo on the same stream, of the same messages, in the same minute; and its outputs
 //! against what sends the same bytes and nothing else.
 //!
-//! Every number is the median of [`ROUNDS`] rounds, each interleaved with its yardstick. Nothing here asserts a time: what
+//! Every number is the median of [`ROUNDS`] rounds or more, each interleaved with its yardstick. Nothing here asserts a time: what
 //! else runs on a machine is not a fault of the worker.
 #![expect(clippy::print_stdout, reason = "it talks to the person at the terminal")]
 

@@ -97,11 +97,6 @@ pub enum UploadError {
     },
 }
 
-/// What S3 says of what may go well the next time, whatever its status: bytes that were lost on the way, and an upload
-/// that somebody else ended.
-pub(crate) const PASSING: [&str; 5] =
-    ["BadDigest", "IncompleteBody", "NoSuchUpload", "RequestTimeout", "XAmzContentChecksumMismatch"];
-
 impl Classify for UploadError {
     fn kind(&self) -> FailureKind {
         match self {
@@ -115,7 +110,8 @@ impl Classify for UploadError {
             Self::Spool { .. } => FailureKind::Retryable,
             Self::Unauthorized { .. } => FailureKind::Auth,
             Self::DigestMismatch { .. } | Self::Unconfirmed => FailureKind::Retryable,
-            Self::S3 { code: Some(code), .. } if PASSING.contains(&code.as_str()) => FailureKind::Retryable,
+            // Somebody else ended the upload; another one may end well.
+            Self::S3 { code: Some(code), .. } if code == "NoSuchUpload" => FailureKind::Retryable,
             Self::Save { source: source @ NetError::Status { .. } } if !source.is_transient() => {
                 FailureKind::Internal
             }

@@ -25,7 +25,7 @@ use self::{
 };
 use crate::{
     content::{self, Content},
-    error::{PASSING, UploadError},
+    error::UploadError,
     multipart::{PART_BYTES, PartPlan},
     source::{Piece, Progress},
     spool::Body,
@@ -203,8 +203,7 @@ fn cause(error: &UploadError) -> Option<&NetError> {
 fn checksum_refused(error: &UploadError) -> bool {
     match error {
         UploadError::S3 { source: NetError::Status { status, .. }, code } => {
-            let is_checked = |code: &str| code == "InvalidDigest" || PASSING.contains(&code);
-            matches!(status.as_u16(), 400 | 501) && !code.as_deref().is_some_and(is_checked)
+            matches!(status.as_u16(), 400 | 501) && code.as_deref() != Some("InvalidDigest")
         }
         _ => false,
     }

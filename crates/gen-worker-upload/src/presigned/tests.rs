@@ -1,6 +1,6 @@
 //! A presigned `PUT` against stores on loopback, good ones and bad.
 
-use std::{collections::HashSet, time::Duration};
+use std::{collections::HashSet, future::pending, sync::mpsc, time::Duration};
 
 use futures_util::FutureExt;
 use gen_worker_core::{Algorithm, ByteSize, Digest, FailureKind, RawOutput, ports::OutputStore};
@@ -279,24 +279,40 @@ async fn a_server_that_reads_slowly_is_waited_for() {
     socket.bind("127.0.0.1:0".parse().unwrap()).unwrap();
     let listener = socket.listen(8).unwrap();
     let url = format!("http://{}/k", listener.local_addr().unwrap());
-    let length = 16 << 20;
+    let (length, patience) = (16 << 20, Duration::from_secs(2));
+    let client = client_waiting(patience);
+    let by_hand = clock_by_hand();
     let mut server = JoinSet::new();
     server.spawn(async move {
         let (mut connection, _) = listener.accept().await.unwrap();
         let (mut heard, mut buffer) = (0, vec![0; 256 << 10]);
         while heard < length {
             heard += connection.read_exact(&mut buffer).await.unwrap();
-            tokio::time::sleep(Duration::from_millis(40)).await;
+            // All of it takes longer than the client waits while nothing moves.
+            tokio::time::advance(patience / 50).await;
         }
         connection.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
         // A head has come before the body. What was unread would reset the connection when it is closed.
         assert!(connection.read(&mut buffer).await.unwrap() > 0);
     });
-    let client = client_waiting(Duration::from_secs(2));
     let targets = OutputTargets::new(&config(), Transfers::new(&config(), client));
     let target = targets.target(format!(r#"{{"put_url": "{url}"}}"#).as_str().into()).unwrap();
-    let stored = target.store(&RawOutput::bytes(bytes(length), "a/b"), &watch().0).await.unwrap();
+    let (output, watch) = (RawOutput::bytes(bytes(length), "a/b"), watch().0);
+    let stored = tokio::select! {
+        stored = target.store(&output, &watch) => stored.unwrap(),
+        () = async { server.join_all().await; pending().await } => unreachable!("a client that left is heard of"),
+    };
     assert_eq!(stored.size_bytes, length as u64);
+    drop(by_hand);
+}
+
+/// From now on time passes when the test says so, and not by itself: tokio lets a paused clock run on when all its tasks
+/// wait, but not while a blocking one is under way, which this one is until what comes back is dropped.
+fn clock_by_hand() -> mpsc::Sender<()> {
+    let (hold, held) = mpsc::channel();
+    tokio::task::spawn_blocking(move || held.recv());
+    tokio::time::pause();
+    hold
 }
 
 #[tokio::test]

@@ -9,6 +9,9 @@ use crate::error::UploadError;
 const MAX_ANSWER_BYTES: u64 = 64 << 10;
 /// Longest error code that is believed to be one.
 const MAX_CODE_BYTES: usize = 64;
+/// What S3 says with a 400 of bytes that were late, lost or damaged on the way: the same ones may arrive the next time.
+const LOST_ON_THE_WAY: [&str; 4] =
+    ["BadDigest", "IncompleteBody", "RequestTimeout", "XAmzContentChecksumMismatch"];
 
 /// The text of an answer.
 pub(super) async fn text(answer: HttpResponse) -> Result<String, UploadError> {
@@ -24,8 +27,8 @@ pub(super) async fn refusal(answer: HttpResponse) -> UploadError {
         Ok(body) => code(&body),
         Err(_) => None,
     };
-    // S3 says it with a 400.
-    let status = if code.as_deref() == Some("RequestTimeout") { StatusCode::REQUEST_TIMEOUT } else { status };
+    let asks_again = code.as_deref().is_some_and(|code| LOST_ON_THE_WAY.contains(&code));
+    let status = if asks_again { StatusCode::REQUEST_TIMEOUT } else { status };
     UploadError::S3 { source: NetError::Status { status, retry_after }, code }
 }
 

@@ -64,6 +64,7 @@ fn behave(heard: &Heard) -> Response<Body> {
             "<CompleteMultipartUploadResult><ETag>&quot;whole-3&quot;</ETag></CompleteMultipartUploadResult>",
         ),
         ("DELETE", "", "id%261") => answer(204, ""),
+        ("GET", "", "id%261") => answer(404, &error("NoSuchUpload")),
         ("PUT", "", _) => {
             let mut taken = answer(200, "");
             let etag = format!("\"<{}>\"", heard.query("partNumber"));
@@ -265,6 +266,32 @@ async fn a_missing_output_fails_the_run() {
 }
 
 #[tokio::test]
+async fn parts_that_come_after_an_abort_are_forgotten_too() {
+    let list = |held: bool| {
+        format!("<ListPartsResult>{}</ListPartsResult>", if held { "<Part></Part>" } else { "" })
+    };
+    let forbidden = || say(403, &error("AccessDenied"));
+    for (name, late, aborts) in [("none", 0, 1), ("one that was late", 1, 2), ("ever more", usize::MAX, 3)] {
+        let listed = AtomicUsize::new(0);
+        let there = store(move |heard, _| match heard.method.as_str() {
+            "PUT" => forbidden(),
+            "GET" => say(200, &list(listed.fetch_add(1, Ordering::Relaxed) < late)),
+            _ => None,
+        })
+        .await;
+        put(&there, large()).await.unwrap_err();
+        assert_eq!(of_kind(&there.heard(), "DELETE", "uploadId").len(), aborts, "{name}");
+    }
+    let there = store(move |heard, _| matches!(heard.method.as_str(), "PUT" | "GET").then(forbidden)?).await;
+    put(&there, large()).await.unwrap_err();
+    assert_eq!(
+        of_kind(&there.heard(), "DELETE", "uploadId").len(),
+        1,
+        "who may write may not be allowed to list"
+    );
+}
+
+#[tokio::test]
 async fn four_parts_are_on_their_way_at_once() {
     let (tell, mut told) = tokio::sync::mpsc::unbounded_channel();
     let (go_on, may_go_on) = tokio::sync::watch::channel(false);
@@ -400,12 +427,31 @@ async fn a_store_that_waited_too_long_for_bytes_is_asked_again() {
 }
 
 #[tokio::test]
-async fn bytes_that_arrive_damaged_are_not_sent_unchecked() {
-    for code in ["BadDigest", "InvalidDigest", "IncompleteBody", "XAmzContentChecksumMismatch"] {
+async fn bytes_that_arrive_damaged_are_sent_again_and_never_unchecked() {
+    for code in ["BadDigest", "IncompleteBody", "XAmzContentChecksumMismatch"] {
         let there = store(move |heard, _| (heard.method == "PUT").then(|| say(400, &error(code)))?).await;
-        put(&there, "data").await.unwrap_err();
-        assert_eq!(there.heard().len(), 1, "{code}");
+        assert_eq!(put(&there, "data").await.unwrap_err().kind, FailureKind::Retryable);
+        assert_eq!(there.heard().len(), 3, "{code}: as often as the settings say");
+        assert!(there.heard().iter().all(|heard| heard.headers.contains_key("x-amz-checksum-sha256")));
     }
+}
+
+#[tokio::test]
+async fn a_checksum_that_is_none_is_not_left_out() {
+    let there = store(|heard, _| (heard.method == "PUT").then(|| say(400, &error("InvalidDigest")))?).await;
+    put(&there, "data").await.unwrap_err();
+    assert_eq!(there.heard().len(), 1);
+}
+
+#[tokio::test]
+async fn a_part_that_arrives_damaged_is_sent_again() {
+    let refused = AtomicUsize::new(0);
+    let there = store(move |heard, _| {
+        let refuses = heard.method == "PUT" && refused.fetch_add(1, Ordering::Relaxed) == 0;
+        refuses.then(|| say(400, &error("BadDigest")))?
+    })
+    .await;
+    put(&there, large()).await.unwrap();
 }
 
 #[tokio::test]
@@ -472,7 +518,7 @@ async fn a_cancelled_upload_leaves_no_part_behind() {
         () = until(&mut told, "hangs") => assert!(watch.cancellation.cancel(CancelReason::Deadline)),
     }
     assert_eq!(storing.await.unwrap_err().kind, FailureKind::Canceled);
-    assert_eq!(there.heard().last().unwrap().method, "DELETE");
+    assert_eq!(of_kind(&there.heard(), "DELETE", "uploadId").len(), 1);
 }
 
 #[tokio::test]

@@ -6,7 +6,7 @@ use base64::{Engine, engine::general_purpose::STANDARD};
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, future::try_join, stream};
 use gen_worker_core::{Digest, OutputBody};
-use gen_worker_net::{HeaderMap, NetError, header};
+use gen_worker_net::{HeaderMap, HttpResponse, NetError, header};
 use jiff::Timestamp;
 use rusty_s3::Method;
 use tokio::{
@@ -36,6 +36,8 @@ use crate::{
 const PARTS_IN_FLIGHT: usize = 4;
 /// Parts that are measured before one of those in flight is done.
 const PARTS_AHEAD: usize = 2;
+/// How often an upload is aborted at most, as long as it shows parts.
+const ABORTS: usize = 3;
 /// Stores date an object from when its upload was begun, by whole seconds and by the clock of any of their machines.
 const DATED_BEFORE_SECONDS: i64 = 5;
 
@@ -225,18 +227,53 @@ fn abort_elsewhere(store: Arc<Store>, id: String, begun: Begun) {
     }
 }
 
-/// Waits for no place, and dials: what gave the upload up may hold all places, and have ended what drives a connection.
+/// Has the store forget an upload, as often as it still shows parts: one that was on its way may be kept after the others
+/// were forgotten.
 async fn abort(store: &Store, id: &str) {
-    let query = vec![("uploadId", id.to_owned())];
-    let question = Question { method: Method::Delete, query, headers: Vec::new() };
-    let attempt = || store.attempt(&question, None, Connection::Fresh);
-    match timeout(FORGET_TIMEOUT, store.transfers.client().retry(attempt, cause)).await {
-        Ok(Ok(_)) => {}
-        // It is gone already.
-        Ok(Err(UploadError::S3 { source: NetError::Status { status, .. }, .. })) if status == 404 => {}
+    let forgetting = async {
+        for _ in 0..ABORTS {
+            forget(store, id).await?;
+            if !has_parts(store, id).await? {
+                return Ok(true);
+            }
+        }
+        Ok::<_, UploadError>(false)
+    };
+    match timeout(FORGET_TIMEOUT, forgetting).await {
+        Ok(Ok(true)) => {}
+        Ok(Ok(false)) => warn!("an unfinished S3 upload was aborted and has parts nevertheless"),
         Ok(Err(error)) => warn!(%error, "an unfinished S3 upload could not be aborted"),
         Err(_) => warn!("an unfinished S3 upload could not be aborted in time"),
     }
+}
+
+async fn forget(store: &Store, id: &str) -> Result<(), UploadError> {
+    match ask(store, id, Method::Delete).await {
+        Err(error) if !is_gone(&error) => Err(error),
+        _ => Ok(()),
+    }
+}
+
+async fn has_parts(store: &Store, id: &str) -> Result<bool, UploadError> {
+    match ask(store, id, Method::Get).await {
+        Ok(list) => Ok(answer::text(list).await?.contains("<Part>")),
+        Err(error) if is_gone(&error) => Ok(false),
+        // Who may write may not be allowed to list: the upload is forgotten as far as can be told.
+        Err(UploadError::S3 { source: NetError::Status { .. }, .. }) => Ok(false),
+        Err(error) => Err(error),
+    }
+}
+
+/// Waits for no place, and dials: what gave the upload up may hold all places, and have ended what drives a connection.
+async fn ask(store: &Store, id: &str, method: Method) -> Result<HttpResponse, UploadError> {
+    let query = vec![("uploadId", id.to_owned())];
+    let question = Question { method, query, headers: Vec::new() };
+    let attempt = || store.attempt(&question, None, Connection::Fresh);
+    store.transfers.client().retry(attempt, cause).await
+}
+
+fn is_gone(error: &UploadError) -> bool {
+    matches!(error, UploadError::S3 { source: NetError::Status { status, .. }, .. } if *status == 404)
 }
 
 /// Whether the parts may have been put together although the store did not say so.
