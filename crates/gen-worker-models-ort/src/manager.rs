@@ -71,10 +71,10 @@ impl OrtModels {
         let provider = first_that_works(&engine, &config.providers)?;
         let machine = Machine::of(provider, &config);
         let budget = machine.budget(&config);
-        let of_device = budget.devices.iter().copied().max().unwrap_or_default();
-        let recipe = Recipe::new(&engine, &config, provider, of_device);
+        let recipe = Recipe::new(&engine, &config, provider, budget.devices.clone());
         let (version, devices) = (engine.version, budget.devices.len());
-        let shown = Bytes { host: budget.host, device: of_device };
+        let device = budget.devices.iter().copied().fold(0, u64::saturating_add);
+        let shown = Bytes { host: budget.host, device };
         info!(version, %provider, threads = config.threads(), devices, budget = %shown, "ONNX Runtime ready");
         Ok(Self(Arc::new(Office {
             recipe,

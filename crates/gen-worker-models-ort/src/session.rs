@@ -30,8 +30,8 @@ use crate::{
 pub(crate) struct Recipe {
     environment: Environment,
     provider: Provider,
-    /// Bytes of a device that one session may take.
-    limit: u64,
+    /// Bytes of each device that one session may take.
+    limits: Vec<u64>,
     threads: usize,
     sessions: NonZeroUsize,
     /// The library's version, if graphs are kept.
@@ -46,12 +46,12 @@ pub(crate) struct Opened {
 }
 
 impl Recipe {
-    /// For the provider that works. `limit` are the bytes that models may take of a device.
-    pub(crate) fn new(engine: &Engine, config: &OrtConfig, provider: Provider, limit: u64) -> Self {
+    /// For the provider that works. `limits` are the bytes that models may take of each device.
+    pub(crate) fn new(engine: &Engine, config: &OrtConfig, provider: Provider, limits: Vec<u64>) -> Self {
         Self {
             environment: engine.environment.clone(),
             provider,
-            limit,
+            limits,
             threads: config.threads(),
             sessions: config.sessions,
             keeps: engine.version.clone().filter(|_| config.host_tier),
@@ -73,7 +73,11 @@ impl Recipe {
     }
 
     fn builder(&self, device: usize) -> ort::Result<SessionBuilder> {
-        builder(&self.environment, self.provider, device, self.limit)
+        builder(&self.environment, self.provider, device, self.limit(device))
+    }
+
+    fn limit(&self, device: usize) -> u64 {
+        self.limits.get(device).copied().unwrap_or(u64::MAX)
     }
 
     /// Loads a graph onto a device, once for each call that is to run at the same time; from what was kept, if it was. Blocks for
@@ -303,4 +307,20 @@ pub(crate) fn run(
         .map(|(name, value)| Ok((name.to_owned(), Tensor::from_ort(name, &value)?)))
         .collect::<Result<_, ModelError>>()?;
     Ok(Outputs::new(outputs))
+}
+
+#[cfg(test)]
+mod tests {
+    use gen_worker_core::config::{ConfigErrors, Env};
+
+    use super::*;
+    use crate::library;
+
+    #[test]
+    fn an_arena_is_limited_by_the_budget_of_its_own_device() {
+        let engine = library::load(None).unwrap_or_else(|error| panic!("{error}"));
+        let config = OrtConfig::from_env(&Env::default(), &mut ConfigErrors::default());
+        let recipe = Recipe::new(&engine, &config, Provider::Cuda, vec![80, 24]);
+        assert_eq!([0, 1].map(|device| recipe.limit(device)), [80, 24]);
+    }
 }
