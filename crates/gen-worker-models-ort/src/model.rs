@@ -258,7 +258,8 @@ impl OrtSession {
         &self,
         inputs: impl IntoIterator<Item = (N, T)>,
     ) -> Result<Outputs, WorkerError> {
-        self.call(self.values(inputs)?).await
+        let (_, outputs) = self.call(self.values(inputs)?).await?;
+        Ok(outputs)
     }
 
     /// Like [`run`](Self::run), for blocking functions: it blocks the thread, and the graph runs on it, which spares the way to
@@ -270,7 +271,7 @@ impl OrtSession {
         &self,
         inputs: impl IntoIterator<Item = (N, T)>,
     ) -> Result<Outputs, WorkerError> {
-        self.call_blocking(self.values(inputs)?)
+        self.call_blocking(&mut self.values(inputs)?)
     }
 
     /// Binds tensors to the session: they stay where the graph runs, on a card in its memory, from one call to the next. After each
@@ -293,7 +294,7 @@ impl OrtSession {
     ///
     /// # Errors
     /// `validation`: the inputs are not those of the graph, an input or output is of texts, or one of `carried` is no output and
-    /// input of one type and shape.
+    /// input of one type.
     pub fn bind<N: Into<String>, T: Into<Tensor>>(
         &self,
         inputs: impl IntoIterator<Item = (N, T)>,
@@ -314,9 +315,11 @@ impl OrtSession {
         own.graph.check(&inputs).and_then(|()| session::values(inputs)).map_err(reported)
     }
 
+    /// Does the work, and gives it back with what it gave.
+    ///
     /// # Cancel safety
     /// Dropping the future ends the inference.
-    pub(crate) async fn call<W: Work>(&self, work: W) -> Result<W::Output, WorkerError> {
+    pub(crate) async fn call<W: Work>(&self, work: W) -> Result<(W, W::Output), WorkerError> {
         tokio::select! {
             biased;
             reason = self.lease.cancellation.canceled() => Err(WorkerError::canceled(reason.as_str())),
@@ -324,22 +327,22 @@ impl OrtSession {
         }
     }
 
-    async fn call_twice<W: Work>(&self, work: W) -> Result<W::Output, ModelError> {
+    async fn call_twice<W: Work>(&self, work: W) -> Result<(W, W::Output), ModelError> {
         let (pool, pin) = (&self.own().pool, &self.lease.pin);
-        let (work, given) = pool.call(work).await?;
-        match given {
-            Err(ModelError::OutOfMemory { .. })
+        let (work, given) = match pool.call(work).await? {
+            (work, Err(ModelError::OutOfMemory { .. }))
                 if timeout(pin.wait(), pin.make_room()).await.is_ok_and(|is_room| is_room) =>
             {
-                pool.call(work).await?.1
+                pool.call(work).await?
             }
-            given => given,
-        }
+            called => called,
+        };
+        Ok((work, given?))
     }
 
-    pub(crate) fn call_blocking<W: Work>(&self, mut work: W) -> Result<W::Output, WorkerError> {
+    pub(crate) fn call_blocking<W: Work>(&self, work: &mut W) -> Result<W::Output, WorkerError> {
         let cancellation = &self.lease.cancellation;
-        let given = self.call_twice_blocking(&mut work, cancellation);
+        let given = self.call_twice_blocking(work, cancellation);
         given.map_or_else(
             || Err(WorkerError::canceled(cancellation.reason().map_or("", |reason| reason.as_str()))),
             |given| given.map_err(reported),
