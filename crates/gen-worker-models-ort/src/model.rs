@@ -2,7 +2,9 @@
 
 use std::{collections::HashMap, error::Error, fmt, path::Path, sync::Arc};
 
-use gen_worker_core::{CallParts, Cancellation, Extract, JobFailure, LocalModel, ModelNeed, WorkerError};
+use gen_worker_core::{
+    CallParts, Cancellation, Extract, JobFailure, LocalModel, ModelNeed, ModelRef, WorkerError,
+};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
@@ -46,10 +48,12 @@ pub(crate) struct Lease {
     pub(crate) pin: Pin,
 }
 
-/// The graphs of a model in memory.
+/// The graphs of a model in memory. Its files may go meanwhile: what the library has mapped of them stays until it is unmapped.
 #[derive(Debug)]
 pub(crate) struct Loaded {
-    local: LocalModel,
+    model: ModelRef,
+    /// The sum of the sizes of its files.
+    size_bytes: u64,
     provider: Provider,
     device: usize,
     sessions: Vec<LoadedGraph>,
@@ -86,12 +90,13 @@ impl Loaded {
                 Ok(LoadedGraph { name, graph, pool, kept })
             })
             .collect::<Result<_, ModelError>>()?;
-        Ok(Self { local: local.clone(), provider: recipe.provider(), device, sessions, main })
+        let (model, size_bytes) = (local.model.clone(), local.size_bytes);
+        Ok(Self { model, size_bytes, provider: recipe.provider(), device, sessions, main })
     }
 
     /// The sum of the sizes of its files.
     pub(crate) fn size_bytes(&self) -> u64 {
-        self.local.size_bytes
+        self.size_bytes
     }
 
     /// Bytes of main memory that stay when it is evicted and kept warm.
@@ -148,7 +153,7 @@ impl OrtModel {
 
     /// The reference it came from.
     pub fn model_id(&self) -> &str {
-        self.0.loaded.local.model.known_as()
+        self.0.loaded.model.known_as()
     }
 
     /// How many calls of one of its sessions run at the same time: `WORKER_ORT_SESSIONS`. Never 0.
@@ -389,13 +394,13 @@ impl Extract for OrtModel {
 
 impl fmt::Debug for OrtModel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "OrtModel({})", self.0.loaded.local.model)
+        write!(f, "OrtModel({})", self.0.loaded.model)
     }
 }
 
 impl fmt::Debug for OrtSession {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "OrtSession({}, {})", self.lease.loaded.local.model, self.name())
+        write!(f, "OrtSession({}, {})", self.lease.loaded.model, self.name())
     }
 }
 

@@ -475,6 +475,30 @@ fn out_of_memory_evicts_on_a_thread_without_a_runtime_too() {
 }
 
 #[tokio::test]
+async fn a_model_in_memory_does_not_keep_its_files() {
+    let (directory, models) = (tempfile::tempdir().unwrap(), with_host_tier());
+    let files: Arc<dyn std::any::Any + Send + Sync> = Arc::new(());
+    let held = Arc::downgrade(&files);
+    let a = matrix(&directory, "a", 0.0);
+    let sum = column(&models, &LocalModel { pin: Some(files), ..a.clone() }).await;
+    assert!(held.upgrade().is_none(), "nobody leases it");
+    assert_eq!(names(&models), ["a"]);
+    let bytes = fs::read(&a.files["net.onnx"]).unwrap();
+    let empty = || {
+        fs::remove_dir_all(directory.path()).unwrap();
+        fs::create_dir(directory.path()).unwrap();
+    };
+    empty();
+    assert_eq!((column(&models, &a).await, models.stats().hits), (sum, 1));
+    // Evicted, it comes back from its files, which are fetched for whoever asks.
+    let b = matrix(&directory, "b", 1.0);
+    column(&models, &b).await;
+    empty();
+    fs::write(&a.files["net.onnx"], bytes).unwrap();
+    assert_eq!((column(&models, &a).await, names(&models)), (sum, vec!["a".to_owned()]));
+}
+
+#[tokio::test]
 async fn a_load_that_nobody_waits_for_lets_go_of_the_files() {
     let (models, directory) = (models(), tempfile::tempdir().unwrap());
     for _ in 0..20 {
