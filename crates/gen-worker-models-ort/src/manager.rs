@@ -12,7 +12,9 @@ use std::{
 use async_trait::async_trait;
 use gen_worker_core::{
     JobFailure, LocalModel, ModelRef,
-    ports::{EventSink, LeaseHolder, LeasedModel, ModelDevice, ModelLease, ModelManager, ModelStats},
+    ports::{
+        EventSink, LeaseHolder, LeasedModel, ModelDevice, ModelLease, ModelManager, ModelMemory, ModelStats,
+    },
 };
 use tokio::{sync::Notify, time::timeout};
 use tracing::info;
@@ -140,6 +142,11 @@ impl ModelManager for OrtModels {
     fn stats(&self) -> ModelStats {
         let provider = self.0.recipe.provider();
         self.0.desk().stats(provider)
+    }
+
+    fn memory(&self) -> Vec<ModelMemory> {
+        let provider = self.0.recipe.provider();
+        self.0.desk().memory(provider)
     }
 
     fn leases(&self) -> Vec<LeasedModel> {
