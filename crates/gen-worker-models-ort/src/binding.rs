@@ -30,9 +30,10 @@ use crate::{
 /// get memory of their own in each. A session is taken for each call only: others may call the model in between. A call that
 /// failed, or was dropped, can be made again: it changes no input.
 pub struct OrtBinding {
-    session: OrtSession,
-    /// A call has it while it runs, and a call that was dropped until it has ended.
+    /// A call has it while it runs, and a call that was dropped until it has ended. It goes before the lease: its tensors may be on
+    /// a card.
     bound: Arc<Mutex<Bound>>,
+    session: OrtSession,
 }
 
 struct Bound {

@@ -64,7 +64,7 @@ pub(crate) struct Pin {
 }
 
 impl OrtModels {
-    /// Loads the library, unless this process has loaded one, and looks for a provider that works.
+    /// Loads the library, unless this process has loaded one, and looks for a provider on which a session runs.
     ///
     /// # Errors
     /// The library is missing or cannot be used, or none of the providers works here.

@@ -207,15 +207,16 @@ pub(crate) fn memory_of(session: &Session, provider: Provider, device: usize) ->
     Allocator::new(session, MemoryInfo::new(card, device as i32, AllocatorType::Device, kind)?)
 }
 
-/// The first of these providers that works; of none, the processor.
+/// The first of these providers on which a session runs; of none, the processor. Blocks for as long as that takes, which is
+/// seconds where a driver is to be woken.
 pub(crate) fn first_that_works(engine: &Engine, providers: &[Provider]) -> Result<Provider, ModelError> {
     let mut result = Ok(Provider::Cpu);
     for &provider in providers {
-        match builder(&engine.environment, provider, 0, u64::MAX) {
-            Ok(_) => return Ok(provider),
-            Err(source) => {
-                warn!(%provider, error = %source, "provider does not work here");
-                result = Err(ModelError::ProviderMissing { provider, source: source.into() });
+        match try_out(engine, provider) {
+            Ok(()) => return Ok(provider),
+            Err(error) => {
+                warn!(%provider, error = &error as &dyn std::error::Error, "provider does not work here");
+                result = Err(error);
             }
         }
     }
