@@ -21,7 +21,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use gen_worker_core::{
     ByteSize, CancelReason, LocalModel, ModelRef,
     config::{ConfigErrors, Env},
@@ -37,11 +37,21 @@ use tokio::task::JoinSet;
 use crate::{onnx::Onnx, report::Report};
 
 /// Rounds of each measurement.
-const ROUNDS: usize = 3;
+const ROUNDS: usize = 5;
 /// How long calls are counted in a round.
 const ROUND: Duration = Duration::from_secs(1);
 /// Rows and columns of a large model's matrices, of 4 MiB each.
 const SIDE: i64 = 1024;
+
+/// What is measured.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Part {
+    Calls,
+    Leases,
+    WayBack,
+    Hits,
+    Cancels,
+}
 
 #[derive(Parser)]
 enum Arguments {
@@ -50,6 +60,9 @@ enum Arguments {
         /// Where models are put.
         #[arg(long)]
         directory: PathBuf,
+        /// Only this; may be given several times.
+        #[arg(long)]
+        only: Vec<Part>,
         /// Prints JSON in place of a table.
         #[arg(long)]
         json: bool,
@@ -65,26 +78,35 @@ enum Arguments {
 #[tokio::main]
 async fn main() {
     match Arguments::parse() {
-        Arguments::Managed { model, threads } => println!("{}", managed(&model, threads).await),
-        Arguments::Blocking { model, threads } => println!("{}", blocking(&model, threads).await),
-        Arguments::Direct { model, threads, library } => println!("{}", direct(&model, threads, &library)),
-        Arguments::Models { directory, json } => {
+        Arguments::Managed { model, threads } => println!("{}", managed(&model, threads, false).await),
+        Arguments::Blocking { model, threads } => println!("{}", managed(&model, threads, true).await),
+        Arguments::Direct { model, threads, library } => {
+            println!("{}", direct(&model, threads, &library).await)
+        }
+        Arguments::Models { directory, only, json } => {
             let directory = tempfile::tempdir_in(directory).expect("a folder for models");
-            let report = all(directory.path()).await;
+            let report = measure(directory.path(), &only).await;
             print!("{}", if json { report.json() + "\n" } else { report.table() });
         }
     }
 }
 
-async fn all(directory: &Path) -> Report {
+async fn measure(directory: &Path, only: &[Part]) -> Report {
     let mut report = Report::default();
-    calls(&mut report, directory);
-    leases(&mut report, directory).await;
-    for matrices in [1, 16, 64, 256] {
-        way_back(&mut report, directory, matrices).await;
+    let parts = if only.is_empty() { Part::value_variants() } else { only };
+    for part in parts {
+        match part {
+            Part::Calls => calls(&mut report, directory),
+            Part::Leases => leases(&mut report, directory).await,
+            Part::WayBack => {
+                for matrices in [1, 16, 64, 256] {
+                    way_back(&mut report, directory, matrices).await;
+                }
+            }
+            Part::Hits => mix(&mut report, directory).await,
+            Part::Cancels => cancels(&mut report, directory).await,
+        }
     }
-    mix(&mut report, directory).await;
-    cancels(&mut report, directory).await;
     report
 }
 
@@ -130,39 +152,33 @@ async fn lease(models: &OrtModels, local: &LocalModel) -> OrtModel {
     models.model(local, &LeaseHolder::default()).await.expect("it can be loaded")
 }
 
-async fn managed(path: &Path, threads: usize) -> f64 {
-    let models = models(|config| config.intra_threads = threads);
-    let model = lease(&models, &local(path)).await;
-    let side = model.inputs()[0].shape[1].expect("a fixed shape");
-    let input = || [("x", Array2::<f32>::ones((1, side)))];
-    model.run(input()).await.expect("it runs");
+/// The microseconds of a call, which the first prepares.
+async fn timed(mut call: impl AsyncFnMut()) -> f64 {
+    call().await;
     let (started, mut calls) = (Instant::now(), 0);
     while started.elapsed() < ROUND {
-        let mut outputs = model.run(input()).await.expect("it runs");
-        black_box(outputs.take::<f32>("y").expect("it has an output"));
+        call().await;
         calls += 1;
     }
     started.elapsed().as_secs_f64() * 1e6 / f64::from(calls)
 }
 
-async fn blocking(path: &Path, threads: usize) -> f64 {
+async fn managed(path: &Path, threads: usize, is_blocking: bool) -> f64 {
     let models = models(|config| config.intra_threads = threads);
     let model = lease(&models, &local(path)).await;
     let side = model.inputs()[0].shape[1].expect("a fixed shape");
-    let call = || {
-        let mut outputs = model.run_blocking([("x", Array2::<f32>::ones((1, side)))]).expect("it runs");
-        black_box(outputs.take::<f32>("y").expect("it has an output"));
-    };
-    call();
-    let (started, mut calls) = (Instant::now(), 0);
-    while started.elapsed() < ROUND {
-        call();
-        calls += 1;
-    }
-    started.elapsed().as_secs_f64() * 1e6 / f64::from(calls)
+    timed(async || {
+        let inputs = [("x", Array2::<f32>::ones((1, side)))];
+        let outputs = match is_blocking {
+            true => model.run_blocking(inputs),
+            false => model.run(inputs).await,
+        };
+        black_box(outputs.expect("it runs").take::<f32>("y").expect("it has an output"));
+    })
+    .await
 }
 
-fn direct(path: &Path, threads: usize, library: &Path) -> f64 {
+async fn direct(path: &Path, threads: usize, library: &Path) -> f64 {
     let environment = ort::init_from(library).expect("a library").build().expect("the first environment");
     let threads =
         if threads == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { threads };
@@ -170,18 +186,12 @@ fn direct(path: &Path, threads: usize, library: &Path) -> f64 {
     let mut builder = builder.with_intra_threads(threads).expect("a number of threads");
     let mut session = builder.commit_from_file(path).expect("it can be loaded");
     let side = session.inputs()[0].dtype().tensor_shape().expect("a tensor")[1] as usize;
-    let mut call = || {
+    timed(async || {
         let input = value::Tensor::from_array(Array2::<f32>::ones((1, side))).expect("a tensor");
         let outputs = session.run(ort::inputs!["x" => input]).expect("it runs");
         black_box(outputs["y"].try_extract_array::<f32>().expect("an output").to_owned());
-    };
-    call();
-    let (started, mut calls) = (Instant::now(), 0);
-    while started.elapsed() < ROUND {
-        call();
-        calls += 1;
-    }
-    started.elapsed().as_secs_f64() * 1e6 / f64::from(calls)
+    })
+    .await
 }
 
 /// The microseconds of a call that a process of its own measures.
@@ -253,10 +263,9 @@ async fn way_back(report: &mut Report, directory: &Path, matrices: i64) {
         drop(lease(&models, &large).await);
         let mut rounds = Vec::new();
         for _ in 0..ROUNDS {
-            match host_tier {
-                true => drop(lease(&models, &other).await),
-                false => models.unload(&large.model).await.expect("nobody leases it"),
-            }
+            drop(lease(&models, &other).await);
+            // Both ways have room then: what is measured is the load.
+            models.unload(&other.model).await.expect("nobody leases it");
             let started = Instant::now();
             drop(lease(&models, &large).await);
             rounds.push(started.elapsed().as_secs_f64() * 1e3);

@@ -181,6 +181,15 @@ pub struct ModelStats {
     pub budget_bytes: u64,
 }
 
+/// What models take of the memory of one device, or of main memory.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct ModelMemory {
+    /// Bytes that models take.
+    pub used_bytes: u64,
+    /// Bytes that they may take; 0: the manager has no budget there.
+    pub budget_bytes: u64,
+}
+
 /// A model that is leased, as it is listed for those who look into a worker.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct LeasedModel {
@@ -236,6 +245,13 @@ pub trait ModelManager: Send + Sync {
 
     /// What it holds. Waits for nothing.
     fn stats(&self) -> ModelStats;
+
+    /// The memory that models run in, device by device in the order in which the driver shows them; main memory alone where they
+    /// run on the processor. Together they are what [`stats`](Self::stats) says. Waits for nothing.
+    fn memory(&self) -> Vec<ModelMemory> {
+        let ModelStats { used_bytes, budget_bytes, .. } = self.stats();
+        vec![ModelMemory { used_bytes, budget_bytes }]
+    }
 
     /// The models that are leased or waited for, and by whom. Waits for nothing.
     fn leases(&self) -> Vec<LeasedModel> {

@@ -1,10 +1,6 @@
 //! Tensors that stay where a graph runs from one call to the next.
 
-use std::{
-    collections::HashMap,
-    fmt,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::{collections::HashMap, fmt, sync::Arc};
 
 use gen_worker_core::WorkerError;
 use ndarray::ArrayD;
@@ -13,8 +9,10 @@ use ort::{
     session::{RunOptions, Session},
     value::{DynTensor, DynTensorValueType},
 };
+use tokio::sync::{Mutex, MutexGuard, OwnedMutexGuard};
 
 use crate::{
+    block::block_on,
     config::Provider,
     error::ModelError,
     graph::{Graph, Inputs, TensorSpec, list},
@@ -25,15 +23,17 @@ use crate::{
     tensor::{Element, ElementType, Tensor},
 };
 
-/// The inputs and outputs of a session, kept between calls: [`OrtSession::bind`] makes one. Clones share it.
+/// The inputs and outputs of a session, kept between calls: [`OrtSession::bind`] makes one.
 ///
 /// Outputs whose shapes follow from the inputs' are written to the same memory in every call, and what is carried goes to and fro
-/// between two buffers. A session is taken for each call only: others may call the model in between. A call that failed, or was
-/// dropped, can be made again: it changes no input.
-#[derive(Clone)]
+/// between two buffers. A graph may be wrong about the shapes of its outputs: then the first call is made twice, and these outputs
+/// get memory of their own in each. A session is taken for each call only: others may call the model in between. A call that
+/// failed, or was dropped, can be made again: it changes no input.
 pub struct OrtBinding {
-    session: OrtSession,
+    /// A call has it while it runs, and a call that was dropped until it has ended. It goes before the lease: its tensors may be on
+    /// a card.
     bound: Arc<Mutex<Bound>>,
+    session: OrtSession,
 }
 
 struct Bound {
@@ -46,7 +46,6 @@ struct Bound {
 struct Input {
     spec: TensorSpec,
     value: DynTensor,
-    is_carried: bool,
     /// Whether the library made it, so that it can write to it.
     is_buffer: bool,
 }
@@ -54,11 +53,13 @@ struct Input {
 struct Output {
     spec: TensorSpec,
     element: ElementType,
-    /// `None`: the library says with each call.
+    /// The shape that the next call is taken to give it; `None`: the library says with each call.
     shape: Option<Vec<usize>>,
+    /// A call gave it another one.
+    is_unforeseen: bool,
     /// The input that it becomes.
     becomes: Option<usize>,
-    /// Where the next call writes it.
+    /// Where the next call writes it, if the shape is right.
     buffer: Option<DynTensor>,
     /// What the last call gave, unless it became an input.
     last: Option<DynTensor>,
@@ -75,11 +76,11 @@ impl OrtBinding {
         carried: &[(&str, &str)],
     ) -> Result<Self, ModelError> {
         graph.check(&given)?;
-        let inputs = graph.inputs.iter().filter_map(|spec| {
-            let is_carried = carried.iter().any(|(_, to)| *to == spec.name);
-            Some(Input::new(spec.clone(), given.remove(&spec.name)?, is_carried))
-        });
-        let inputs = inputs.collect::<Result<_, _>>()?;
+        let inputs = graph
+            .inputs
+            .iter()
+            .filter_map(|spec| Some(Input::new(spec.clone(), given.remove(&spec.name)?)))
+            .collect::<Result<_, _>>()?;
         let outputs = graph.outputs.iter().map(|spec| Output::new(spec.clone())).collect::<Result<_, _>>()?;
         let mut bound = Bound { place, inputs, outputs };
         for &(from, to) in carried {
@@ -96,8 +97,7 @@ impl OrtBinding {
     /// Replaces an input, from the next call on. One that is carried begins anew with it.
     ///
     /// # Errors
-    /// `validation`: the graph has no such input, or takes another type or shape; or it is carried and the shape is not the one
-    /// that it had.
+    /// `validation`: the graph has no such input, or takes another type or shape.
     pub fn set(&mut self, name: &str, tensor: impl Into<Tensor>) -> Result<(), WorkerError> {
         self.bound().set(name, tensor.into()).map_err(reported)
     }
@@ -105,13 +105,15 @@ impl OrtBinding {
     /// Calls the graph once.
     ///
     /// # Errors
-    /// As of [`OrtSession::run`].
+    /// As of [`OrtSession::run`]; and `validation`: what is carried got a shape that the input does not take.
     ///
     /// # Cancel safety
-    /// Dropping the future ends the inference. The inputs are as before, unless the inference had just ended: then what is carried
-    /// has moved on by one call.
+    /// Dropping the future ends the inference. The inputs are as before.
     pub async fn run(&mut self) -> Result<(), WorkerError> {
-        self.session.call(Call(self.bound.clone())).await
+        let call = Call(self.bound.clone().lock_owned().await);
+        let (Call(mut bound), given) = self.session.call(call).await?;
+        bound.take(given);
+        Ok(())
     }
 
     /// Like [`run`](Self::run), on the caller's thread, which it blocks.
@@ -119,7 +121,10 @@ impl OrtBinding {
     /// # Errors
     /// As of `run`.
     pub fn run_blocking(&mut self) -> Result<(), WorkerError> {
-        self.session.call_blocking(Call(self.bound.clone()))
+        let mut call = Call(block_on(self.bound.clone().lock_owned()));
+        let given = self.session.call_blocking(&mut call)?;
+        call.0.take(given);
+        Ok(())
     }
 
     /// A copy in main memory of what the last call gave.
@@ -139,25 +144,28 @@ impl OrtBinding {
 
     /// Waits for a call that was dropped and has not quite ended.
     fn bound(&self) -> MutexGuard<'_, Bound> {
-        self.bound.lock().unwrap_or_else(PoisonError::into_inner)
+        block_on(self.bound.lock())
     }
 }
 
-/// One call of what is bound.
-struct Call(Arc<Mutex<Bound>>);
+/// One call of what is bound. Whoever hears that it has ended has what was bound take what it gave.
+struct Call(OwnedMutexGuard<Bound>);
+
+/// What a call gave, output by output; `None`: it is in the output's buffer.
+type Given = Vec<Option<DynTensor>>;
 
 impl Work for Call {
-    type Output = ();
+    type Output = Given;
 
-    fn run(&mut self, session: &mut Session, options: &RunOptions) -> Result<(), ModelError> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).run(session, options).map_err(ModelError::run)
+    fn run(&mut self, session: &mut Session, options: &RunOptions) -> Result<Given, ModelError> {
+        self.0.run(session, options)
     }
 }
 
 impl Input {
-    fn new(spec: TensorSpec, tensor: Tensor, is_carried: bool) -> Result<Self, ModelError> {
+    fn new(spec: TensorSpec, tensor: Tensor) -> Result<Self, ModelError> {
         let value = value_of(&spec, tensor)?;
-        Ok(Self { spec, value, is_carried, is_buffer: false })
+        Ok(Self { spec, value, is_buffer: false })
     }
 }
 
@@ -166,7 +174,16 @@ impl Output {
         let element = spec.element.filter(|element| *element != ElementType::String).ok_or_else(|| {
             ModelError::Outputs { expected: "tensors of numbers or bools".into(), given: spec.to_string() }
         })?;
-        Ok(Self { spec, element, shape: None, becomes: None, buffer: None, last: None, is_given: false })
+        Ok(Self {
+            spec,
+            element,
+            shape: None,
+            is_unforeseen: false,
+            becomes: None,
+            buffer: None,
+            last: None,
+            is_given: false,
+        })
     }
 }
 
@@ -176,11 +193,8 @@ impl Bound {
         let output = output.ok_or("the graph has no such output")?;
         let input = self.inputs.iter().position(|input| input.spec.name == to);
         let input = input.ok_or("the graph has no such input")?;
-        let spec = &self.inputs[input].spec;
-        if spec.element != Some(output.element)
-            || !output.spec.fits_shape(&shape_of(&self.inputs[input].value))
-        {
-            return Err("they have not the same type and shape");
+        if self.inputs[input].spec.element != Some(output.element) {
+            return Err("they have not the same type");
         }
         if output.becomes.replace(input).is_some() {
             return Err("the output is carried already");
@@ -189,20 +203,19 @@ impl Bound {
         if carried.count() > 1 { Err("another output is carried there") } else { Ok(()) }
     }
 
-    /// Finds out what shapes outputs will have.
+    /// Finds out what shapes outputs will have, if the graph is right about them. Of one that is carried it may say too little;
+    /// most often it is that of the input.
     fn lay_out(&mut self) {
         let mut lengths = HashMap::new();
         for input in &self.inputs {
             lengths.extend(input.spec.lengths(&shape_of(&input.value)));
         }
         for output in &mut self.outputs {
-            let shape = match output.becomes {
-                Some(input) => Some(shape_of(&self.inputs[input].value)),
-                None => output.spec.shape_with(&lengths),
+            let before = || output.becomes.map(|input| shape_of(&self.inputs[input].value));
+            output.shape = match output.is_unforeseen {
+                false => output.spec.shape_with(&lengths).or_else(before),
+                true => None,
             };
-            if output.shape != shape {
-                (output.shape, output.buffer, output.last, output.is_given) = (shape, None, None, false);
-            }
         }
     }
 
@@ -216,27 +229,54 @@ impl Bound {
         if !input.spec.fits(&tensor) {
             return Err(ModelError::Inputs { expected: input.spec.to_string(), given: given() });
         }
-        let before = shape_of(&input.value);
-        if input.is_carried && tensor.shape() != before {
-            return Err(ModelError::Inputs {
-                expected: format!("{name} {before:?}, as before"),
-                given: given(),
-            });
-        }
-        let is_reshaped = tensor.shape() != before;
-        self.inputs[at] = Input::new(input.spec.clone(), tensor, input.is_carried)?;
+        self.inputs[at] = Input::new(input.spec.clone(), tensor)?;
         // What the last call gave for it is gone.
         self.outputs
             .iter_mut()
             .filter(|output| output.becomes == Some(at))
             .for_each(|output| output.is_given = false);
-        if is_reshaped {
-            self.lay_out();
-        }
+        self.lay_out();
         Ok(())
     }
 
-    fn run(&mut self, session: &mut Session, options: &RunOptions) -> ort::Result<()> {
+    /// One call, which changes nothing that is seen outside but outputs that it may have written to.
+    fn run(&mut self, session: &mut Session, options: &RunOptions) -> Result<Given, ModelError> {
+        let given = match self.call(session, options).map_err(ModelError::run) {
+            // The library refuses a buffer of another shape than the output gets.
+            Err(ModelError::Run { .. }) if self.outputs.iter().any(|output| output.shape.is_some()) => {
+                self.call_without_buffers(session, options).map_err(ModelError::run)?
+            }
+            given => given?,
+        };
+        for (output, given) in self.outputs.iter().zip(&given) {
+            let (Some(input), Some(value)) = (output.becomes, given.as_ref().or(output.buffer.as_ref()))
+            else {
+                continue;
+            };
+            let input = &self.inputs[input].spec;
+            if !input.fits_shape(&shape_of(value)) {
+                return Err(ModelError::Binding {
+                    from: output.spec.name.clone(),
+                    to: input.name.clone(),
+                    reason: "it got a shape that the input does not take",
+                });
+            }
+        }
+        Ok(given)
+    }
+
+    fn call_without_buffers(&mut self, session: &mut Session, options: &RunOptions) -> ort::Result<Given> {
+        let foreseen: Vec<_> = self.outputs.iter_mut().map(|output| output.shape.take()).collect();
+        let given = self.call(session, options);
+        for (at, (output, foreseen)) in self.outputs.iter_mut().zip(foreseen).enumerate() {
+            let found = given.as_ref().ok().and_then(|given| given[at].as_ref()).map(shape_of);
+            output.is_unforeseen |= found.is_some() && foreseen.is_some() && found != foreseen;
+        }
+        self.lay_out();
+        given
+    }
+
+    fn call(&mut self, session: &mut Session, options: &RunOptions) -> ort::Result<Given> {
         let (provider, device) = self.place;
         let memory = session::memory_of(session, provider, device)?;
         let mut binding = session.create_binding()?;
@@ -255,14 +295,21 @@ impl Bound {
             }
         }
         let mut given = session.run_binding_with_options(&binding, options)?;
-        for output in &mut self.outputs {
-            let value = match output.buffer.take() {
-                Some(buffer) => buffer,
-                None => given
-                    .remove(output.spec.name.as_str())
-                    .ok_or_else(|| ort::Error::new("an output is missing"))?
-                    .downcast::<DynTensorValueType>()?,
-            };
+        let given = self.outputs.iter().map(|output| match output.buffer {
+            Some(_) => Ok(None),
+            None => given
+                .remove(output.spec.name.as_str())
+                .ok_or_else(|| ort::Error::new("an output is missing"))?
+                .downcast::<DynTensorValueType>()
+                .map(Some),
+        });
+        given.collect()
+    }
+
+    /// Outputs are there, and what is carried becomes an input.
+    fn take(&mut self, given: Given) {
+        for (output, given) in self.outputs.iter_mut().zip(given) {
+            let Some(value) = given.or_else(|| output.buffer.take()) else { continue };
             output.is_given = true;
             match output.becomes {
                 None => output.last = Some(value),
@@ -273,7 +320,7 @@ impl Bound {
                 }
             }
         }
-        Ok(())
+        self.lay_out();
     }
 
     fn last(&self, name: &str) -> Option<&DynTensor> {
@@ -300,15 +347,19 @@ impl Bound {
 impl Output {
     /// A buffer, if its shape is known; else the library makes one.
     fn make_ready(&mut self, memory: &Allocator) -> ort::Result<()> {
-        let Some(shape) = self.shape.as_ref().filter(|_| self.buffer.is_none()) else { return Ok(()) };
-        let axes: Vec<_> = shape.iter().map(|length| *length as i64).collect();
-        let buffer = match self.last.take() {
-            Some(last) => last,
-            None => DynTensor::new(memory, self.element.to_ort(), axes)?,
-        };
-        // What was there is overwritten; what became an input is not.
+        let last = self.last.take();
+        // What was there may be overwritten; what became an input is not.
         self.is_given &= self.becomes.is_some();
-        self.buffer = Some(buffer);
+        let Some(shape) = &self.shape else {
+            self.buffer = None;
+            return Ok(());
+        };
+        let axes: Vec<_> = shape.iter().map(|length| *length as i64).collect();
+        let fits = self.buffer.take().or(last).filter(|buffer| shape_of(buffer) == *shape);
+        self.buffer = Some(match fits {
+            Some(buffer) => buffer,
+            None => DynTensor::new(memory, self.element.to_ort(), axes)?,
+        });
         Ok(())
     }
 }

@@ -12,7 +12,9 @@ use std::{
 use async_trait::async_trait;
 use gen_worker_core::{
     JobFailure, LocalModel, ModelRef,
-    ports::{EventSink, LeaseHolder, LeasedModel, ModelDevice, ModelLease, ModelManager, ModelStats},
+    ports::{
+        EventSink, LeaseHolder, LeasedModel, ModelDevice, ModelLease, ModelManager, ModelMemory, ModelStats,
+    },
 };
 use tokio::{sync::Notify, time::timeout};
 use tracing::info;
@@ -62,7 +64,7 @@ pub(crate) struct Pin {
 }
 
 impl OrtModels {
-    /// Loads the library, unless this process has loaded one, and looks for a provider that works.
+    /// Loads the library, unless this process has loaded one, and looks for a provider on which a session runs.
     ///
     /// # Errors
     /// The library is missing or cannot be used, or none of the providers works here.
@@ -71,10 +73,10 @@ impl OrtModels {
         let provider = first_that_works(&engine, &config.providers)?;
         let machine = Machine::of(provider, &config);
         let budget = machine.budget(&config);
-        let of_device = budget.devices.iter().copied().max().unwrap_or_default();
-        let recipe = Recipe::new(&engine, &config, provider, of_device);
+        let recipe = Recipe::new(&engine, &config, provider, budget.devices.clone());
         let (version, devices) = (engine.version, budget.devices.len());
-        let shown = Bytes { host: budget.host, device: of_device };
+        let device = budget.devices.iter().copied().fold(0, u64::saturating_add);
+        let shown = Bytes { host: budget.host, device };
         info!(version, %provider, threads = config.threads(), devices, budget = %shown, "ONNX Runtime ready");
         Ok(Self(Arc::new(Office {
             recipe,
@@ -140,6 +142,11 @@ impl ModelManager for OrtModels {
     fn stats(&self) -> ModelStats {
         let provider = self.0.recipe.provider();
         self.0.desk().stats(provider)
+    }
+
+    fn memory(&self) -> Vec<ModelMemory> {
+        let provider = self.0.recipe.provider();
+        self.0.desk().memory(provider)
     }
 
     fn leases(&self) -> Vec<LeasedModel> {

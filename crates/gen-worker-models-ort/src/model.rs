@@ -2,7 +2,9 @@
 
 use std::{collections::HashMap, error::Error, fmt, path::Path, sync::Arc};
 
-use gen_worker_core::{CallParts, Cancellation, Extract, JobFailure, LocalModel, ModelNeed, WorkerError};
+use gen_worker_core::{
+    CallParts, Cancellation, Extract, JobFailure, LocalModel, ModelNeed, ModelRef, WorkerError,
+};
 use tokio::time::timeout;
 use tracing::{debug, warn};
 
@@ -46,10 +48,12 @@ pub(crate) struct Lease {
     pub(crate) pin: Pin,
 }
 
-/// The graphs of a model in memory.
+/// The graphs of a model in memory. Its files may go meanwhile: what the library has mapped of them stays until it is unmapped.
 #[derive(Debug)]
 pub(crate) struct Loaded {
-    local: LocalModel,
+    model: ModelRef,
+    /// The sum of the sizes of its files.
+    size_bytes: u64,
     provider: Provider,
     device: usize,
     sessions: Vec<LoadedGraph>,
@@ -86,12 +90,13 @@ impl Loaded {
                 Ok(LoadedGraph { name, graph, pool, kept })
             })
             .collect::<Result<_, ModelError>>()?;
-        Ok(Self { local: local.clone(), provider: recipe.provider(), device, sessions, main })
+        let (model, size_bytes) = (local.model.clone(), local.size_bytes);
+        Ok(Self { model, size_bytes, provider: recipe.provider(), device, sessions, main })
     }
 
     /// The sum of the sizes of its files.
     pub(crate) fn size_bytes(&self) -> u64 {
-        self.local.size_bytes
+        self.size_bytes
     }
 
     /// Bytes of main memory that stay when it is evicted and kept warm.
@@ -148,7 +153,7 @@ impl OrtModel {
 
     /// The reference it came from.
     pub fn model_id(&self) -> &str {
-        self.0.loaded.local.model.known_as()
+        self.0.loaded.model.known_as()
     }
 
     /// How many calls of one of its sessions run at the same time: `WORKER_ORT_SESSIONS`. Never 0.
@@ -258,7 +263,8 @@ impl OrtSession {
         &self,
         inputs: impl IntoIterator<Item = (N, T)>,
     ) -> Result<Outputs, WorkerError> {
-        self.call(self.values(inputs)?).await
+        let (_, outputs) = self.call(self.values(inputs)?).await?;
+        Ok(outputs)
     }
 
     /// Like [`run`](Self::run), for blocking functions: it blocks the thread, and the graph runs on it, which spares the way to
@@ -270,7 +276,7 @@ impl OrtSession {
         &self,
         inputs: impl IntoIterator<Item = (N, T)>,
     ) -> Result<Outputs, WorkerError> {
-        self.call_blocking(self.values(inputs)?)
+        self.call_blocking(&mut self.values(inputs)?)
     }
 
     /// Binds tensors to the session: they stay where the graph runs, on a card in its memory, from one call to the next. After each
@@ -293,7 +299,7 @@ impl OrtSession {
     ///
     /// # Errors
     /// `validation`: the inputs are not those of the graph, an input or output is of texts, or one of `carried` is no output and
-    /// input of one type and shape.
+    /// input of one type.
     pub fn bind<N: Into<String>, T: Into<Tensor>>(
         &self,
         inputs: impl IntoIterator<Item = (N, T)>,
@@ -314,9 +320,11 @@ impl OrtSession {
         own.graph.check(&inputs).and_then(|()| session::values(inputs)).map_err(reported)
     }
 
+    /// Does the work, and gives it back with what it gave.
+    ///
     /// # Cancel safety
     /// Dropping the future ends the inference.
-    pub(crate) async fn call<W: Work>(&self, work: W) -> Result<W::Output, WorkerError> {
+    pub(crate) async fn call<W: Work>(&self, work: W) -> Result<(W, W::Output), WorkerError> {
         tokio::select! {
             biased;
             reason = self.lease.cancellation.canceled() => Err(WorkerError::canceled(reason.as_str())),
@@ -324,22 +332,22 @@ impl OrtSession {
         }
     }
 
-    async fn call_twice<W: Work>(&self, work: W) -> Result<W::Output, ModelError> {
+    async fn call_twice<W: Work>(&self, work: W) -> Result<(W, W::Output), ModelError> {
         let (pool, pin) = (&self.own().pool, &self.lease.pin);
-        let (work, given) = pool.call(work).await?;
-        match given {
-            Err(ModelError::OutOfMemory { .. })
+        let (work, given) = match pool.call(work).await? {
+            (work, Err(ModelError::OutOfMemory { .. }))
                 if timeout(pin.wait(), pin.make_room()).await.is_ok_and(|is_room| is_room) =>
             {
-                pool.call(work).await?.1
+                pool.call(work).await?
             }
-            given => given,
-        }
+            called => called,
+        };
+        Ok((work, given?))
     }
 
-    pub(crate) fn call_blocking<W: Work>(&self, mut work: W) -> Result<W::Output, WorkerError> {
+    pub(crate) fn call_blocking<W: Work>(&self, work: &mut W) -> Result<W::Output, WorkerError> {
         let cancellation = &self.lease.cancellation;
-        let given = self.call_twice_blocking(&mut work, cancellation);
+        let given = self.call_twice_blocking(work, cancellation);
         given.map_or_else(
             || Err(WorkerError::canceled(cancellation.reason().map_or("", |reason| reason.as_str()))),
             |given| given.map_err(reported),
@@ -386,13 +394,13 @@ impl Extract for OrtModel {
 
 impl fmt::Debug for OrtModel {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "OrtModel({})", self.0.loaded.local.model)
+        write!(f, "OrtModel({})", self.0.loaded.model)
     }
 }
 
 impl fmt::Debug for OrtSession {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "OrtSession({}, {})", self.lease.loaded.local.model, self.name())
+        write!(f, "OrtSession({}, {})", self.lease.loaded.model, self.name())
     }
 }
 

@@ -322,6 +322,11 @@ impl<K: Clone + Eq + Hash> Residency<K> {
         self.budget
     }
 
+    /// How many devices there are, at least 1.
+    pub(crate) fn devices(&self) -> usize {
+        self.devices
+    }
+
     /// What this model has of the budget.
     pub(crate) fn charged(&self, key: &K) -> Memory {
         self.models.get(key).map(|model| model.charged).unwrap_or_default()

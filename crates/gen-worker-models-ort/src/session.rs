@@ -30,8 +30,8 @@ use crate::{
 pub(crate) struct Recipe {
     environment: Environment,
     provider: Provider,
-    /// Bytes of a device that one session may take.
-    limit: u64,
+    /// Bytes of each device that one session may take.
+    limits: Vec<u64>,
     threads: usize,
     sessions: NonZeroUsize,
     /// The library's version, if graphs are kept.
@@ -46,12 +46,12 @@ pub(crate) struct Opened {
 }
 
 impl Recipe {
-    /// For the provider that works. `limit` are the bytes that models may take of a device.
-    pub(crate) fn new(engine: &Engine, config: &OrtConfig, provider: Provider, limit: u64) -> Self {
+    /// For the provider that works. `limits` are the bytes that models may take of each device.
+    pub(crate) fn new(engine: &Engine, config: &OrtConfig, provider: Provider, limits: Vec<u64>) -> Self {
         Self {
             environment: engine.environment.clone(),
             provider,
-            limit,
+            limits,
             threads: config.threads(),
             sessions: config.sessions,
             keeps: engine.version.clone().filter(|_| config.host_tier),
@@ -73,7 +73,11 @@ impl Recipe {
     }
 
     fn builder(&self, device: usize) -> ort::Result<SessionBuilder> {
-        builder(&self.environment, self.provider, device, self.limit)
+        builder(&self.environment, self.provider, device, self.limit(device))
+    }
+
+    fn limit(&self, device: usize) -> u64 {
+        self.limits.get(device).copied().unwrap_or(u64::MAX)
     }
 
     /// Loads a graph onto a device, once for each call that is to run at the same time; from what was kept, if it was. Blocks for
@@ -203,15 +207,16 @@ pub(crate) fn memory_of(session: &Session, provider: Provider, device: usize) ->
     Allocator::new(session, MemoryInfo::new(card, device as i32, AllocatorType::Device, kind)?)
 }
 
-/// The first of these providers that works; of none, the processor.
+/// The first of these providers on which a session runs; of none, the processor. Blocks for as long as that takes, which is
+/// seconds where a driver is to be woken.
 pub(crate) fn first_that_works(engine: &Engine, providers: &[Provider]) -> Result<Provider, ModelError> {
     let mut result = Ok(Provider::Cpu);
     for &provider in providers {
-        match builder(&engine.environment, provider, 0, u64::MAX) {
-            Ok(_) => return Ok(provider),
-            Err(source) => {
-                warn!(%provider, error = %source, "provider does not work here");
-                result = Err(ModelError::ProviderMissing { provider, source: source.into() });
+        match try_out(engine, provider) {
+            Ok(()) => return Ok(provider),
+            Err(error) => {
+                warn!(%provider, error = &error as &dyn std::error::Error, "provider does not work here");
+                result = Err(error);
             }
         }
     }
@@ -303,4 +308,20 @@ pub(crate) fn run(
         .map(|(name, value)| Ok((name.to_owned(), Tensor::from_ort(name, &value)?)))
         .collect::<Result<_, ModelError>>()?;
     Ok(Outputs::new(outputs))
+}
+
+#[cfg(test)]
+mod tests {
+    use gen_worker_core::config::{ConfigErrors, Env};
+
+    use super::*;
+    use crate::library;
+
+    #[test]
+    fn an_arena_is_limited_by_the_budget_of_its_own_device() {
+        let engine = library::load(None).unwrap_or_else(|error| panic!("{error}"));
+        let config = OrtConfig::from_env(&Env::default(), &mut ConfigErrors::default());
+        let recipe = Recipe::new(&engine, &config, Provider::Cuda, vec![80, 24]);
+        assert_eq!([0, 1].map(|device| recipe.limit(device)), [80, 24]);
+    }
 }

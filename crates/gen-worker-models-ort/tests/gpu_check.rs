@@ -9,6 +9,8 @@ mod memory;
 mod onnx;
 #[path = "../examples/gpu_check/table.rs"]
 mod table;
+#[path = "../examples/gpu_check/threads.rs"]
+mod threads;
 
 use std::time::Duration;
 

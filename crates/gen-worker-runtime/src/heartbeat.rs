@@ -8,7 +8,7 @@ use std::{
     },
 };
 
-use gen_worker_core::ports::{LeasedModel, ModelDevice, ModelDownload, ModelStats};
+use gen_worker_core::ports::{LeasedModel, ModelDownload, ModelManager};
 use tokio::sync::watch;
 
 use crate::{
@@ -113,9 +113,9 @@ impl Reporter {
         self.ports.model_manager.as_ref().map(|manager| manager.resident()).unwrap_or_default()
     }
 
-    /// What models run on, and what of them is in memory; `None`: they are files on disk.
-    pub(crate) fn models_in_memory(&self) -> Option<(ModelDevice, ModelStats)> {
-        self.ports.model_manager.as_ref().map(|manager| (manager.device(), manager.stats()))
+    /// Who has models in memory; `None`: they are files on disk.
+    pub(crate) fn model_manager(&self) -> Option<&dyn ModelManager> {
+        self.ports.model_manager.as_deref()
     }
 
     /// The models that are leased, and by whom.

@@ -11,7 +11,7 @@ use std::{
 
 use gen_worker_core::{
     metric::Readings,
-    ports::{Condition, Measured, ModelDevice, Observer, Vitals},
+    ports::{Condition, Measured, ModelDevice, ModelManager, Observer, Vitals},
 };
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::task::TaskTracker;
@@ -131,18 +131,8 @@ impl Watched {
     fn measure_machine(&self, readings: &mut Readings) {
         readings.add_by(&meters::MODELS, ["disk"], self.reporter.on_disk().len());
         readings.add_by(&meters::MODELS, ["memory"], self.reporter.resident().len());
-        if let Some((device, stats)) = self.reporter.models_in_memory() {
-            let device = match device {
-                // They run on the first one.
-                ModelDevice::Gpu => "0",
-                _ => "cpu",
-            };
-            readings.add(&meters::MODEL_LEASES, stats.leased);
-            readings.add_by(&meters::MODEL_MEMORY, [device], stats.used_bytes);
-            readings.add_by(&meters::MODEL_BUDGET, [device], stats.budget_bytes);
-            readings.add(&meters::MODEL_LOADS, stats.loads);
-            readings.add(&meters::MODEL_HITS, stats.hits);
-            readings.add(&meters::MODEL_EVICTIONS, stats.evictions);
+        if let Some(manager) = self.reporter.model_manager() {
+            measure_models(manager, readings);
         }
         let gpu = &self.reporter.host().gpu;
         readings.add(&meters::GPUS, u64::from(gpu.count));
@@ -155,9 +145,84 @@ impl Watched {
     }
 }
 
+fn measure_models(manager: &dyn ModelManager, readings: &mut Readings) {
+    let stats = manager.stats();
+    readings.add(&meters::MODEL_LEASES, stats.leased);
+    for (number, memory) in manager.memory().into_iter().enumerate() {
+        let device = match manager.device() {
+            ModelDevice::Gpu => number.to_string(),
+            _ => "cpu".to_owned(),
+        };
+        readings.add_by(&meters::MODEL_MEMORY, [&device], memory.used_bytes);
+        readings.add_by(&meters::MODEL_BUDGET, [&device], memory.budget_bytes);
+    }
+    readings.add(&meters::MODEL_LOADS, stats.loads);
+    readings.add(&meters::MODEL_HITS, stats.hits);
+    readings.add(&meters::MODEL_EVICTIONS, stats.evictions);
+}
+
 #[cfg(test)]
 mod tests {
+    use gen_worker_core::{
+        JobFailure, LocalModel, ModelRef,
+        ports::{LeaseHolder, ModelLease, ModelMemory, ModelStats},
+    };
+
     use super::*;
+
+    /// Two cards.
+    struct Cards;
+
+    #[async_trait::async_trait]
+    impl ModelManager for Cards {
+        async fn load(&self, _: &LocalModel) -> Result<(), JobFailure> {
+            Ok(())
+        }
+
+        async fn lease(&self, _: &LocalModel, _: &LeaseHolder) -> Result<ModelLease, JobFailure> {
+            Ok(Arc::new(()))
+        }
+
+        async fn unload(&self, _: &ModelRef) -> Result<(), JobFailure> {
+            Ok(())
+        }
+
+        fn resident(&self) -> Vec<String> {
+            Vec::new()
+        }
+
+        fn stats(&self) -> ModelStats {
+            ModelStats { used_bytes: 7, budget_bytes: 100, ..ModelStats::default() }
+        }
+
+        fn memory(&self) -> Vec<ModelMemory> {
+            [(3, 80), (4, 20)]
+                .map(|(used_bytes, budget_bytes)| ModelMemory { used_bytes, budget_bytes })
+                .into()
+        }
+
+        fn device(&self) -> ModelDevice {
+            ModelDevice::Gpu
+        }
+
+        fn engine_version(&self) -> Option<String> {
+            None
+        }
+    }
+
+    #[test]
+    fn each_card_has_a_series_of_its_own() {
+        let mut readings = Readings::default();
+        measure_models(&Cards, &mut readings);
+        let of = |metric: &'static str| {
+            let (_, samples) = readings.iter().find(|(known, _)| known.name == metric).unwrap();
+            samples.iter().map(|sample| (sample.labels[0].clone(), sample.value.clone())).collect::<Vec<_>>()
+        };
+        let told =
+            |first: u64, second: u64| [("0".to_owned(), first.into()), ("1".to_owned(), second.into())];
+        assert_eq!(of(meters::MODEL_MEMORY.name), told(3, 4));
+        assert_eq!(of(meters::MODEL_BUDGET.name), told(80, 20));
+    }
 
     #[tokio::test(start_paused = true)]
     async fn a_pulse_that_stops_is_noticed() {

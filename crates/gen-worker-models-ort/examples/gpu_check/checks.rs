@@ -22,6 +22,7 @@ use super::{
     memory::Memory,
     onnx::{self, Onnx},
     table::Table,
+    threads,
 };
 
 /// What is checked, and how hard.
@@ -186,8 +187,7 @@ impl Bench<'_> {
                 [("rounds", arr0(i64::MAX).into()), ("x", array![0_i64].into())];
             let (tell, told) = tokio::sync::oneshot::channel();
             let stop = async {
-                // Long enough to begin; it would take years.
-                tokio::time::sleep(Duration::from_millis(200)).await;
+                computes().await;
                 let _ = tell.send(Instant::now());
                 holder.cancellation.cancel(CancelReason::User);
             };
@@ -269,6 +269,16 @@ impl Bench<'_> {
         let (loads, left) = (stats.loads, stats.used_bytes);
         let wanted = u64::from(self.settings.cycles);
         self.table.add("loads and unloads", loads, wanted, loads == wanted && left == 0);
+    }
+}
+
+/// Waits until the thread of a session has computed for a while.
+async fn computes() {
+    const LIMIT: Duration = Duration::from_secs(60);
+    let began = Instant::now();
+    while threads::ticks_of("ort-session") < 3 {
+        assert!(began.elapsed() < LIMIT, "no session computes");
+        tokio::time::sleep(Duration::from_millis(1)).await;
     }
 }
 

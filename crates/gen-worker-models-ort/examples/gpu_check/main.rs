@@ -11,6 +11,7 @@ mod memory;
 #[expect(dead_code, reason = "the tests use more of it")]
 mod onnx;
 mod table;
+mod threads;
 
 use std::{process::ExitCode, time::Duration};
 

@@ -9,7 +9,7 @@ use std::{
 
 use gen_worker_core::{
     LocalModel, ModelRef,
-    ports::{LeasedModel, ModelStats},
+    ports::{LeasedModel, ModelMemory, ModelStats},
 };
 use tokio::sync::oneshot;
 
@@ -238,6 +238,18 @@ impl Desk {
         leases
     }
 
+    /// The memory that models run in, device by device.
+    pub(super) fn memory(&self, provider: Provider) -> Vec<ModelMemory> {
+        let (used, budget) = (self.residency.used(), self.residency.budget());
+        let on = |device| ModelMemory {
+            used_bytes: of(provider, used.of(device)),
+            budget_bytes: limited(of(provider, budget.of(device))),
+        };
+        // Main memory is one, whatever the devices.
+        let devices = if provider.is_nvidia() { self.residency.devices() } else { 1 };
+        (0..devices).map(on).collect()
+    }
+
     pub(super) fn stats(&self, provider: Provider) -> ModelStats {
         let bytes = |bytes| of(provider, bytes);
         ModelStats {
@@ -247,12 +259,14 @@ impl Desk {
             hits: self.hits,
             evictions: self.evictions,
             used_bytes: bytes(self.residency.used().total()),
-            budget_bytes: match bytes(self.residency.budget().total()) {
-                u64::MAX => 0,
-                budget => budget,
-            },
+            budget_bytes: limited(bytes(self.residency.budget().total())),
         }
     }
+}
+
+/// A budget as it is told: 0 is none.
+fn limited(bytes: u64) -> u64 {
+    if bytes == u64::MAX { 0 } else { bytes }
 }
 
 /// The setting that gives models more of what is short.
@@ -273,4 +287,30 @@ fn of(provider: Provider, bytes: Bytes) -> u64 {
 /// Bytes of the memory that models run in.
 pub(super) fn on(provider: Provider, bytes: u64) -> Bytes {
     if provider.is_nvidia() { Bytes { host: 0, device: bytes } } else { Bytes { host: bytes, device: 0 } }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use super::*;
+
+    #[test]
+    fn the_memory_of_each_card_is_told_apart() {
+        let mut desk = Desk::new(&Budget { host: 100, devices: vec![80, u64::MAX] });
+        let local = |name: &str, size_bytes| LocalModel {
+            model: ModelRef::parse(name).unwrap(),
+            root: "/m".into(),
+            files: BTreeMap::new(),
+            size_bytes,
+            pin: None,
+        };
+        let small = desk.ask(&local("acme/small", 24), Holder::new(), Provider::Cuda).2;
+        assert!(matches!(small[..], [Step::Load(_)]), "its memory is charged when its load begins");
+        let told = |used_bytes, budget_bytes| ModelMemory { used_bytes, budget_bytes };
+        // It goes where there is most room.
+        assert_eq!(desk.memory(Provider::Cuda), [told(0, 80), told(24, 0)]);
+        assert_eq!(desk.stats(Provider::Cuda).used_bytes, 24);
+        assert_eq!(desk.memory(Provider::Cpu), [told(0, 100)], "main memory is one");
+    }
 }
