@@ -34,7 +34,7 @@ use self::{
     results::Told,
 };
 use crate::{
-    admission::Permit,
+    admission::{Admission, Permit, PermitId},
     config::RuntimeConfig,
     job::Line,
     journal::{Journal, JournalError},
@@ -218,6 +218,13 @@ impl Outbox {
         self.change(|_| ());
     }
 
+    /// The run was reported and does not stop. Returns how many such there are; `None`: it has ended after all, which may have
+    /// been in the last moment of its grace, and nobody has looked since.
+    pub(crate) fn abandon(&self, admission: &Admission, permit: PermitId) -> Option<u32> {
+        self.take_in();
+        admission.abandon(permit)
+    }
+
     fn take(&self, queue: &mut Queue, key: Key, message: Message, line: Option<Box<Line>>, now: Instant) {
         let kept = self.journal.as_ref().map(|journal| (journal, key.clone(), message.clone()));
         let id = queue.results.hold_back(key, message, now);
@@ -376,9 +383,11 @@ impl Outbox {
         self.congested.load(Ordering::Relaxed)
     }
 
-    /// Waits until it may be congested no longer.
+    /// Waits while it is congested, however often that comes and goes between two looks.
     pub(crate) async fn relieved(&self) {
-        self.relieved.notified().await;
+        while self.is_congested() {
+            self.relieved.notified().await;
+        }
     }
 
     /// The next message of this stream; `None`: it is over.

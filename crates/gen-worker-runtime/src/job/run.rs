@@ -4,6 +4,7 @@
 //! reported in its place, from the control runtime, on a thread that no user code enters. Whoever is first has the last word.
 
 use std::{
+    future::pending,
     panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
@@ -127,8 +128,16 @@ impl Run {
         let pipeline = pipeline(self.clone(), permit.clone());
         let pipeline = Box::pin(AssertUnwindSafe(pipeline).catch_unwind());
         let ended = pipeline.await.unwrap_or_else(|payload| Err(panicked(Panicked::caught(&*payload))));
-        if self.has_last_word() {
-            self.tell(Some(ended), Place::Free(permit));
+        if !self.has_last_word() {
+            return;
+        }
+        // A layer that gives up on a blocking call leaves its thread behind.
+        let left = (Arc::strong_count(&permit) > 1).then(|| permit.id());
+        self.tell(Some(ended), Place::Free(permit));
+        if let Some(permit) = left {
+            self.cancellation.cancel(CancelReason::User);
+            let (tracker, span) = (self.shop.tracker.clone(), self.span());
+            tracker.spawn(self.bury(permit, pending::<()>()).instrument(span));
         }
     }
 
@@ -181,13 +190,11 @@ impl Run {
 
     /// Async code is gone a moment after its abort. A thread goes on and keeps its permit; with too many such the worker
     /// leaves, because only the end of the process ends them.
-    async fn bury(&self, permit: PermitId, work: JoinHandle<()>) {
+    async fn bury(self: Arc<Self>, permit: PermitId, end: impl Future) {
         let config = &self.shop.config;
         // It ends with an error, which says that it was aborted, or not in time.
-        let _ = timeout(config.cancel_grace, work).await;
-        // It may have ended in the last moment of its grace, and nobody has looked since.
-        self.shop.outbox.take_in();
-        let Some(zombies) = self.shop.admission.abandon(permit) else { return };
+        let _ = timeout(config.cancel_grace, end).await;
+        let Some(zombies) = self.shop.outbox.abandon(&self.shop.admission, permit) else { return };
         warn!(zombies, "a function does not stop: it keeps its place");
         if zombies > config.max_zombies {
             error!(zombies, max = config.max_zombies, "too many functions do not stop: the worker leaves");

@@ -8,7 +8,7 @@ use gen_worker_core::{ByteLimit, Call, CancelReason, Download, DownloadState, Fr
 
 use super::*;
 use crate::{
-    admission::{self, Admission, Applicant, PermitId, Stop},
+    admission::{self, Applicant, Stop},
     ports::Ports,
     shutdown::Shutdown,
     snapshot::Doing,
@@ -218,6 +218,29 @@ fn nothing_more_is_read_from_a_scheduler_that_reads_no_more() {
 }
 
 #[test]
+fn congestion_may_come_and_go_between_two_looks() {
+    let outbox = outbox(10);
+    let (mut speech, _said) = outbox.start_stream(registration());
+    speech.next().now_or_never().flatten().expect("a registration");
+    let congest = || ["a", "b"].map(|run| outbox.result(key(run), large_result(run), None));
+    let mut relieve = || [(); 2].map(|()| speech.next().now_or_never().flatten().expect("a result"));
+    congest();
+    relieve();
+    assert!(outbox.relieved().now_or_never().is_some(), "it is over");
+    congest();
+    relieve();
+    congest();
+    assert!(outbox.relieved().now_or_never().is_none(), "what is over says nothing of what has come since");
+    let mut waiting = Box::pin(outbox.relieved());
+    assert!(waiting.as_mut().now_or_never().is_none());
+    relieve();
+    congest();
+    assert!(waiting.as_mut().now_or_never().is_none());
+    relieve();
+    assert!(waiting.now_or_never().is_some());
+}
+
+#[test]
 fn results_are_delivered_once_or_fenced() {
     let (mut queue, stream) = queue(1);
     queue.results.push(key("a"), result("a"), Instant::now());
@@ -343,22 +366,45 @@ impl Stop for Unstoppable {
     fn stop(self: Arc<Self>, _permit: PermitId, _reason: CancelReason) {}
 }
 
-#[test]
-fn whoever_hears_of_a_result_finds_the_place_free() {
+/// A worker of one place, and what the only function takes it with.
+fn admission() -> (Admission, Function) {
     let limits = admission::Limits { max_input: ByteLimit::Unlimited, max_concurrency: NonZeroU32::new(1) };
-    let admission = Admission::new(limits, Ports::default().credential, Shutdown::new(Duration::ZERO));
     let function = Function::builder::<serde_json::Value>("f", "tests")
         .asynchronous(|_: Call<serde_json::Value>| async { Ok::<_, WorkerError>(()) })
         .unwrap();
-    let (run_id, attempt) = key("a");
-    let applicant = Applicant {
-        run_id: &run_id,
-        attempt,
+    (Admission::new(limits, Ports::default().credential, Shutdown::new(Duration::ZERO)), function)
+}
+
+fn applicant<'a>((run_id, attempt): &'a Key, function: &'a Function) -> Applicant<'a> {
+    Applicant {
+        run_id,
+        attempt: *attempt,
         spec: function.spec(),
         payload_bytes: 0,
         deadline: None,
         is_room: true,
-    };
+    }
+}
+
+#[test]
+fn a_run_that_ends_at_the_edge_of_its_grace_has_ended() {
+    let (admission, function) = admission();
+    let admit = |key| admission.admit(&applicant(&key, &function), Arc::new(Unstoppable)).unwrap();
+    let outbox = outbox(1);
+    let permit = admit(key("a"));
+    let id = permit.id();
+    outbox.conclude(key("a"), result("a"), Arc::new(permit), None);
+    assert_eq!(admission.held().permits, 1, "nobody has looked");
+    assert_eq!(outbox.abandon(&admission, id), None);
+    let permit = admit(key("b"));
+    assert_eq!(outbox.abandon(&admission, permit.id()), Some(1), "this one goes on");
+}
+
+#[test]
+fn whoever_hears_of_a_result_finds_the_place_free() {
+    let (admission, function) = admission();
+    let run = key("a");
+    let applicant = applicant(&run, &function);
     let permit = admission.admit(&applicant, Arc::new(Unstoppable)).unwrap();
 
     let outbox = outbox(1);
