@@ -11,7 +11,7 @@ use crate::{
     intake::{Intake, IntakeError},
     queue::Refusal,
     rate::RateLimit,
-    run::{RetryPolicy, RunRequest},
+    run::{RetryPolicy, RunRequest, Trace},
     scheduler::{sent_token, unauthenticated},
 };
 
@@ -43,6 +43,8 @@ impl FrontendService for Frontend {
         request: Request<v1::ExecuteActionRequest>,
     ) -> Result<Response<v1::ExecuteActionResponse>, Status> {
         let caller = self.admit(request.metadata())?;
+        let header = |name: &str| request.metadata().get(name).and_then(|value| value.to_str().ok());
+        let trace = Trace::of(header);
         let request = request.into_inner();
         let options = request.options.unwrap_or_default();
         let single = Some(request.required_model_id).filter(|model| !model.is_empty());
@@ -58,6 +60,7 @@ impl FrontendService for Frontend {
             user_id: Some(request.user_id).filter(|user| !user.is_empty()),
             models,
             retry: policy(self.intake.retry(), options.retry_policy.unwrap_or_default()),
+            trace,
         };
         let run_id = Some(options.id).filter(|id| !id.is_empty());
         let (run_id, _) = self.intake.submit(run_id, run).await.map_err(status)?;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use gen_worker_core::{Algorithm, Digest};
+use gen_worker_core::{Algorithm, Digest, TraceContext};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -119,10 +119,30 @@ pub(crate) struct RunRequest {
     pub(crate) user_id: Option<String>,
     pub(crate) models: Vec<String>,
     pub(crate) retry: RetryPolicy,
+    /// Below which span of the caller's it works; `None`: it said nothing, or nothing that can be passed on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) trace: Option<Trace>,
+}
+
+/// A place in a trace, as it is passed on and kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub(crate) struct Trace {
+    pub(crate) parent: String,
+    pub(crate) state: String,
+}
+
+impl Trace {
+    /// From the headers of W3C Trace Context. What is none is ignored.
+    pub(crate) fn of<'a>(header: impl Fn(&str) -> Option<&'a str>) -> Option<Self> {
+        let trace = TraceContext::parse(header("traceparent")?, header("tracestate").unwrap_or_default())?;
+        let state = trace.state().unwrap_or_default().to_owned();
+        Some(Self { parent: trace.parent().to_owned(), state })
+    }
 }
 
 impl RunRequest {
-    /// Tells two requests apart. The payload's own bytes go in: no number takes a detour through another type.
+    /// Tells two requests apart. The payload's own bytes go in: no number takes a detour through another type. The trace does
+    /// not: who asks again asks from another span.
     pub(crate) fn digest(&self) -> Digest {
         let rest =
             format!("{:?}", (&self.function, self.timeout, &self.tenant_id, &self.user_id, &self.models));
@@ -142,6 +162,7 @@ impl RunRequest {
             user_id: None,
             models: Vec::new(),
             retry: RetryPolicy::new(3),
+            trace: None,
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::{
     http_error::{Body, HttpError},
     intake::IntakeError,
     queue::Canceled,
-    run::{RunRequest, RunState, RunSubmission, RunView},
+    run::{RunRequest, RunState, RunSubmission, RunView, Trace},
 };
 
 /// Longest wait for a result: shorter than the patience of clients and proxies.
@@ -74,6 +74,7 @@ pub(crate) async fn submit(
         user_id: asked.user_id,
         models: asked.required_models,
         retry: app.intake.retry(),
+        trace: Trace::of(|name| headers.get(name).and_then(|value| value.to_str().ok())),
     };
     let (run_id, new) = app.intake.submit(run_id, request).await?;
     let status = if new { StatusCode::ACCEPTED } else { StatusCode::OK };

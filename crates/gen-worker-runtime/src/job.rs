@@ -9,6 +9,7 @@ mod emit;
 mod inject;
 mod inputs;
 mod invoke;
+mod line;
 mod ration;
 mod run;
 mod session;
@@ -29,7 +30,7 @@ use self::{
     inject::Ready,
     run::{Audience, Run},
 };
-pub(crate) use self::{inject::ModelTable, ration::Ration, timings::Stage};
+pub(crate) use self::{inject::ModelTable, line::Line, ration::Ration, timings::Stage};
 use crate::{
     admission::{Admission, Applicant, Permit, Refusal},
     command::RunRequest,

@@ -131,7 +131,7 @@ metrics! {
     RUN_SECONDS = histogram("gen_worker_run_duration_seconds", &["function"],
         "How long runs took, from admission to their last word.");
     STAGE_SECONDS = histogram("gen_worker_run_stage_duration_seconds", &["stage"],
-        "How long runs took in each of their stages; a stage that a run did not reach is not counted.");
+        "How long runs took in each of their stages; a stage that a run did not reach is not counted. The last, deliver, is of refusals too.");
     IN_FLIGHT = gauge("gen_worker_runs_in_flight", "runs", &[], "Runs that were admitted and not answered yet.");
     PERMITS = gauge("gen_worker_permits_held", "permits", &[],
         "Permits that are held, those of work that goes on after its run was answered included.");

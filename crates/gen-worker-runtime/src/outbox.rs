@@ -7,6 +7,7 @@ mod results;
 mod speech;
 
 use std::{
+    convert::Infallible,
     io,
     path::Path,
     sync::{
@@ -18,8 +19,11 @@ use std::{
 };
 
 use futures_util::task::AtomicWaker;
-use gen_worker_core::{Event, EventClass, RunId, ports::EventSink};
-use tokio::sync::{Notify, OwnedSemaphorePermit, oneshot};
+use gen_worker_core::{Event, EventClass, RunId, metric::Histogram, ports::EventSink};
+use tokio::{
+    sync::{Notify, OwnedSemaphorePermit, oneshot},
+    time::{MissedTickBehavior, interval},
+};
 use tracing::info;
 
 pub(crate) use self::speech::Speech;
@@ -27,13 +31,18 @@ use self::{
     arrivals::{Arrivals, Ending},
     events::EventLimit,
     queue::Queue,
+    results::Told,
 };
 use crate::{
-    admission::Permit,
+    admission::{Admission, Permit, PermitId},
     config::RuntimeConfig,
+    job::Line,
     journal::{Journal, JournalError},
     wire::{Message, outbound},
 };
+
+/// How long the line of a run waits for the delivery of its result, at least, and at most twice as long.
+const LATE: Duration = Duration::from_secs(1);
 
 /// A run and its attempt: what a result answers and an acknowledgement names.
 pub(crate) type Key = (RunId, i64);
@@ -104,6 +113,7 @@ pub(crate) struct Outbox {
     relieved: Notify,
     /// An event was sent.
     emptied: Notify,
+    delivery: Arc<Histogram>,
 }
 
 impl Outbox {
@@ -119,9 +129,11 @@ impl Outbox {
     }
 
     fn new(limits: &Limits) -> Self {
+        let queue = Queue::new(limits.events, limits.result_bytes);
         Self {
             arrivals: Mutex::new(Arrivals::new(limits.events)),
-            queue: Mutex::new(Queue::new(limits.events, limits.result_bytes)),
+            delivery: queue.results.delivery.clone(),
+            queue: Mutex::new(queue),
             speaker: AtomicWaker::new(),
             journal: None,
             max_event: EventLimit::within(limits.message_bytes),
@@ -177,7 +189,7 @@ impl Outbox {
                 return;
             }
             if !may_come_again {
-                return self.take(queue, key, message, Instant::now());
+                return self.take(queue, key, message, None, Instant::now());
             }
             queue.results.push(key.clone(), message, Instant::now());
             queue.results.mark_refusal(&key);
@@ -186,13 +198,13 @@ impl Outbox {
     }
 
     /// Takes a run's result. Where there is a journal, it is sent once it is there.
-    pub(crate) fn result(&self, key: Key, message: Message) {
-        self.change(|queue| self.take(queue, key, message, Instant::now()));
+    pub(crate) fn result(&self, key: Key, message: Message, line: Option<Box<Line>>) {
+        self.change(|queue| self.take(queue, key, message, line, Instant::now()));
     }
 
     /// Takes the result of a run that has ended, and gives back the place that it held.
-    pub(crate) fn conclude(&self, key: Key, message: Message, permit: Arc<Permit>) {
-        let ending = Ending { key, message, permit };
+    pub(crate) fn conclude(&self, key: Key, message: Message, permit: Arc<Permit>, line: Option<Box<Line>>) {
+        let ending = Ending { key, message, permit, line };
         self.arrivals().endings.push(ending);
         // The journal is to have it whether or not there is a stream.
         match self.journal {
@@ -206,15 +218,21 @@ impl Outbox {
         self.change(|_| ());
     }
 
-    fn take(&self, queue: &mut Queue, key: Key, message: Message, now: Instant) {
-        match &self.journal {
-            None => queue.results.push(key, message, now),
-            Some(journal) => {
-                let id = queue.results.hold_back(key.clone(), message.clone(), now);
-                if !journal.keep(id, key, message) {
-                    queue.results.release(id);
-                }
-            }
+    /// The run was reported and does not stop. Returns how many such there are; `None`: it has ended after all, which may have
+    /// been in the last moment of its grace, and nobody has looked since.
+    pub(crate) fn abandon(&self, admission: &Admission, permit: PermitId) -> Option<u32> {
+        self.take_in();
+        admission.abandon(permit)
+    }
+
+    fn take(&self, queue: &mut Queue, key: Key, message: Message, line: Option<Box<Line>>, now: Instant) {
+        let kept = self.journal.as_ref().map(|journal| (journal, key.clone(), message.clone()));
+        let id = queue.results.hold_back(key, message, now);
+        if let Some(line) = line {
+            queue.results.tell_of(id, line, now);
+        }
+        if kept.is_none_or(|(journal, key, message)| !journal.keep(id, key, message)) {
+            queue.results.release(id);
         }
         self.drop_from_journal(queue.shed());
     }
@@ -276,7 +294,7 @@ impl Outbox {
 
     pub(crate) fn acknowledge(&self, key: &Key) {
         self.change(|queue| {
-            if queue.can_be_acknowledged(key) && queue.results.forget(key) {
+            if queue.can_be_acknowledged(key) && queue.results.acknowledge(key, Instant::now()) {
                 self.drop_from_journal([key.clone()]);
             }
         });
@@ -296,9 +314,25 @@ impl Outbox {
     /// Forgets results that were written to this stream at least `retention` ago, all of which it was healthy; none of a
     /// scheduler that acknowledges.
     pub(crate) fn expire(&self, retention: Duration) {
-        let mut queue = self.queue();
-        let expired = queue.results.expire(Instant::now(), retention);
-        self.drop_from_journal(expired);
+        self.change(|queue| {
+            let expired = queue.results.expire(Instant::now(), retention);
+            self.drop_from_journal(expired);
+        });
+    }
+
+    /// Logs of each run how it ended, whose result is not delivered within a second, for as long as it is polled.
+    pub(crate) async fn tell_late(&self) -> Infallible {
+        let mut look = interval(LATE);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            look.tick().await;
+            self.change(|queue| queue.results.tell_late(Instant::now(), LATE));
+        }
+    }
+
+    /// How long it took to deliver results.
+    pub(crate) fn delivery(&self) -> &Histogram {
+        &self.delivery
     }
 
     /// Called with the queue locked, so that the journal hears of a result's end before it hears of its successor.
@@ -310,6 +344,7 @@ impl Outbox {
 
     /// Ends the journal: what is taken from now on ends with the process.
     pub(crate) fn close(&self) {
+        self.change(|queue| queue.results.tell_late(Instant::now(), Duration::ZERO));
         if let Some(journal) = &self.journal {
             journal.close();
         }
@@ -348,9 +383,11 @@ impl Outbox {
         self.congested.load(Ordering::Relaxed)
     }
 
-    /// Waits until it may be congested no longer.
+    /// Waits while it is congested, however often that comes and goes between two looks.
     pub(crate) async fn relieved(&self) {
-        self.relieved.notified().await;
+        while self.is_congested() {
+            self.relieved.notified().await;
+        }
     }
 
     /// The next message of this stream; `None`: it is over.
@@ -371,6 +408,9 @@ impl Outbox {
             self.emptied.notify_waiters();
         }
         self.mark(&queue);
+        let told = std::mem::take(&mut queue.results.told);
+        drop(queue);
+        write(told);
         next
     }
 
@@ -379,10 +419,12 @@ impl Outbox {
         let result = change(&mut queue);
         self.mark(&queue);
         let wake = queue.is_worth_waking_for();
+        let told = std::mem::take(&mut queue.results.told);
         drop(queue);
         if wake {
             self.speaker.wake();
         }
+        write(told);
         result
     }
 
@@ -410,8 +452,8 @@ impl Outbox {
         }
         let now = Instant::now();
         let mut endings = std::mem::take(&mut queue.arrived.endings);
-        for Ending { key, message, permit } in endings.drain(..) {
-            self.take(queue, key, message, now);
+        for Ending { key, message, permit, line } in endings.drain(..) {
+            self.take(queue, key, message, line, now);
             permit.settle();
         }
         queue.arrived.endings = endings;
@@ -420,6 +462,11 @@ impl Outbox {
     fn arrivals(&self) -> MutexGuard<'_, Arrivals> {
         self.arrivals.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Not while the queue is locked.
+fn write(told: Vec<Told>) {
+    told.into_iter().for_each(|(line, delivered)| line.write(delivered));
 }
 
 impl EventSink for Outbox {

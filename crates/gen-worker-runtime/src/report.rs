@@ -63,7 +63,7 @@ pub(crate) struct Case<'a> {
     pub facts: &'a RunFacts,
     pub failure: &'a JobFailure,
     pub elapsed_ms: f64,
-    /// The stage that it did not finish.
+    /// The stage in which it failed.
     pub stage: Option<&'static str>,
     pub stages_ms: BTreeMap<&'static str, f64>,
     pub models: Vec<String>,

@@ -1,6 +1,9 @@
 //! What the worker is doing, in one line of the log, when SIGUSR1 asks for it.
 
-use std::{convert::Infallible, time::Duration};
+use std::{
+    convert::Infallible,
+    time::{Duration, Instant},
+};
 
 use serde::Serialize;
 use tracing::info;
@@ -36,6 +39,9 @@ struct Listed<'a> {
     age_ms: u64,
     stage: &'a str,
     state: &'a str,
+    /// How long it is past its deadline; absent: it is not, or has none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    overdue_ms: Option<u64>,
 }
 
 /// Writes a snapshot each time that SIGUSR1 comes.
@@ -107,6 +113,10 @@ fn listed(run: &Holder) -> Listed<'_> {
             (false, true) => "answered",
             (false, false) => "running",
         },
+        overdue_ms: run
+            .deadline
+            .and_then(|deadline| Instant::now().checked_duration_since(deadline))
+            .map(millis),
     }
 }
 

@@ -97,6 +97,7 @@ impl Vitals for Watched {
 impl Measured for Watched {
     fn measure(&self, readings: &mut Readings) {
         self.meters.measure(readings);
+        readings.add_by(&meters::STAGE_SECONDS, ["deliver"], self.outbox.delivery());
         let Held { in_flight, permits, zombies } = self.admission.held();
         readings.add(&meters::IN_FLIGHT, in_flight);
         readings.add(&meters::PERMITS, permits);

@@ -503,6 +503,7 @@ impl Parts {
             ended = working => ended,
             // To the very end: a watchdog waits for a worker that leaves too.
             never = vitals::watch(observer, watched) => match never {},
+            never = outbox.tell_late() => match never {},
         };
         observing.cancel();
         if let Some(failure) = prepared.failure() {

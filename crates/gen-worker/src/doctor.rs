@@ -4,8 +4,12 @@
 mod checks;
 mod facts;
 mod gather;
+mod snapshot;
 
-use std::{fmt, path::Path};
+use std::{
+    fmt,
+    path::{Path, PathBuf},
+};
 
 use gen_worker_core::Function;
 use serde::Serialize;
@@ -19,6 +23,9 @@ pub struct DoctorArguments {
     /// Say it for programs
     #[arg(long)]
     json: bool,
+    /// Instead of this machine, look at the last snapshot (SIGUSR1) in this log of a worker, `-` being standard input
+    #[arg(long, value_name = "FILE")]
+    snapshot: Option<PathBuf>,
 }
 
 /// One thing that was looked at.
@@ -44,11 +51,13 @@ enum Level {
     Fail,
 }
 
-/// Looks at everything, and prints what it is. Whether a worker can work here. `functions` are those of this binary; `None`: it is
+/// Looks at everything, or at a snapshot, and prints what it is. Whether a worker can work here. `functions` are those of this binary; `None`: it is
 /// no worker, and may be asked on behalf of any.
 pub async fn doctor(arguments: &DoctorArguments, functions: Option<&[Function]>) -> bool {
-    let facts = gather::facts(Path::new("."), functions).await;
-    let checks = checks::all(&facts);
+    let checks = match &arguments.snapshot {
+        Some(log) => snapshot::read(log),
+        None => checks::all(&gather::facts(Path::new("."), functions).await),
+    };
     show(&checks, arguments.json);
     is_well(&checks)
 }

@@ -9,6 +9,7 @@ use std::{
 };
 
 use base64::{Engine, prelude::BASE64_STANDARD};
+use bytes::Bytes;
 use gen_worker_core::{Algorithm, Digest, OutputBody};
 use gen_worker_orchestrator::{ClientError, RunState, RunSubmission, RunView};
 use serde_json::{Value, json};
@@ -65,7 +66,8 @@ async fn call(world: &World, tally: &Mutex<Tally>, seed: u64, number: u64) {
         tenant_id: Some(TENANT.to_owned()),
         ..RunSubmission::default()
     };
-    if let Err(error) = submitted(world, &submission).await {
+    // The same id names the same run.
+    if let Err(error) = answered(|| world.client.submit(&submission)).await {
         return tally.lock().await.add_wrong([format!("{run_id} was not accepted: {error}")]);
     }
     tally.lock().await.accepted += 1;
@@ -87,11 +89,14 @@ async fn call(world: &World, tally: &Mutex<Tally>, seed: u64, number: u64) {
     }
 }
 
-/// Asks until somebody answers: the same id names the same run.
-async fn submitted(world: &World, submission: &RunSubmission) -> Result<String, ClientError> {
+/// Asks until somebody answers: who is killed comes back.
+async fn answered<T, F>(ask: impl Fn() -> F) -> Result<T, ClientError>
+where
+    F: Future<Output = Result<T, ClientError>>,
+{
     let since = Instant::now();
     loop {
-        match world.client.submit(submission).await {
+        match ask().await {
             Err(ClientError::Transport { .. }) if since.elapsed() < PATIENCE => {
                 sleep(Duration::from_millis(100)).await;
             }
@@ -113,12 +118,15 @@ async fn prepare(world: &World, task: &Task, run_id: &str) -> Result<Value, Stri
     let mut payload = task.payload();
     match task {
         Task::Digest { size } => {
-            let content = OutputBody::Bytes(pattern(*size).into());
-            let file = world.client.upload("in.bin", content, Some(TENANT)).await;
+            let content: Bytes = pattern(*size).into();
+            let content = || OutputBody::Bytes(content.clone());
+            let file = answered(|| world.client.upload("in.bin", content(), Some(TENANT))).await;
             payload["file"] = json!(file.map_err(|error| error.to_string())?);
         }
         Task::Raw { to: Target::Presigned, .. } => {
-            payload["output_upload"] = world.presigned(&format!("{run_id}.bin")).await?;
+            let name = format!("{run_id}.bin");
+            payload["output_upload"] =
+                answered(|| world.presigned(&name)).await.map_err(|error| error.to_string())?;
         }
         Task::Raw { to: Target::Store, .. } => payload["output_upload"] = world.at_store(run_id),
         Task::Raw { to: Target::Expired, .. } => {
@@ -223,7 +231,7 @@ async fn saved(world: &World, file: &Value) -> Result<Vec<u8>, String> {
     let reference = file["ref"].as_str().ok_or_else(|| format!("no file came: {file}"))?;
     let folder = tempfile::tempdir().map_err(|error| error.to_string())?;
     let target = folder.path().join(now_ms().to_string());
-    let brought = world.client.download(reference, Some(TENANT), &target).await;
+    let brought = answered(|| world.client.download(reference, Some(TENANT), &target)).await;
     brought.map_err(|error| error.to_string())?;
     tokio::fs::read(target).await.map_err(|error| error.to_string())
 }

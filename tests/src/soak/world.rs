@@ -15,7 +15,7 @@ use gen_worker_core::OutputBody;
 use gen_worker_net::{
     AllowList, HeaderValue, HttpClient, HttpResponse, Method, NetConfig, Trust, header::CONTENT_TYPE,
 };
-use gen_worker_orchestrator::{OrchestratorClient, RunView};
+use gen_worker_orchestrator::{ClientError, OrchestratorClient, RunView};
 use gen_worker_testkit::{FakeHub, Fault as Answer, FaultProxy, SeaweedFs};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -246,6 +246,8 @@ impl World {
             Fault::KillOrchestrator => {
                 let mut orchestrator = self.orchestrator.lock().await;
                 orchestrator.kill().await;
+                // Streams are cut off where the process is; what was on its way is gone as when a network breaks.
+                (0..WORKERS).for_each(|worker| self.break_stream(worker));
                 orchestrator.start_again();
             }
         }
@@ -316,14 +318,13 @@ impl World {
     }
 
     /// An address of the orchestrator for one upload.
-    pub(crate) async fn presigned(&self, name: &str) -> Result<Value, String> {
+    pub(crate) async fn presigned(&self, name: &str) -> Result<Value, ClientError> {
         let url = self.base.join("v1/presign").expect("it is a path");
         let body = json!({"name": name}).to_string();
         let request = self.http.request(Method::POST, url, Trust::Operator);
         let request = request.header(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-        let answer = request.body(OutputBody::Bytes(body.into())).send().await;
-        let answer = answer.and_then(HttpResponse::into_success).map_err(|error| error.to_string())?;
-        answer.json(1 << 20).await.map_err(|error| error.to_string())
+        let answer = request.body(OutputBody::Bytes(body.into())).send().await?.into_success()?;
+        Ok(answer.json(1 << 20).await?)
     }
 
     /// What was put at such an address, past the network that fails.

@@ -100,6 +100,55 @@ async fn a_line_within_a_run_says_once_which() {
     assert_eq!(succeeded.to_string().matches("r-1").count(), 1, "{succeeded}");
 }
 
+/// The one line of a run that has ended.
+#[track_caller]
+fn last_line(worker: &WorkerProcess, run_id: &str) -> Value {
+    let log = worker.log();
+    let lines = log.lines().filter_map(|line| serde_json::from_str::<Value>(line).ok());
+    let mut lines = lines.filter(|line| line["outcome"].is_string() && line["spans"][0]["run_id"] == run_id);
+    let line = lines.next().expect("it was logged");
+    assert!(lines.next().is_none(), "a run has one line");
+    line
+}
+
+#[tokio::test]
+async fn a_run_that_ended_says_in_one_line_where_its_time_went() {
+    let (_hub, _scheduler, process, mut stream) = hub_and_worker(&[]).await;
+    let said =
+        |run_id: &str| format!(r#""message":"{}"#, if run_id == "bad" { "failed" } else { "succeeded" });
+
+    // Written is delivered where nobody acknowledges.
+    stream.run("written", "infer", json!({"model_ref": MODEL, "values": [1.0]})).await;
+    let result = stream.next_result().await;
+    process.says(&said("written")).await;
+    let line = last_line(&process, "written");
+    for stage in ["elapsed", "queue", "fetch", "lease", "run", "store", "deliver"] {
+        assert!(line[format!("{stage}_ms")].is_u64(), "{stage} in {line}");
+    }
+    assert_eq!((&line["outcome"], &line["error"]), (&json!("success"), &Value::Null), "{line}");
+    assert_eq!(line["bytes"], result.output_payload.len(), "{line}");
+
+    // A failure says where and why, and waits for its acknowledgement.
+    stream.hello(&["result-ack"]).await;
+    stream.run("bad", "fail", json!({"kind": "validation", "message": "no"})).await;
+    let result = stream.next_result().await;
+    assert!(!process.log().contains(&said("bad")));
+    stream.ack(&result).await;
+    process.says(&said("bad")).await;
+    let line = last_line(&process, "bad");
+    assert!(line["deliver_ms"].is_u64(), "{line}");
+    assert_eq!((&line["fetch_ms"], &line["bytes"], &line["stage"]), (&json!(0), &json!(0), &json!("run")));
+    assert_eq!((&line["outcome"], &line["level"]), (&json!("validation"), &json!("WARN")), "{line}");
+    assert!(line["error"].as_str().is_some_and(|error| error.contains("no")), "{line}");
+
+    // Nobody acknowledges it: the line comes all the same.
+    stream.run("parked", "echo", json!({"text": "a"})).await;
+    stream.next_result().await;
+    process.says(r#""run_id":"parked""#).await;
+    let line = last_line(&process, "parked");
+    assert!(line["run_ms"].is_u64() && line["deliver_ms"].is_null(), "{line}");
+}
+
 #[tokio::test]
 async fn lines_have_the_form_that_was_asked_for() {
     let scheduler = FakeScheduler::start().await;

@@ -1,17 +1,24 @@
 //! What stands around every call of a function.
 
-use std::sync::{Arc, Mutex};
+use std::{
+    sync::{Arc, Mutex, mpsc},
+    task::{Context, Poll},
+    time::Duration,
+};
 
 use gen_worker::{
-    Call, DeltaStream, Function, ResourceRequirements, Worker, WorkerError,
+    Call, DeltaStream, Function, ResourceRequirements, Worker, WorkerError, WorkerFailure,
     layer::{Answer, BoxError, BoxFuture, Handler, Invocation, Layer, LayerError, Service},
 };
 use gen_worker_testkit::FakeScheduler;
 use gen_worker_tests::{Embedded, WorkerSettings, unpack};
 use serde_json::{Value, json};
-use std::task::{Context, Poll};
+use tokio::{sync::Notify, time::timeout};
 
 use super::{TENANTS, run_with};
+
+/// How long a test waits for what must happen.
+const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Notes who calls what, in the order in which calls go in.
 #[derive(Clone)]
@@ -143,4 +150,80 @@ impl Layer<Handler> for Starting {
 fn a_layer_may_start_a_task_where_it_is_made() {
     let builder = Worker::builder(Embedded::settings("127.0.0.1:1")).functions(functions());
     builder.layer(Starting).build().unwrap();
+}
+
+/// Gives up on each call when it is told to, as tower's `timeout` does when the time is over.
+#[derive(Clone)]
+struct Impatient(Arc<Notify>);
+
+#[derive(Clone)]
+struct GivesUp(Impatient, Handler);
+
+impl Layer<Handler> for Impatient {
+    type Service = GivesUp;
+
+    fn layer(&self, inner: Handler) -> GivesUp {
+        GivesUp(self.clone(), inner)
+    }
+}
+
+impl Service<Invocation> for GivesUp {
+    type Response = Answer;
+    type Error = BoxError;
+    type Future = BoxFuture<'static, Result<Answer, BoxError>>;
+
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
+        self.1.poll_ready(cx).map_err(Into::into)
+    }
+
+    fn call(&mut self, call: Invocation) -> Self::Future {
+        let (answer, given_up) = (self.1.call(call), self.0.0.clone());
+        Box::pin(async move {
+            tokio::select! {
+                answer = answer => Ok(answer?),
+                () = given_up.notified() => {
+                    Err(LayerError::from(WorkerError::retryable("took too long")).into())
+                }
+            }
+        })
+    }
+}
+
+#[tokio::test]
+async fn a_thread_that_a_layer_leaves_behind_is_told_to_stop_and_counted() {
+    let (given_up, begun) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let (noticed, notices) = mpsc::channel::<()>();
+    let (end, ends) = mpsc::channel::<()>();
+    let (began, noticed, ends) = (begun.clone(), Mutex::new(noticed), Mutex::new(ends));
+    let stubborn = Function::builder::<Value>("stubborn", "tests")
+        .blocking(move |call: Call<Value>| {
+            began.notify_one();
+            while !call.context.is_canceled() {
+                std::thread::yield_now();
+            }
+            let _ = noticed.lock().unwrap().send(());
+            // It ends when the test does.
+            let _ = ends.lock().unwrap().recv();
+            Ok::<_, WorkerError>(())
+        })
+        .unwrap();
+    let scheduler = FakeScheduler::start().await;
+    let mut settings = Embedded::settings(&scheduler.addr().to_string());
+    settings.max_zombies = 0;
+    let worker = Worker::builder(settings).function(stubborn).layer(Impatient(given_up.clone()));
+    let worker = Embedded::start(worker);
+    let mut stream = scheduler.accept().await;
+    stream.run("r", "stubborn", json!({})).await;
+    begun.notified().await;
+    given_up.notify_one();
+    let result = stream.next_result().await;
+    assert_eq!((result.error_type.as_str(), result.safe_message.as_str()), ("retryable", "took too long"));
+    tokio::task::spawn_blocking(move || notices.recv_timeout(PATIENCE).expect("it is told to stop"))
+        .await
+        .unwrap();
+    stream.ended().await.unwrap();
+    stream.end_ok();
+    let ended = timeout(PATIENCE, worker.ended()).await.expect("there are too many such threads");
+    assert!(matches!(ended, Err(WorkerFailure::Zombies { count: 1 })), "{ended:?}");
+    drop(end);
 }

@@ -131,7 +131,18 @@ async fn soak(runs: usize, acknowledges: bool, stream_lives: Duration) {
 async fn a_day_in_which_everything_fails_ends_with_nothing_wrong() {
     let library = gen_worker_tests::ort_library();
     let ended = tokio::process::Command::new(env!("CARGO_BIN_EXE_soak"))
-        .args(["run", "--seconds", "15", "--seed", "3", "--worker", super::CONFORMANCE, "--ort", &library])
+        .args([
+            "run",
+            "--seconds",
+            "15",
+            "--seed",
+            "3",
+            "--kill-orchestrator",
+            "--worker",
+            super::CONFORMANCE,
+            "--ort",
+            &library,
+        ])
         .arg("--weed")
         .arg(gen_worker_tests::seaweed_program())
         .output()

@@ -11,7 +11,7 @@ const MAX_LINES = 1000;
 const DRAW_EVERY = 80;
 
 const STAGES = [
-  ["inputs", "fetch inputs"], ["model", "fetch model"], ["load", "load model"], ["gpu_wait", "wait for the GPU"],
+  ["queue", "wait to start"], ["inputs", "fetch inputs"], ["model", "fetch model"], ["load", "load model"], ["gpu_wait", "wait for the GPU"],
   ["run", "run"], ["store", "store the output"], ["attached", "store what it attached"],
 ];
 

@@ -204,6 +204,8 @@ impl Record {
     /// What is sent to the worker, but for the address of the file API.
     pub(crate) fn to_request(&self, payload: Bytes) -> v1::TaskExecutionRequest {
         let timeout = self.request.timeout.unwrap_or_default().as_millis();
+        let (traceparent, tracestate) =
+            self.request.trace.clone().map(|trace| (trace.parent, trace.state)).unwrap_or_default();
         v1::TaskExecutionRequest {
             run_id: self.run_id.clone(),
             function_name: self.request.function.clone(),
@@ -215,7 +217,8 @@ impl Record {
             file_base_url: String::new(),
             file_token: format!("{}{TOKEN_SEPARATOR}{}", self.run_id, self.file_secret),
             attempt: self.attempt,
-            ..Default::default()
+            traceparent,
+            tracestate,
         }
     }
 

@@ -148,6 +148,47 @@ async fn a_key_makes_asking_twice_safe() {
 }
 
 #[tokio::test]
+async fn a_callers_trace_goes_to_the_worker_with_the_run() {
+    const PARENT: &str = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+    let harness = Harness::start().await;
+    let mut worker = harness.worker(&ALL, 1).await;
+    let mut grpc = FrontendServiceClient::new(harness.channel().await);
+    for (sent, passed_on) in [
+        (vec![("traceparent", PARENT), ("tracestate", "vendor=1")], (PARENT, "vendor=1")),
+        (vec![("traceparent", PARENT)], (PARENT, "")),
+        (vec![], ("", "")),
+        (vec![("traceparent", "00-nonsense"), ("tracestate", "vendor=1")], ("", "")),
+        (vec![("tracestate", "vendor=1")], ("", "")),
+    ] {
+        let headers = [&sent[..], &[JSON]].concat();
+        let answer = harness.send(Method::POST, "/v1/runs", &headers, br#"{"function": "f"}"#).await;
+        assert_eq!(answer.status(), StatusCode::ACCEPTED, "{sent:?}");
+        let run = worker.run().await;
+        assert_eq!((run.traceparent.as_str(), run.tracestate.as_str()), passed_on, "HTTP: {sent:?}");
+        worker.answer(&run, Ok(json!({}))).await;
+
+        let mut request = Request::new(frontend::ExecuteActionRequest {
+            function_name: "f".to_owned(),
+            ..Default::default()
+        });
+        for (name, value) in &sent {
+            request.metadata_mut().insert(*name, value.parse().unwrap());
+        }
+        grpc.execute_action(request).await.unwrap();
+        let run = worker.run().await;
+        assert_eq!((run.traceparent.as_str(), run.tracestate.as_str()), passed_on, "gRPC: {sent:?}");
+        worker.answer(&run, Ok(json!({}))).await;
+    }
+    // Whoever asks again, from another span, asks for the same.
+    let ask = async |parent: &str| {
+        let headers = [("traceparent", parent), ("idempotency-key", "k"), JSON];
+        harness.send(Method::POST, "/v1/runs", &headers, br#"{"function": "f"}"#).await.status()
+    };
+    assert_eq!(ask(PARENT).await, StatusCode::ACCEPTED);
+    assert_eq!(ask(&PARENT.replace("b7ad", "0000")).await, StatusCode::OK);
+}
+
+#[tokio::test]
 async fn a_result_is_waited_for() {
     let harness = Harness::start().await;
     let run_id = harness.submit("f", None).await;

@@ -51,6 +51,8 @@ pub(crate) struct Holder {
     pub attempt: i64,
     pub function: FunctionName,
     pub doing: Doing,
+    /// When it had or has to stop; `None`: whenever it does.
+    pub deadline: Option<Instant>,
     /// It was reported, and does not stop.
     pub zombie: bool,
     /// It was reported, and what it started goes on.
@@ -216,6 +218,7 @@ impl Book {
             attempt: active.attempt,
             function: active.function.clone(),
             doing: active.run.doing(),
+            deadline: active.deadline,
             zombie: active.zombie,
             answered: self.by_run.get(&active.run_id) != Some(permit),
         };

@@ -219,8 +219,6 @@ impl<'a> Session<'a> {
             if phase >= Phase::Flushing {
                 outbox.finish();
             }
-            // Asked once: what changes in between wakes whoever waits for it.
-            let is_congested = outbox.is_congested();
             tokio::select! {
                 biased;
                 due = heartbeat.tick() => {
@@ -244,8 +242,7 @@ impl<'a> Session<'a> {
                     self.connected();
                 }
                 _ = &mut said, if phase >= Phase::Flushing => return self.leave(call, heard).await,
-                () = outbox.relieved(), if is_congested => {}
-                message = next(&mut heard), if !is_congested => {
+                message = next_once_relieved(outbox, &mut heard) => {
                     self.hear(message?)?;
                     self.hear_more(&mut heard)?;
                 }
@@ -332,6 +329,15 @@ impl<'a> Session<'a> {
             false => Err(Status::unavailable("the scheduler left results unacknowledged")),
         }
     }
+}
+
+/// The next message, once there is room for what it makes to say.
+async fn next_once_relieved(
+    outbox: &Outbox,
+    heard: &mut Option<Heard>,
+) -> Result<Option<WorkerSchedulerMessage>, Status> {
+    outbox.relieved().await;
+    next(heard).await
 }
 
 async fn next(heard: &mut Option<Heard>) -> Result<Option<WorkerSchedulerMessage>, Status> {

@@ -4,6 +4,7 @@
 //! reported in its place, from the control runtime, on a thread that no user code enters. Whoever is first has the last word.
 
 use std::{
+    future::pending,
     panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
@@ -20,11 +21,12 @@ use gen_worker_core::{
     ports::{EventSink, RunSpan},
 };
 use tokio::{sync::oneshot, task::JoinHandle, time::timeout};
-use tracing::{Instrument, Span, debug, error, info, info_span, warn};
+use tracing::{Instrument, Span, error, info_span, warn};
 
 use super::{
     Workshop,
     invoke::panicked,
+    line::Line,
     timings::{Stage, Timings},
 };
 use crate::{
@@ -107,8 +109,10 @@ impl Run {
         permit: Arc<Permit>,
         pipeline: impl FnOnce(Arc<Self>, Arc<Permit>) -> P + Send + 'static,
     ) {
-        let run = self.clone();
+        let (run, admitted) = (self.clone(), self.stage_begins());
         let work = async move {
+            run.timings.taken_up();
+            run.went_through(Stage::Queue, admitted);
             let span = run.span();
             run.see_through(permit, pipeline).instrument(span).await;
         };
@@ -124,8 +128,16 @@ impl Run {
         let pipeline = pipeline(self.clone(), permit.clone());
         let pipeline = Box::pin(AssertUnwindSafe(pipeline).catch_unwind());
         let ended = pipeline.await.unwrap_or_else(|payload| Err(panicked(Panicked::caught(&*payload))));
-        if self.has_last_word() {
-            self.tell(Some(ended), Place::Free(permit));
+        if !self.has_last_word() {
+            return;
+        }
+        // A layer that gives up on a blocking call leaves its thread behind.
+        let left = (Arc::strong_count(&permit) > 1).then(|| permit.id());
+        self.tell(Some(ended), Place::Free(permit));
+        if let Some(permit) = left {
+            self.cancellation.cancel(CancelReason::User);
+            let (tracker, span) = (self.shop.tracker.clone(), self.span());
+            tracker.spawn(self.bury(permit, pending::<()>()).instrument(span));
         }
     }
 
@@ -178,13 +190,11 @@ impl Run {
 
     /// Async code is gone a moment after its abort. A thread goes on and keeps its permit; with too many such the worker
     /// leaves, because only the end of the process ends them.
-    async fn bury(&self, permit: PermitId, work: JoinHandle<()>) {
+    async fn bury(self: Arc<Self>, permit: PermitId, end: impl Future) {
         let config = &self.shop.config;
         // It ends with an error, which says that it was aborted, or not in time.
-        let _ = timeout(config.cancel_grace, work).await;
-        // It may have ended in the last moment of its grace, and nobody has looked since.
-        self.shop.outbox.take_in();
-        let Some(zombies) = self.shop.admission.abandon(permit) else { return };
+        let _ = timeout(config.cancel_grace, end).await;
+        let Some(zombies) = self.shop.outbox.abandon(&self.shop.admission, permit) else { return };
         warn!(zombies, "a function does not stop: it keeps its place");
         if zombies > config.max_zombies {
             error!(zombies, max = config.max_zombies, "too many functions do not stop: the worker leaves");
@@ -216,12 +226,11 @@ impl Run {
         match &self.audience {
             Audience::Scheduler => {
                 let outcome = outcome(told, ended);
-                self.count(counted(outcome.as_ref()));
-                self.trace(counted(outcome.as_ref()), outcome.as_ref());
+                let line = self.conclude(counted(outcome.as_ref()), outcome.as_ref());
                 match outcome {
-                    Some(outcome) => self.report(&outcome, place),
+                    Some(outcome) => self.report(&outcome, place, line),
                     None => {
-                        info!("superseded by a newer attempt: not reported");
+                        write_now(line);
                         self.vacate(place);
                     }
                 }
@@ -229,18 +238,28 @@ impl Run {
             Audience::Session(say) => {
                 let went_on = Outcome::Failed(FailureKind::Canceled);
                 let outcome = ended.as_ref().map_or(went_on, |ended| counted(Some(ended)));
-                self.count(outcome);
-                self.trace(outcome, ended.as_ref());
-                if let Some(Err(failure)) = &ended {
-                    warn!(kind = failure.kind.as_str(), error = failure.chain(), "failed");
-                    self.write_down(failure);
-                }
+                write_now(self.conclude(outcome, ended.as_ref()));
                 self.vacate(place);
                 let say = say.lock().unwrap_or_else(PoisonError::into_inner).take();
                 // Nobody waits for it when the session was closed from this side.
                 let _ = say.map(|say| say.send(close_reason(told, ended)));
             }
         }
+    }
+
+    /// Tells of the end whoever watches, and makes its line.
+    fn conclude(&self, outcome: Outcome, ended: Option<&Ended>) -> Option<Box<Line>> {
+        self.count(outcome);
+        self.trace(outcome, ended);
+        let output = match ended {
+            Some(Ok(output)) => Ok(output.len()),
+            Some(Err(failure)) => {
+                self.write_down(failure);
+                Err(failure.chain())
+            }
+            None => Err("it was told to stop, and its end was not waited for".to_owned()),
+        };
+        Line::of(Span::current(), outcome, &self.timings, output, &self.shop.lines)
     }
 
     /// Shows the end to the tracing system.
@@ -261,9 +280,8 @@ impl Run {
     }
 
     /// Says everything about the run, its result last.
-    fn report(&self, outcome: &Ended, place: Place) {
+    fn report(&self, outcome: &Ended, place: Place, line: Option<Box<Line>>) {
         let (outbox, run_id) = (&self.shop.outbox, &self.facts.run_id);
-        self.log(outcome);
         if let (OutputMode::Incremental, Err(failure)) = (self.output_mode, outcome) {
             let error = Event::output_error(failure.kind.as_str(), &failure.safe_message);
             outbox.emit_last(error.about(run_id));
@@ -275,9 +293,9 @@ impl Run {
         let message = result(run_id, self.facts.attempt, outcome);
         let key = (run_id.clone(), self.facts.attempt);
         match place {
-            Place::Free(permit) => outbox.conclude(key, message, permit),
+            Place::Free(permit) => outbox.conclude(key, message, permit, line),
             Place::Kept(permit) => {
-                outbox.result(key, message);
+                outbox.result(key, message, line);
                 self.shop.admission.answered(permit);
             }
         }
@@ -291,23 +309,6 @@ impl Run {
         }
     }
 
-    /// One line a run; of runs that succeed faster than anyone reads, some.
-    fn log(&self, outcome: &Ended) {
-        let (elapsed_ms, stages) = (self.timings.total().as_millis() as u64, &self.timings);
-        match outcome {
-            Ok(output) => match self.shop.lines.take() {
-                Some(left_out) => {
-                    info!(elapsed_ms, %stages, bytes = output.len(), left_out, "succeeded");
-                }
-                None => debug!(elapsed_ms, %stages, bytes = output.len(), "succeeded"),
-            },
-            Err(failure) => {
-                warn!(elapsed_ms, %stages, kind = failure.kind.as_str(), error = failure.chain(), "failed");
-                self.write_down(failure);
-            }
-        }
-    }
-
     /// For those who look for the cause of a fault later.
     fn write_down(&self, failure: &JobFailure) {
         let Some(reports) = &self.shop.reports else { return };
@@ -316,7 +317,7 @@ impl Run {
             facts: &self.facts,
             failure,
             elapsed_ms: millis(self.timings.total()),
-            stage: self.timings.current().map(Stage::name),
+            stage: self.timings.last().map(Stage::name),
             stages_ms: self.timings.reached().map(|(stage, took)| (stage.name(), millis(took))).collect(),
             models: self.models.get().cloned().unwrap_or_default(),
         };
@@ -368,6 +369,13 @@ fn outcome(
         (Some(CancelReason::Drain), _) => failed(FailureKind::Retryable, "worker is shutting down"),
         (Some(CancelReason::Deadline), _) => failed(FailureKind::Timeout, "deadline exceeded"),
         (Some(_), _) => failed(FailureKind::Canceled, "canceled"),
+    }
+}
+
+/// Of a run that has no result to deliver.
+fn write_now(line: Option<Box<Line>>) {
+    if let Some(line) = line {
+        line.write(None);
     }
 }
 

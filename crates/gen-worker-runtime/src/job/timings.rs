@@ -1,7 +1,6 @@
 //! How long each stage of a run took.
 
 use std::{
-    fmt,
     sync::atomic::{AtomicU8, AtomicU64, Ordering},
     time::{Duration, Instant},
 };
@@ -12,9 +11,14 @@ use serde_json::Map;
 /// Runs that took less time have nothing to explain: `job.timings` would double what is sent for them.
 const WORTH_TELLING: Duration = Duration::from_millis(10);
 
+/// The stage is over.
+const PAST: u8 = 0x80;
+
 /// What a run spends its time on, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Stage {
+    /// Waiting for a thread.
+    Queue,
     /// Fetching the files that the payload names.
     Inputs,
     /// Waiting for the worker's set-ups.
@@ -34,7 +38,8 @@ pub(crate) enum Stage {
 }
 
 impl Stage {
-    pub(crate) const ALL: [Self; 8] = [
+    pub(crate) const ALL: [Self; 9] = [
+        Self::Queue,
         Self::Inputs,
         Self::SetUp,
         Self::Model,
@@ -47,6 +52,7 @@ impl Stage {
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
+            Self::Queue => "queue",
             Self::Inputs => "inputs",
             Self::SetUp => "setup",
             Self::Model => "model",
@@ -59,12 +65,12 @@ impl Stage {
     }
 }
 
-/// The stages of one run so far, shown as `model=1 run=20 …` in milliseconds.
+/// The stages of one run so far.
 pub(crate) struct Timings {
     started: Instant,
     /// Microseconds and one, by stage; zero: it was not reached.
     stages: [AtomicU64; Stage::ALL.len()],
-    /// The stage it is in, and one; zero: it is in none.
+    /// The stage it is in, and one, or that it was in last, and [`PAST`]; zero: it was in none.
     current: AtomicU8,
 }
 
@@ -73,17 +79,25 @@ impl Timings {
         Self { started: Instant::now(), stages: Default::default(), current: AtomicU8::new(0) }
     }
 
+    /// A thread has taken it up.
+    pub(crate) fn taken_up(&self) {
+        self.add(Stage::Queue, self.total());
+    }
+
     /// Measures one stage; times of the same stage add up.
     pub(crate) async fn stage<F: Future>(&self, stage: Stage, work: F) -> F::Output {
         self.current.store(stage as u8 + 1, Ordering::Relaxed);
         let since = Instant::now();
         let result = work.await;
-        self.current.store(0, Ordering::Relaxed);
-        let micros = since.elapsed().as_micros() as u64;
+        self.current.store((stage as u8 + 1) | PAST, Ordering::Relaxed);
+        self.add(stage, since.elapsed());
+        result
+    }
+
+    fn add(&self, stage: Stage, took: Duration) {
         let slot = &self.stages[stage as usize];
         let before = slot.load(Ordering::Relaxed).max(1);
-        slot.store(before + micros, Ordering::Relaxed);
-        result
+        slot.store(before + took.as_micros() as u64, Ordering::Relaxed);
     }
 
     pub(crate) fn total(&self) -> Duration {
@@ -105,26 +119,29 @@ impl Timings {
 
     /// The stage that the run is in; `None`: it is between two.
     pub(crate) fn current(&self) -> Option<Stage> {
-        let number = usize::from(self.current.load(Ordering::Relaxed));
-        Stage::ALL.get(number.checked_sub(1)?).copied()
+        let current = self.current.load(Ordering::Relaxed);
+        Stage::ALL.get(usize::from(current).checked_sub(1)?).copied()
+    }
+
+    /// The stage that the run is in, or that it was in last: where it failed, if it has. `None`: it was in none.
+    pub(crate) fn last(&self) -> Option<Stage> {
+        let current = self.current.load(Ordering::Relaxed) & !PAST;
+        Stage::ALL.get(usize::from(current).checked_sub(1)?).copied()
     }
 
     /// The stages that were reached, and how long they took.
     pub(crate) fn reached(&self) -> impl Iterator<Item = (Stage, Duration)> {
-        Stage::ALL.into_iter().filter_map(|stage| {
-            let micros = self.stages[stage as usize].load(Ordering::Relaxed).checked_sub(1)?;
-            Some((stage, Duration::from_micros(micros)))
-        })
+        Stage::ALL.into_iter().filter_map(|stage| Some((stage, self.of(stage)?)))
     }
-}
 
-impl fmt::Display for Timings {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (at, (stage, took)) in self.reached().enumerate() {
-            let space = if at == 0 { "" } else { " " };
-            write!(f, "{space}{}={}", stage.name(), took.as_millis())?;
-        }
-        Ok(())
+    /// How long these took together; zero: none of them was reached.
+    pub(crate) fn took(&self, stages: &[Stage]) -> Duration {
+        stages.iter().filter_map(|stage| self.of(*stage)).sum()
+    }
+
+    fn of(&self, stage: Stage) -> Option<Duration> {
+        let micros = self.stages[stage as usize].load(Ordering::Relaxed).checked_sub(1)?;
+        Some(Duration::from_micros(micros))
     }
 }
 
@@ -136,10 +153,11 @@ mod tests {
     async fn times_of_one_stage_add_up_and_short_runs_say_nothing() {
         let mut timings = Timings::start();
         timings.stage(Stage::Run, async { assert_eq!(timings.current(), Some(Stage::Run)) }).await;
-        assert_eq!(timings.current(), None);
+        assert_eq!((timings.current(), timings.last()), (None, Some(Stage::Run)));
         timings.stages[Stage::Run as usize] = AtomicU64::new(3001);
         timings.stage(Stage::Run, std::future::ready(())).await;
-        assert_eq!(timings.to_string(), "run=3");
+        let took = |stages: &[Stage]| timings.took(stages).as_millis();
+        assert_eq!((took(&[Stage::Load, Stage::Run]), took(&[Stage::Load])), (3, 0));
         assert!(timings.event().is_none());
         timings.started -= WORTH_TELLING;
         let event = timings.event().expect("it took long enough");

@@ -5,13 +5,14 @@ use std::{collections::VecDeque, sync::Arc};
 use gen_worker_core::{Event, EventClass};
 
 use super::Key;
-use crate::{admission::Permit, wire::Message};
+use crate::{admission::Permit, job::Line, wire::Message};
 
 /// A run that has ended: its result, and the place that it held.
 pub(super) struct Ending {
     pub key: Key,
     pub message: Message,
     pub permit: Arc<Permit>,
+    pub line: Option<Box<Line>>,
 }
 
 /// What has come since somebody looked.

@@ -3,13 +3,15 @@
 use std::{
     collections::{BTreeMap, VecDeque},
     hash::BuildHasher,
+    sync::Arc,
     time::{Duration, Instant},
 };
 
+use gen_worker_core::metric::Histogram;
 use hashbrown::{DefaultHashBuilder, HashTable};
 
 use super::Key;
-use crate::wire::Message;
+use crate::{job::Line, wire::Message};
 
 /// What keeping a result costs beside its bytes, about: its key twice, its places in the tables, and the message around the
 /// bytes. So that empty results are bounded too.
@@ -26,7 +28,12 @@ struct Held {
     is_refusal: bool,
     /// It was written to some stream.
     was_written: bool,
+    /// What is logged once it is delivered; `None`: nothing, or it was.
+    line: Option<Box<Line>>,
 }
+
+/// A line of the log that is due, and when the result was delivered, if that is known.
+pub(super) type Told = (Box<Line>, Option<Instant>);
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum State {
@@ -72,6 +79,12 @@ pub(super) struct Results {
     /// says nothing there.
     written: VecDeque<(Instant, u64)>,
     acknowledged: bool,
+    /// What has a line that was not due when it was taken, in its order and when, and numbers of some that have none any more.
+    lined: VecDeque<(Instant, u64)>,
+    /// To be logged by whoever has let go of the queue: the log may wait for a disk or a pipe.
+    pub told: Vec<Told>,
+    /// How long it took to deliver each result, the first time.
+    pub delivery: Arc<Histogram>,
     all: Amount,
     held_back: Amount,
     unwritten: Amount,
@@ -102,6 +115,7 @@ impl Results {
                 state: State::HeldBack,
                 is_refusal: false,
                 was_written: false,
+                line: None,
             },
         );
         self.all.add(cost);
@@ -112,6 +126,27 @@ impl Results {
     /// Lets a result that was held back be sent, unless another took its place.
     pub(super) fn release(&mut self, number: u64) {
         self.wait(number, State::HeldBack);
+    }
+
+    /// Logs this about a result once it is delivered, or known not to be.
+    pub(super) fn tell_of(&mut self, number: u64, line: Box<Line>, now: Instant) {
+        match self.held.get_mut(&number) {
+            Some(held) => {
+                held.line = Some(line);
+                self.lined.push_back((now, number));
+            }
+            None => self.told.push((line, None)),
+        }
+    }
+
+    /// Logs without its delivery what was taken at least so long ago.
+    pub(super) fn tell_late(&mut self, now: Instant, after: Duration) {
+        while let Some((_, number)) =
+            self.lined.pop_front_if(|(since, _)| now.saturating_duration_since(*since) >= after)
+        {
+            let line = self.held.get_mut(&number).and_then(|held| held.line.take());
+            self.told.extend(line.map(|line| (line, None)));
+        }
     }
 
     /// What is held of this attempt is no answer to a second try.
@@ -151,10 +186,14 @@ impl Results {
         let number = self.waiting.pop_front()?;
         let held = self.held.get_mut(&number)?;
         held.state = State::Written;
-        held.was_written = true;
+        let was_written = std::mem::replace(&mut held.was_written, true);
         self.unwritten.remove(held.cost);
         if !self.acknowledged {
             self.written.push_back((now, number));
+            if !was_written {
+                self.delivery.observe(now.saturating_duration_since(held.since));
+                self.told.extend(held.line.take().map(|line| (line, Some(now))));
+            }
         }
         Some(held.message.clone())
     }
@@ -181,7 +220,17 @@ impl Results {
         }
     }
 
-    /// The result of this attempt is delivered. Says whether it was held.
+    /// The scheduler has the result of this attempt for good. Says whether it was held.
+    pub(super) fn acknowledge(&mut self, key: &Key, now: Instant) -> bool {
+        let Some(number) = self.number(key) else { return false };
+        if let Some(held) = self.held.get_mut(&number).filter(|_| self.acknowledged) {
+            self.delivery.observe(now.saturating_duration_since(held.since));
+            self.told.extend(held.line.take().map(|line| (line, Some(now))));
+        }
+        self.remove(number).is_some()
+    }
+
+    /// The result of this attempt is history. Says whether it was held.
     pub(super) fn forget(&mut self, key: &Key) -> bool {
         let number = self.number(key);
         number.and_then(|number| self.remove(number)).is_some()
@@ -293,6 +342,7 @@ impl Results {
             State::Waiting => self.unwritten.remove(held.cost),
             State::Written => {}
         }
+        self.told.extend(held.line.map(|line| (line, None)));
         Some(held.key)
     }
 }

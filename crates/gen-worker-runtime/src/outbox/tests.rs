@@ -8,7 +8,7 @@ use gen_worker_core::{ByteLimit, Call, CancelReason, Download, DownloadState, Fr
 
 use super::*;
 use crate::{
-    admission::{self, Admission, Applicant, PermitId, Stop},
+    admission::{self, Applicant, Stop},
     ports::Ports,
     shutdown::Shutdown,
     snapshot::Doing,
@@ -92,6 +92,56 @@ fn a_result_follows_its_own_events_and_overtakes_those_of_others() {
     assert_eq!(drain(&mut queue, stream), ["+a", "+a", "=a", "+loud", "+loud"]);
 }
 
+/// A result with a line that is taken now.
+fn lined(queue: &mut Queue, run: &str, now: Instant) {
+    let number = queue.results.hold_back(key(run), result(run), now);
+    queue.results.tell_of(number, Line::blank(), now);
+    queue.results.release(number);
+}
+
+/// When the results were delivered whose lines are due.
+fn told(queue: &mut Queue) -> Vec<Option<Instant>> {
+    queue.results.told.drain(..).map(|(_, delivered)| delivered).collect()
+}
+
+#[test]
+fn a_run_has_its_line_once_its_result_is_delivered() {
+    let (mut queue, stream) = queue(10);
+    let (now, later) = (Instant::now(), Instant::now() + Duration::from_millis(9));
+    lined(&mut queue, "a", now);
+    assert!(told(&mut queue).is_empty(), "the stream has not read it");
+    assert!(matches!(queue.next_of(stream, later), Poll::Ready(Some(_))));
+    assert_eq!(told(&mut queue), [Some(later)]);
+
+    queue.results.await_acknowledgements();
+    lined(&mut queue, "b", now);
+    drain(&mut queue, stream);
+    assert!(told(&mut queue).is_empty(), "nobody has acknowledged it");
+    assert!(queue.results.acknowledge(&key("b"), later));
+    assert_eq!(told(&mut queue), [Some(later)]);
+    let delivery = queue.results.delivery.read();
+    assert_eq!((delivery.count(), delivery.sum >= Duration::from_millis(18)), (2, true));
+}
+
+#[test]
+fn a_line_never_waits_for_long_nor_is_lost() {
+    let (mut queue, stream) = queue(10);
+    queue.results.await_acknowledgements();
+    let now = Instant::now();
+    for run in ["a", "b", "c"] {
+        lined(&mut queue, run, now);
+    }
+    drain(&mut queue, stream);
+    assert!(queue.results.forget(&key("b")), "it is begun again");
+    assert_eq!(told(&mut queue), [None]);
+    queue.results.tell_late(now + LATE / 2, LATE);
+    assert!(told(&mut queue).is_empty());
+    queue.results.tell_late(now + LATE, LATE);
+    assert_eq!(told(&mut queue), [None, None]);
+    assert!(queue.results.acknowledge(&key("a"), now + LATE));
+    assert!(told(&mut queue).is_empty(), "a run has one line");
+}
+
 #[test]
 fn frames_and_events_take_turns() {
     let (mut queue, stream) = queue(10);
@@ -157,14 +207,37 @@ fn a_scheduler_that_acknowledges_loses_nothing_and_is_given_no_more() {
 fn nothing_more_is_read_from_a_scheduler_that_reads_no_more() {
     let outbox = outbox(10);
     let (mut speech, _said) = outbox.start_stream(registration());
-    outbox.result(key("a"), large_result("a"));
-    outbox.result(key("b"), large_result("b"));
+    outbox.result(key("a"), large_result("a"), None);
+    outbox.result(key("b"), large_result("b"), None);
     assert!(outbox.is_congested());
     for _ in 0..3 {
         speech.next().now_or_never().flatten().expect("a registration and two results");
     }
     assert!(!outbox.is_congested());
     assert!(outbox.relieved().now_or_never().is_some(), "the session is told");
+}
+
+#[test]
+fn congestion_may_come_and_go_between_two_looks() {
+    let outbox = outbox(10);
+    let (mut speech, _said) = outbox.start_stream(registration());
+    speech.next().now_or_never().flatten().expect("a registration");
+    let congest = || ["a", "b"].map(|run| outbox.result(key(run), large_result(run), None));
+    let mut relieve = || [(); 2].map(|()| speech.next().now_or_never().flatten().expect("a result"));
+    congest();
+    relieve();
+    assert!(outbox.relieved().now_or_never().is_some(), "it is over");
+    congest();
+    relieve();
+    congest();
+    assert!(outbox.relieved().now_or_never().is_none(), "what is over says nothing of what has come since");
+    let mut waiting = Box::pin(outbox.relieved());
+    assert!(waiting.as_mut().now_or_never().is_none());
+    relieve();
+    congest();
+    assert!(waiting.as_mut().now_or_never().is_none());
+    relieve();
+    assert!(waiting.now_or_never().is_some());
 }
 
 #[test]
@@ -293,22 +366,45 @@ impl Stop for Unstoppable {
     fn stop(self: Arc<Self>, _permit: PermitId, _reason: CancelReason) {}
 }
 
-#[test]
-fn whoever_hears_of_a_result_finds_the_place_free() {
+/// A worker of one place, and what the only function takes it with.
+fn admission() -> (Admission, Function) {
     let limits = admission::Limits { max_input: ByteLimit::Unlimited, max_concurrency: NonZeroU32::new(1) };
-    let admission = Admission::new(limits, Ports::default().credential, Shutdown::new(Duration::ZERO));
     let function = Function::builder::<serde_json::Value>("f", "tests")
         .asynchronous(|_: Call<serde_json::Value>| async { Ok::<_, WorkerError>(()) })
         .unwrap();
-    let (run_id, attempt) = key("a");
-    let applicant = Applicant {
-        run_id: &run_id,
-        attempt,
+    (Admission::new(limits, Ports::default().credential, Shutdown::new(Duration::ZERO)), function)
+}
+
+fn applicant<'a>((run_id, attempt): &'a Key, function: &'a Function) -> Applicant<'a> {
+    Applicant {
+        run_id,
+        attempt: *attempt,
         spec: function.spec(),
         payload_bytes: 0,
         deadline: None,
         is_room: true,
-    };
+    }
+}
+
+#[test]
+fn a_run_that_ends_at_the_edge_of_its_grace_has_ended() {
+    let (admission, function) = admission();
+    let admit = |key| admission.admit(&applicant(&key, &function), Arc::new(Unstoppable)).unwrap();
+    let outbox = outbox(1);
+    let permit = admit(key("a"));
+    let id = permit.id();
+    outbox.conclude(key("a"), result("a"), Arc::new(permit), None);
+    assert_eq!(admission.held().permits, 1, "nobody has looked");
+    assert_eq!(outbox.abandon(&admission, id), None);
+    let permit = admit(key("b"));
+    assert_eq!(outbox.abandon(&admission, permit.id()), Some(1), "this one goes on");
+}
+
+#[test]
+fn whoever_hears_of_a_result_finds_the_place_free() {
+    let (admission, function) = admission();
+    let run = key("a");
+    let applicant = applicant(&run, &function);
     let permit = admission.admit(&applicant, Arc::new(Unstoppable)).unwrap();
 
     let outbox = outbox(1);
@@ -316,7 +412,7 @@ fn whoever_hears_of_a_result_finds_the_place_free() {
     let mut next = || speech.next().now_or_never().flatten();
     assert!(next().is_some() && next().is_none());
     outbox.emit(progress("a"));
-    outbox.conclude(key("a"), result("a"), Arc::new(permit));
+    outbox.conclude(key("a"), result("a"), Arc::new(permit), None);
     assert_eq!(admission.active(), [key("a")], "until somebody looks");
     assert_eq!(name(next().unwrap()), "+a");
     assert_eq!(name(next().unwrap()), "=a");
@@ -327,7 +423,7 @@ fn whoever_hears_of_a_result_finds_the_place_free() {
 async fn a_stream_ends_once_all_is_said() {
     let outbox = outbox(1);
     let (mut speech, said) = outbox.start_stream(registration());
-    outbox.result(key("a"), result("a"));
+    outbox.result(key("a"), result("a"), None);
     outbox.finish();
     assert_eq!(speech.by_ref().count().await, 2, "a registration and a result");
     said.await.unwrap_err();
@@ -343,7 +439,7 @@ fn a_refusal_takes_no_place_of_a_result_that_nobody_heard() {
         let (mut speech, _said) = outbox.start_stream(registration());
         let mut next = || speech.next().now_or_never().flatten().map(|message| message.decoded());
         next();
-        outbox.result(key("a"), result("a"));
+        outbox.result(key("a"), result("a"), None);
         let refusal = refused(failure);
         outbox.refusal(key("a"), refusal.clone(), may_come_again);
         assert!(matches!(next(), Some(Msg::RunResult(told)) if told.success));
@@ -358,7 +454,7 @@ async fn what_is_shed_for_a_refusal_is_in_the_journal_no_more() {
     let limits = Limits { events: 1, result_bytes: PLENTY, message_bytes: PLENTY };
     let outbox = Outbox::journaled(&limits, directory.path()).unwrap();
     let (mut speech, _said) = outbox.start_stream(registration());
-    outbox.result(key("a"), outbound::result(&key("a").0, 0, &Ok(vec![0; PLENTY - 1024].into())));
+    outbox.result(key("a"), outbound::result(&key("a").0, 0, &Ok(vec![0; PLENTY - 1024].into())), None);
     assert_eq!(speech.by_ref().skip(1).next().await.map(name).unwrap(), "=a");
     let busy: Result<Bytes, _> = Err(WorkerError::retryable("worker busy").into());
     outbox.refusal(key("b"), outbound::result(&key("b").0, 0, &busy), true);

@@ -121,7 +121,8 @@ impl Show {
 
     /// How long each stage took, in the order in which they happened.
     pub(super) fn timings(&self) {
-        const STAGES: [(&str, &str); 7] = [
+        const STAGES: [(&str, &str); 8] = [
+            ("queue_ms", "wait to start"),
             ("inputs_ms", "fetch inputs"),
             ("model_ms", "fetch model"),
             ("load_ms", "load model"),

@@ -50,15 +50,15 @@ fn of_worker(worker: &Worker, machine: &Machine) -> Vec<Check> {
     checks
 }
 
-fn ok(name: &'static str, seen: impl Into<String>) -> Check {
+pub(super) fn ok(name: &'static str, seen: impl Into<String>) -> Check {
     Check { name, level: Level::Ok, seen: seen.into(), remedy: None }
 }
 
-fn warn(name: &'static str, seen: impl Into<String>, remedy: impl Into<String>) -> Check {
+pub(super) fn warn(name: &'static str, seen: impl Into<String>, remedy: impl Into<String>) -> Check {
     Check { name, level: Level::Warn, seen: seen.into(), remedy: Some(remedy.into()) }
 }
 
-fn fail(name: &'static str, seen: impl Into<String>, remedy: impl Into<String>) -> Check {
+pub(super) fn fail(name: &'static str, seen: impl Into<String>, remedy: impl Into<String>) -> Check {
     Check { level: Level::Fail, ..warn(name, seen, remedy) }
 }
 
