@@ -56,8 +56,16 @@ fn build(args: &Args, folder: &Path) -> Done<PathBuf> {
     let flags =
         |option: &str| folders.map(|(from, to)| format!("{option}={}={to}", from.display())).join(" ");
     cargo.env("RUSTFLAGS", flags("--remap-path-prefix")).env("CFLAGS", flags("-ffile-prefix-map"));
+    // C writes down when it was compiled, which then is when the sources were committed.
+    cargo.env("SOURCE_DATE_EPOCH", committed()?);
     run::run(&mut cargo)?;
     Ok(target.join(profile).join(args.bin.as_ref().unwrap_or(&args.package)))
+}
+
+/// When that was, in seconds since 1970.
+fn committed() -> Done<String> {
+    let said = command("git", &["log", "-1", "--format=%ct"]).output().doing("git log")?;
+    Ok(String::from_utf8_lossy(&said.stdout).trim().to_owned())
 }
 
 /// What is committed, without what is not.
