@@ -164,8 +164,11 @@ impl Orchestrator {
         config: OrchestratorConfig,
     ) {
         let digests = Arc::new(Digests::default());
-        let store =
-            |name: &str| Store::new(config.data_dir.join(name), config.max_file, Arc::clone(&digests));
+        let store = |name: &str| {
+            let store = Store::new(config.data_dir.join(name), config.max_file, Arc::clone(&digests));
+            store.sweep();
+            store
+        };
         let models = config.models_dir.clone();
         let app = App {
             intake,

@@ -21,6 +21,9 @@ use crate::{digests::Digests, http_error::HttpError};
 const MAX_REFERENCE: usize = 1024;
 const MAX_SEGMENT: usize = 200;
 
+/// Where files are until they are whole, all in one place below the root. A dot in front: no reference names it.
+const PARTS: &str = ".parts";
+
 /// Chunks on their way to the disk.
 const CHUNKS: usize = 8;
 
@@ -66,6 +69,16 @@ impl Store {
         Self { root, max, digests }
     }
 
+    /// Removes what a process that was killed had not written to its end. For the one that has the folder, before it writes.
+    pub(crate) fn sweep(&self) {
+        match fs::remove_dir_all(self.root.join(PARTS)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                warn!(%error, root = %self.root.display(), "what was left of files could not be removed");
+            }
+            _ => {}
+        }
+    }
+
     /// Where the file of a reference is, whether it exists or not.
     pub(crate) fn path(&self, reference: &str) -> Result<PathBuf, HttpError> {
         let relative =
@@ -82,7 +95,8 @@ impl Store {
         if mode == Mode::CreateOnly && path.exists() {
             return Err(taken());
         }
-        let temporary = in_background(open_beside(path.clone())).await?.map_err(unusable)?;
+        let temporary =
+            in_background(open_part(self.root.join(PARTS), path.clone())).await?.map_err(unusable)?;
         let written = self.receive(temporary.reopen().map_err(unusable)?, body).await?;
         let digests = Arc::clone(&self.digests);
         let sha256 = written.sha256.clone();
@@ -123,12 +137,12 @@ impl Store {
     }
 }
 
-fn open_beside(path: PathBuf) -> impl FnOnce() -> io::Result<NamedTempFile> {
+/// A file that becomes the one at `path`, whose folder is there then.
+fn open_part(parts: PathBuf, path: PathBuf) -> impl FnOnce() -> io::Result<NamedTempFile> {
     move || {
-        let directory = path.parent().unwrap_or(Path::new("."));
-        fs::create_dir_all(directory)?;
-        // A dot in front: no reference names it.
-        tempfile::Builder::new().prefix(".part-").tempfile_in(directory)
+        fs::create_dir_all(path.parent().unwrap_or(Path::new(".")))?;
+        fs::create_dir_all(&parts)?;
+        NamedTempFile::new_in(parts)
     }
 }
 
@@ -163,6 +177,20 @@ mod tests {
 
     fn store(root: &Path) -> Store {
         Store::new(root.join("files"), ByteLimit::Max(ByteSize(4)), Arc::default())
+    }
+
+    #[tokio::test]
+    async fn what_a_killed_process_was_writing_goes_at_the_next_start() {
+        let folder = tempfile::tempdir().unwrap();
+        let files = store(folder.path());
+        files.write("kept", Body::from("abc"), Mode::Replace).await.unwrap();
+        // As it is found after a SIGKILL.
+        let part = open_part(files.root.join(PARTS), files.path("a/b").unwrap())().unwrap().keep().unwrap().1;
+        assert!(part.exists());
+        store(folder.path()).sweep();
+        assert!(!part.exists() && files.path("kept").unwrap().exists());
+        files.write("a/b", Body::from("abc"), Mode::Replace).await.unwrap();
+        assert_eq!(fs::read(files.path("a/b").unwrap()).unwrap(), b"abc");
     }
 
     #[test]

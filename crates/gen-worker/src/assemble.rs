@@ -61,7 +61,7 @@ pub enum AssembleError {
 pub fn assemble(config: &WorkerConfig, functions: &[Function]) -> Result<Ports, AssembleError> {
     let credential = verified(config)?;
     let client = HttpClient::new(config.net.clone())?;
-    let tracer = tracer(config, &client)?;
+    let tracer = tracer(config)?;
     let hub = gen_worker_hub::HubConfig { show_bars: std::io::stderr().is_terminal(), ..config.hub.clone() };
     let hub = Arc::new(Hub::new(hub, client.clone()));
     let transfers = Transfers::new(&config.upload, client);
@@ -81,14 +81,17 @@ pub fn assemble(config: &WorkerConfig, functions: &[Function]) -> Result<Ports, 
     })
 }
 
+/// Spans are sent with a client of their own, by the runtime of their own: pooled connections end with the runtime that made them, and
+/// the last spans are sent when the others are gone.
 #[cfg(feature = "otel")]
-fn tracer(config: &WorkerConfig, client: &HttpClient) -> Result<Option<Arc<dyn Tracer>>, AssembleError> {
-    let traces = crate::otel::Traces::open(&config.otel, &config.runtime.worker_id, client.clone())?;
+fn tracer(config: &WorkerConfig) -> Result<Option<Arc<dyn Tracer>>, AssembleError> {
+    let client = HttpClient::new(config.net.clone())?;
+    let traces = crate::otel::Traces::open(&config.otel, &config.runtime.worker_id, client)?;
     Ok(traces.map(|traces| Arc::new(traces) as Arc<dyn Tracer>))
 }
 
 #[cfg(not(feature = "otel"))]
-fn tracer(config: &WorkerConfig, _client: &HttpClient) -> Result<Option<Arc<dyn Tracer>>, AssembleError> {
+fn tracer(config: &WorkerConfig) -> Result<Option<Arc<dyn Tracer>>, AssembleError> {
     if config.otel.endpoint.is_some() {
         tracing::warn!("no traces are sent: this worker was built without the feature `otel`");
     }

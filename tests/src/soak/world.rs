@@ -86,6 +86,8 @@ pub(crate) struct World {
     wrong: Mutex<Vec<String>>,
     /// How often a worker could not start because its disk was full.
     failed_starts: AtomicU64,
+    /// When the orchestrator was killed last, in milliseconds since 1970.
+    killed: AtomicU64,
     folder: TempDir,
 }
 
@@ -145,6 +147,7 @@ impl World {
             filling: Mutex::default(),
             wrong: Mutex::default(),
             failed_starts: AtomicU64::new(0),
+            killed: AtomicU64::new(0),
             folder,
         };
         world.connected().await;
@@ -246,6 +249,7 @@ impl World {
             Fault::KillOrchestrator => {
                 let mut orchestrator = self.orchestrator.lock().await;
                 orchestrator.kill().await;
+                self.killed.store(now_ms(), Relaxed);
                 // Streams are cut off where the process is; what was on its way is gone as when a network breaks.
                 (0..WORKERS).for_each(|worker| self.break_stream(worker));
                 orchestrator.start_again();
@@ -257,6 +261,11 @@ impl World {
     fn break_stream(&self, worker: usize) {
         self.workers[worker].network.drop_all();
         self.broke[worker].store(now_ms(), Relaxed);
+    }
+
+    /// Whether the orchestrator was killed since then, in milliseconds since 1970.
+    pub(crate) fn killed_since(&self, since: u64) -> bool {
+        self.killed.load(Relaxed) >= since
     }
 
     /// Whether the stream of a run's worker broke since the run was asked for.
@@ -386,8 +395,7 @@ impl World {
             left.extend(files.into_iter().filter(|path| !explained(path)));
         }
         let orchestrator = files_below(&self.folder.path().join("orchestrator"));
-        let temporary =
-            |path: &PathBuf| path.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'));
+        let temporary = |path: &PathBuf| path.iter().any(|name| name == ".parts");
         left.extend(orchestrator.into_iter().filter(temporary));
         left.extend(files_below(&self.folder.path().join("tmp")));
         left
