@@ -89,7 +89,9 @@ struct Model {
     /// Where it is, or was last.
     device: usize,
     footprint: Footprint,
-    /// When its footprint was measured; `None`: it is an estimate.
+    /// What it was taken for when it was asked for last.
+    estimate: Footprint,
+    /// When its footprint was measured; `None`: it is the estimate.
     measured: Option<Instant>,
     /// What of the budget it has.
     charged: Memory,
@@ -97,6 +99,8 @@ struct Model {
     used: u64,
     /// Its last load ran out of memory.
     was_out_of_memory: bool,
+    /// Its last load was measured larger than can ever be.
+    was_too_large: bool,
 }
 
 struct Lease<K> {
@@ -166,8 +170,10 @@ impl<K: Clone + Eq + Hash> Residency<K> {
             return (id, vec![Step::Grant(id)]);
         }
         if !self.is_coming(key) {
-            self.doubt(key, id, estimate, now);
+            self.model(key).estimate = estimate;
+            self.doubt(key, id, now);
             self.model(key).was_out_of_memory = false;
+            self.model(key).was_too_large = false;
             self.queue.push_back(key.clone());
         }
         (id, self.advance())
@@ -402,6 +408,7 @@ impl<K: Clone + Eq + Hash> Residency<K> {
                 let measured = model.footprint.resident.on(model.device);
                 self.set(&key, State::Resident, measured);
                 self.model(&key).was_out_of_memory = false;
+                self.model(&key).was_too_large = false;
                 self.model(&key).used = self.next_use();
                 steps.extend(self.grant(&key));
                 true
@@ -411,8 +418,12 @@ impl<K: Clone + Eq + Hash> Residency<K> {
                 self.active = Some(Active::Settling(key));
                 false
             }
-            // It is larger than it was taken for, and what it would need is leased: it waits like any other.
+            // It is larger than it was taken for, and what it would need is leased: it waits like any other. If that can never
+            // be, others may have taken what was measured: nobody is refused before a second load says the same.
             None => {
+                if self.is_hopeless(&key) && !std::mem::replace(&mut self.model(&key).was_too_large, true) {
+                    self.forget_the_measure(&key);
+                }
                 steps.push(self.begin_to_evict(&key, Tier::Disk));
                 if self.is_wanted(&key) {
                     self.queue.push_front(key);
@@ -498,10 +509,12 @@ impl Model {
             state: State::Disk,
             device: 0,
             footprint,
+            estimate: footprint,
             measured: None,
             charged: Memory::default(),
             used,
             was_out_of_memory: false,
+            was_too_large: false,
         }
     }
 }

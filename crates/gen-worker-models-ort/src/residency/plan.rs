@@ -3,7 +3,7 @@
 use std::{collections::HashSet, hash::Hash, time::Instant};
 
 use super::{BELIEVED, Holder, Lease, LeaseId, Model, Refusal, Residency, State, Step, Tier};
-use crate::budget::{Bytes, Footprint, Memory};
+use crate::budget::{Bytes, Memory};
 
 impl<K: Clone + Eq + Hash> Residency<K> {
     /// Refuses those who wait for what can never be.
@@ -21,13 +21,22 @@ impl<K: Clone + Eq + Hash> Residency<K> {
     }
 
     /// Goes back to the estimate if what was measured, a while ago, would refuse the model to whom this lease is for.
-    pub(super) fn doubt(&mut self, key: &K, id: LeaseId, estimate: Footprint, now: Instant) {
+    pub(super) fn doubt(&mut self, key: &K, id: LeaseId, now: Instant) {
         let model = &self.models[key];
         let is_old = model.measured.is_some_and(|at| now.saturating_duration_since(at) >= BELIEVED);
         if is_old && matches!(model.state, State::Disk | State::Warm) && self.refusal(key, id).is_some() {
-            let model = self.model(key);
-            (model.footprint.resident, model.measured) = (estimate.resident, None);
+            self.forget_the_measure(key);
         }
+    }
+
+    /// Whether somebody waits for the model in vain.
+    pub(super) fn is_hopeless(&self, key: &K) -> bool {
+        self.waiting(key).any(|id| self.refusal(key, id).is_some())
+    }
+
+    pub(super) fn forget_the_measure(&mut self, key: &K) {
+        let model = self.model(key);
+        (model.footprint.resident, model.measured) = (model.estimate.resident, None);
     }
 
     /// Why there will never be room for the model on any device, whoever else ends their leases; `None`: there may be.

@@ -169,14 +169,26 @@ fn what_was_measured_too_large_is_measured_anew_after_a_while() {
     let ask = |shell: &mut Prompt| shell.ask(1, plain(1), "a");
     let refused = Refusal::TooLarge { needed: host(11), budget: host(10) };
     let first = ask(&mut shell);
-    assert_eq!((&shell.refused[..], &shell.loads[..]), (&[(first, refused)][..], &[1][..]));
+    assert_eq!((&shell.refused[..], &shell.loads[..]), (&[(first, refused)][..], &[1, 1][..]));
     shell.sizes.insert(1, plain(3));
     shell.now += BELIEVED - Duration::from_secs(1);
     let again = ask(&mut shell);
-    assert_eq!((&shell.refused[1..], shell.loads.len()), (&[(again, refused)][..], 1), "it is believed");
+    assert_eq!((&shell.refused[1..], shell.loads.len()), (&[(again, refused)][..], 2), "it is believed");
     shell.now += Duration::from_secs(1);
     let later = ask(&mut shell);
     assert_eq!((&shell.granted[..], shell.residency.used().total()), (&[later][..], host(3)));
+}
+
+#[test]
+fn nobody_is_refused_for_what_others_took_during_one_load() {
+    let mut residency = Residency::new(10, &[0]);
+    let now = Instant::now();
+    let (id, steps) = residency.ask(&1, plain(3), String::new(), now);
+    assert_eq!(steps, [Step::Load(1)]);
+    assert_eq!(residency.loaded(&1, plain(11), now), [Step::Evict(1, Tier::Disk)]);
+    assert_eq!(residency.evicted(&1, Tier::Disk), [Step::Load(1)]);
+    assert_eq!(residency.loaded(&1, plain(4), now), [Step::Grant(id)]);
+    assert_eq!(residency.used().total(), host(4));
 }
 
 #[test]
