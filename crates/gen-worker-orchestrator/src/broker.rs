@@ -21,9 +21,8 @@ use url::Url;
 use crate::{
     auth::Now,
     dispatch::Load,
-    events::Batch,
-    queue::{Canceled, FileScope, Lease, Queue, Refusal, Unavailable},
-    run::{RunError, RunRequest, RunView},
+    queue::{Canceled, FileScope, Heard, Lease, Outcome, Queue, Refusal, Unavailable},
+    run::{RunRequest, RunView},
     stats::Stats,
     workers::{Outbound, Session},
 };
@@ -143,13 +142,14 @@ impl Broker {
         }
     }
 
-    /// Takes in a worker and returns its session's number.
+    /// Takes in a worker and returns its session's number. Where it cannot be known which of the runs that the worker
+    /// says it has are still its, it is not taken in: it goes on with all of them, and comes back.
     pub(crate) async fn join(
         &self,
         registration: v1::WorkerRegistration,
         outbound: Outbound,
         closing: CancellationToken,
-    ) -> u64 {
+    ) -> Result<u64, Unavailable> {
         let id = {
             let mut sessions = self.sessions();
             sessions.next += 1;
@@ -166,7 +166,14 @@ impl Broker {
             }));
         }
         for active in registration.active_runs {
-            match self.queue.adopt(&active, &worker_id).await {
+            let adopted = match self.queue.adopt(&active, &worker_id).await {
+                Ok(adopted) => adopted,
+                Err(unavailable) => {
+                    self.queue.lose(session.into_runs()).await;
+                    return Err(unavailable);
+                }
+            };
+            match adopted {
                 Some(function) => {
                     self.sessions().open.values_mut().for_each(|other| other.forget(&active.run_id));
                     session.adopt(active, function);
@@ -180,7 +187,7 @@ impl Broker {
         }
         self.sessions().open.insert(id, session);
         self.changed.notify_one();
-        id
+        Ok(id)
     }
 
     /// Forgets a worker's stream; its runs wait for it.
@@ -257,31 +264,37 @@ impl Broker {
         Ok(canceled)
     }
 
-    pub(crate) async fn view(&self, run_id: &str) -> Option<RunView> {
+    /// See [`Queue::view`].
+    pub(crate) async fn view(&self, run_id: &str) -> Result<Option<RunView>, Unavailable> {
         self.queue.view(run_id).await
     }
 
-    pub(crate) async fn list(&self) -> Vec<RunView> {
-        self.queue.list().await
+    /// See [`Queue::list`].
+    pub(crate) async fn list(
+        &self,
+        tenant_id: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<RunView>, Unavailable> {
+        self.queue.list(tenant_id, limit).await
     }
 
     /// See [`Queue::outcome`].
-    pub(crate) async fn outcome(&self, run_id: &str) -> Option<Option<Result<bytes::Bytes, RunError>>> {
+    pub(crate) async fn outcome(&self, run_id: &str) -> Result<Option<Option<Outcome>>, Unavailable> {
         self.queue.outcome(run_id).await
     }
 
     /// A signal that a run said something; `None`: there is no such run.
-    pub(crate) async fn watch(&self, run_id: &str) -> Option<watch::Receiver<()>> {
+    pub(crate) async fn watch(&self, run_id: &str) -> Result<Option<watch::Receiver<()>>, Unavailable> {
         self.queue.watch(run_id).await
     }
 
     /// What a run said after an event, and how it stands if it has ended; `None`: there is no such run.
-    pub(crate) async fn events(&self, run_id: &str, after: u64) -> Option<(Batch, Option<(u64, RunView)>)> {
+    pub(crate) async fn events(&self, run_id: &str, after: u64) -> Result<Option<Heard>, Unavailable> {
         self.queue.events(run_id, after).await
     }
 
     /// Whose files a token opens; `None`: none.
-    pub(crate) async fn file_scope(&self, token: &str) -> Option<FileScope> {
+    pub(crate) async fn file_scope(&self, token: &str) -> Result<Option<FileScope>, Unavailable> {
         self.queue.file_scope(token).await
     }
 

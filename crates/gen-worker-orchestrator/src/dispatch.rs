@@ -54,6 +54,12 @@ impl Load {
         *self.running.entry(function.to_owned()).or_default() += 1;
     }
 
+    /// Counts one run less.
+    #[cfg(feature = "nats")]
+    pub(crate) fn discharge(&mut self, function: &str) {
+        self.running.entry(function.to_owned()).and_modify(|count| *count -= 1);
+    }
+
     fn holds(models: &[String], wanted: &[String]) -> usize {
         wanted.iter().filter(|model| models.contains(model)).count()
     }

@@ -34,7 +34,7 @@ fn place(tenant_id: Option<&str>, reference: &str) -> String {
 
 async fn scope(app: &App, headers: &HeaderMap) -> Result<FileScope, HttpError> {
     let token = token_of(headers).ok_or_else(HttpError::credential)?;
-    app.broker().file_scope(token).await.ok_or_else(HttpError::credential)
+    app.broker().file_scope(token).await?.ok_or_else(HttpError::credential)
 }
 
 /// For runs, with the token that each is given, as are the two below.
@@ -140,7 +140,7 @@ pub(crate) async fn download(
     let run_id = reference.strip_prefix("runs/").and_then(|rest| rest.split('/').next());
     let tenant_id = match (&caller, tenant_id, run_id) {
         (Caller::Operator, None, Some(run_id)) => {
-            app.broker().view(run_id).await.and_then(|run| run.tenant_id)
+            app.broker().view(run_id).await?.and_then(|run| run.tenant_id)
         }
         (Caller::Operator, tenant_id, _) => tenant_id,
         (Caller::Tenant(_), tenant_id, _) => {

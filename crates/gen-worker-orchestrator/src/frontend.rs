@@ -8,8 +8,8 @@ use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use crate::{
     auth::{Caller, Callers},
-    intake::{Intake, IntakeError},
-    queue::Refusal,
+    intake::{Intake, IntakeError, Naming},
+    queue::{Refusal, Unavailable},
     rate::RateLimit,
     run::{RetryPolicy, RunRequest, Trace},
     scheduler::{sent_token, unauthenticated},
@@ -62,8 +62,8 @@ impl FrontendService for Frontend {
             retry: policy(self.intake.retry(), options.retry_policy.unwrap_or_default()),
             trace,
         };
-        let run_id = Some(options.id).filter(|id| !id.is_empty());
-        let (run_id, _) = self.intake.submit(run_id, run).await.map_err(status)?;
+        let naming = if options.id.is_empty() { Naming::Ours } else { Naming::Chosen(options.id) };
+        let (run_id, _) = self.intake.submit(naming, run).await.map_err(status)?;
         Ok(Response::new(v1::ExecuteActionResponse { run_id }))
     }
 
@@ -75,7 +75,7 @@ impl FrontendService for Frontend {
         let caller = self.admit(request.metadata())?;
         let run_id = request.into_inner().run_id;
         let missing = || Status::not_found("there is no such run");
-        if !self.intake.knows(&caller, &run_id).await {
+        if !self.intake.knows(&caller, &run_id).await.map_err(unavailable)? {
             return Err(missing());
         }
         let outcome = self
@@ -83,6 +83,7 @@ impl FrontendService for Frontend {
             .broker
             .outcome(&run_id)
             .await
+            .map_err(unavailable)?
             .ok_or_else(missing)?
             .ok_or_else(|| Status::failed_precondition("the run has not ended"))?;
         Ok(Response::new(match outcome {
@@ -126,6 +127,10 @@ fn policy(default: RetryPolicy, asked: v1::RetryPolicy) -> RetryPolicy {
         longest: millis(asked.maximum_interval_ms).unwrap_or(default.longest),
         final_kinds: asked.non_retryable_error_types,
     }
+}
+
+fn unavailable(error: Unavailable) -> Status {
+    Status::unavailable(format!("{error}; ask again"))
 }
 
 fn status(error: IntakeError) -> Status {

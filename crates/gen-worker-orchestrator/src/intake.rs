@@ -2,7 +2,7 @@
 
 use std::{sync::Arc, time::Duration};
 
-use gen_worker_core::{FunctionName, TenantId, UserId};
+use gen_worker_core::{Algorithm, Digest, FunctionName, TenantId, UserId};
 use tokio::task::spawn_blocking;
 use tracing::error;
 use uuid::Uuid;
@@ -43,6 +43,40 @@ impl From<Unavailable> for IntakeError {
     }
 }
 
+/// What the ids begin with that are made of keys.
+const KEYED: &str = "key-";
+
+/// How a run gets its id.
+#[derive(Debug)]
+pub(crate) enum Naming {
+    /// We choose one.
+    Ours,
+    /// The caller chose it.
+    Chosen(String),
+    /// It follows from a text that the caller chose, so there is nothing to remember beside the run.
+    Keyed(String),
+}
+
+impl Naming {
+    /// By a key, which is the caller's own: those of others never meet it.
+    pub(crate) fn by_key(caller: &Caller, key: &str) -> Self {
+        let owner = caller.tenant().unwrap_or_default();
+        let digest = Digest::of(Algorithm::Sha256, format!("{owner}\0{key}").as_bytes()).hex();
+        Self::Keyed(format!("{KEYED}{}", &digest[..32]))
+    }
+
+    fn id(self) -> Result<String, String> {
+        match self {
+            Self::Ours => Ok(Uuid::new_v4().to_string()),
+            Self::Keyed(run_id) => Ok(run_id),
+            Self::Chosen(run_id) if run_id.starts_with(KEYED) => Err(format!(
+                "a run id that begins with `{KEYED}` is made of an `Idempotency-Key`: choose another one"
+            )),
+            Self::Chosen(run_id) => check_id(&run_id).map(|()| run_id),
+        }
+    }
+}
+
 /// Takes runs in.
 #[derive(Debug, Clone)]
 pub(crate) struct Intake {
@@ -61,11 +95,11 @@ impl Intake {
     /// Queues a run and returns its id, and whether it is new.
     pub(crate) async fn submit(
         &self,
-        run_id: Option<String>,
+        naming: Naming,
         mut request: RunRequest,
     ) -> Result<(String, bool), IntakeError> {
-        let run_id = run_id.unwrap_or_else(|| Uuid::new_v4().to_string());
-        check(&run_id, &request).map_err(IntakeError::Invalid)?;
+        let run_id = naming.id().map_err(IntakeError::Invalid)?;
+        check(&request).map_err(IntakeError::Invalid)?;
         request.timeout = request.timeout.filter(|t| !t.is_zero()).or(self.timeout);
         let tenant_id = request.tenant_id.clone();
         let unwanted = || self.tombstones.cover(&run_id, tenant_id.as_deref());
@@ -81,14 +115,14 @@ impl Intake {
     }
 
     /// Whether there is such a run for the caller. Another tenant's run is as unknown as one that is not there.
-    pub(crate) async fn knows(&self, caller: &Caller, run_id: &str) -> bool {
-        match caller {
+    pub(crate) async fn knows(&self, caller: &Caller, run_id: &str) -> Result<bool, Unavailable> {
+        Ok(match caller {
             // Whatever is asked of the run next finds that out.
             Caller::Operator => true,
             Caller::Tenant(_) => {
-                self.broker.view(run_id).await.is_some_and(|run| caller.sees(run.tenant_id.as_deref()))
+                self.broker.view(run_id).await?.is_some_and(|run| caller.sees(run.tenant_id.as_deref()))
             }
-        }
+        })
     }
 
     /// Asks for a run's end; `None`: there is no such run, and there will be none.
@@ -107,7 +141,7 @@ impl Intake {
     }
 
     async fn ask_for_end(&self, caller: &Caller, run_id: &str) -> Result<Option<Canceled>, IntakeError> {
-        if !self.knows(caller, run_id).await {
+        if !self.knows(caller, run_id).await? {
             return Ok(None);
         }
         Ok(self.broker.cancel(run_id).await?)
@@ -136,8 +170,7 @@ fn check_id(run_id: &str) -> Result<(), String> {
     Ok(())
 }
 
-fn check(run_id: &str, request: &RunRequest) -> Result<(), String> {
-    check_id(run_id)?;
+fn check(request: &RunRequest) -> Result<(), String> {
     FunctionName::parse(&request.function).map_err(|e| e.to_string())?;
     let tenant = request.tenant_id.as_deref().map(TenantId::parse);
     tenant.transpose().map_err(|e| e.to_string())?;
@@ -156,4 +189,21 @@ fn check(run_id: &str, request: &RunRequest) -> Result<(), String> {
         return Err(format!("the payload has more than {MAX_PAYLOAD} bytes"));
     }
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_key_names_one_run_of_one_caller() {
+        let tenant = |name: &str| Caller::Tenant(name.to_owned());
+        let keyed = |caller: Caller, key: &str| Naming::by_key(&caller, key).id().unwrap();
+        let ids = [keyed(Caller::Operator, "k"), keyed(tenant("a"), "k"), keyed(tenant("b"), "k")];
+        assert_eq!(ids[1], keyed(tenant("a"), "k"));
+        assert!(ids[0] != ids[1] && ids[1] != ids[2] && ids[0] != keyed(Caller::Operator, "l"));
+        let chosen = |run_id: &str| Naming::Chosen(run_id.to_owned()).id();
+        assert!(chosen(&ids[0]).is_err() && chosen("key-").is_err() && chosen("a b").is_err());
+        assert_eq!(chosen("keys").as_deref(), Ok("keys"));
+    }
 }

@@ -44,6 +44,12 @@ pub(crate) enum Refusal {
     Unavailable,
 }
 
+impl From<Unavailable> for Refusal {
+    fn from(_: Unavailable) -> Self {
+        Self::Unavailable
+    }
+}
+
 /// What asking for a run's end did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Canceled {
@@ -80,10 +86,17 @@ pub(crate) struct FunctionStats {
     pub(crate) running: usize,
 }
 
-/// The engine could not store something; nothing that depends on it may be told.
+/// The engine could not store or read something; nothing that depends on it may be told, and of a run that was asked
+/// for it is not known whether it exists.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the queue cannot store anything just now")]
+#[error("the queue cannot be reached just now")]
 pub(crate) struct Unavailable;
+
+/// How a run ended: its output as MessagePack, or its error.
+pub(crate) type Outcome = Result<Bytes, RunError>;
+
+/// What a run said after an event, and the number of its end with how it stands, if it has ended.
+pub(crate) type Heard = (Batch, Option<(u64, RunView)>);
 
 /// A queue of runs. Every method may be dropped while it waits: what it asked for then happens or does not.
 #[async_trait]
@@ -108,7 +121,7 @@ pub(crate) trait Queue: Debug + Send + Sync {
     }
 
     /// Takes a worker's word that it has a run, and returns the run's function; `None`: the run is not its any more.
-    async fn adopt(&self, active: &v1::ActiveRun, worker_id: &str) -> Option<String>;
+    async fn adopt(&self, active: &v1::ActiveRun, worker_id: &str) -> Result<Option<String>, Unavailable>;
 
     /// The worker that has these runs cannot be reached. It may come back and adopt them for a while; then others
     /// get them.
@@ -130,24 +143,24 @@ pub(crate) trait Queue: Debug + Send + Sync {
     fn event(&self, event: v1::WorkerEvent);
 
     /// A run as it stands, with its output; `None`: there is no such run.
-    async fn view(&self, run_id: &str) -> Option<RunView>;
+    async fn view(&self, run_id: &str) -> Result<Option<RunView>, Unavailable>;
 
-    /// All runs that are known, newest first, without their outputs.
-    async fn list(&self) -> Vec<RunView>;
+    /// The newest runs of a tenant, or of all if none is named, newest first, without their outputs: at most `limit`.
+    async fn list(&self, tenant_id: Option<&str>, limit: usize) -> Result<Vec<RunView>, Unavailable>;
 
     /// How a run ended: its output as MessagePack, or its error. The outer `None`: there is no such run; the inner:
     /// it has not ended.
-    async fn outcome(&self, run_id: &str) -> Option<Option<Result<Bytes, RunError>>>;
+    async fn outcome(&self, run_id: &str) -> Result<Option<Option<Outcome>>, Unavailable>;
 
     /// A signal that a run said something or ended; `None`: there is no such run.
-    async fn watch(&self, run_id: &str) -> Option<watch::Receiver<()>>;
+    async fn watch(&self, run_id: &str) -> Result<Option<watch::Receiver<()>>, Unavailable>;
 
     /// What a run said after an event, and the number of its end with how it stands, if it has ended; `None`: there is
     /// no such run.
-    async fn events(&self, run_id: &str, after: u64) -> Option<(Batch, Option<(u64, RunView)>)>;
+    async fn events(&self, run_id: &str, after: u64) -> Result<Option<Heard>, Unavailable>;
 
     /// Whose files a token opens; `None`: none.
-    async fn file_scope(&self, token: &str) -> Option<FileScope>;
+    async fn file_scope(&self, token: &str) -> Result<Option<FileScope>, Unavailable>;
 
     /// What waits and what runs, by function.
     async fn stats(&self) -> BTreeMap<String, FunctionStats>;

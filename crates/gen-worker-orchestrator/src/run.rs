@@ -15,8 +15,9 @@ pub struct RunSubmission {
     pub function: String,
     /// What it is called with: a JSON object.
     pub payload: Value,
-    /// The caller's own id for the run: letters, digits, `-`, `_` and `.`. The same id with the same request names the
-    /// same run, so that asking twice is safe; `None`: the orchestrator chooses one.
+    /// The caller's own id for the run: letters, digits, `-`, `_` and `.`, and not `key-` in front. The same id with the
+    /// same request names the same run, so that asking twice is safe; all tenants share these names. `None`: the
+    /// orchestrator chooses one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub run_id: Option<String>,
     /// The deadline of each attempt in milliseconds; `None` or 0: the orchestrator's.

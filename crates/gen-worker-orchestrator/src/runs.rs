@@ -8,7 +8,6 @@ use axum::{
     http::{HeaderMap, StatusCode, request::Parts},
     response::{IntoResponse, Response},
 };
-use gen_worker_core::{Algorithm, Digest};
 use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::time::timeout;
@@ -18,7 +17,7 @@ use crate::{
     convert,
     http::App,
     http_error::{Body, HttpError},
-    intake::IntakeError,
+    intake::{IntakeError, Naming},
     queue::Canceled,
     run::{RunRequest, RunState, RunSubmission, RunView, Trace},
 };
@@ -39,7 +38,7 @@ impl FromRequestParts<Arc<App>> for Known {
         let caller = Caller::from_request_parts(parts, app).await?;
         let path = Path::<String>::from_request_parts(parts, app).await;
         let Path(run_id) = path.map_err(|_| HttpError::not_found("run"))?;
-        if app.intake.knows(&caller, &run_id).await {
+        if app.intake.knows(&caller, &run_id).await? {
             Ok(Self(run_id))
         } else {
             Err(HttpError::not_found("run"))
@@ -59,11 +58,13 @@ pub(crate) async fn submit(
         payload @ Value::Object(_) => payload,
         _ => return Err(HttpError::usage("`payload` must be an object")),
     };
-    let run_id = match (asked.run_id, key_of(&headers)?) {
+    let naming = match (asked.run_id, key_of(&headers)?) {
         (Some(_), Some(_)) => {
             return Err(HttpError::usage("give a `run_id` or an `Idempotency-Key`, not both"));
         }
-        (run_id, key) => run_id.or_else(|| key.map(|key| keyed(&caller, key))),
+        (Some(run_id), None) => Naming::Chosen(run_id),
+        (None, Some(key)) => Naming::by_key(&caller, key),
+        (None, None) => Naming::Ours,
     };
     let tenant_id = caller.acts_for(asked.tenant_id).ok_or_else(HttpError::other_tenant)?;
     let request = RunRequest {
@@ -76,7 +77,7 @@ pub(crate) async fn submit(
         retry: app.intake.retry(),
         trace: Trace::of(|name| headers.get(name).and_then(|value| value.to_str().ok())),
     };
-    let (run_id, new) = app.intake.submit(run_id, request).await?;
+    let (run_id, new) = app.intake.submit(naming, request).await?;
     let status = if new { StatusCode::ACCEPTED } else { StatusCode::OK };
     Ok((status, Json(json!({"run_id": run_id}))).into_response())
 }
@@ -85,13 +86,6 @@ fn key_of(headers: &HeaderMap) -> Result<Option<&str>, HttpError> {
     let Some(key) = headers.get("idempotency-key") else { return Ok(None) };
     let key = key.to_str().ok().filter(|key| (1..=MAX_KEY).contains(&key.len()));
     key.map(Some).ok_or_else(|| HttpError::usage("`Idempotency-Key` must have 1 to 255 printable characters"))
-}
-
-/// The run that a caller's key names. It follows from the key, so there is nothing to remember beside the run.
-fn keyed(caller: &Caller, key: &str) -> String {
-    let owner = caller.tenant().unwrap_or_default();
-    let digest = Digest::of(Algorithm::Sha256, format!("{owner}\0{key}").as_bytes()).hex();
-    format!("key-{}", &digest[..32])
 }
 
 impl From<IntakeError> for HttpError {
@@ -120,9 +114,7 @@ pub(crate) async fn list(
     query: Result<Query<Listing>, QueryRejection>,
 ) -> Result<Json<Value>, HttpError> {
     let Query(Listing { limit }) = query?;
-    let mut runs = app.broker().list().await;
-    runs.retain(|run| caller.sees(run.tenant_id.as_deref()));
-    runs.truncate(limit.unwrap_or(usize::MAX));
+    let runs = app.broker().list(caller.tenant(), limit.unwrap_or(usize::MAX)).await?;
     Ok(Json(json!({"runs": runs})))
 }
 
@@ -130,7 +122,7 @@ pub(crate) async fn show(
     State(app): State<Arc<App>>,
     Known(run_id): Known,
 ) -> Result<Json<RunView>, HttpError> {
-    app.broker().view(&run_id).await.map(Json).ok_or_else(|| HttpError::not_found("run"))
+    app.broker().view(&run_id).await?.map(Json).ok_or_else(|| HttpError::not_found("run"))
 }
 
 #[derive(Deserialize)]
@@ -152,7 +144,7 @@ pub(crate) async fn result(
         Ok(Some(view)) => Ok(Json(view?).into_response()),
         // It is too early, or the orchestrator stops.
         Ok(None) | Err(_) => {
-            let view = app.broker().view(&run_id).await.ok_or_else(|| HttpError::not_found("run"))?;
+            let view = app.broker().view(&run_id).await?.ok_or_else(|| HttpError::not_found("run"))?;
             let status = if view.state.is_terminal() { StatusCode::OK } else { StatusCode::ACCEPTED };
             Ok((status, Json(view)).into_response())
         }
@@ -161,14 +153,17 @@ pub(crate) async fn result(
 
 async fn until_ended(app: &App, run_id: &str) -> Result<RunView, HttpError> {
     let forgotten = || HttpError::not_found("run");
-    let mut changed = app.broker().watch(run_id).await.ok_or_else(forgotten)?;
+    let mut changed = app.broker().watch(run_id).await?.ok_or_else(forgotten)?;
     loop {
         changed.mark_unchanged();
-        let view = app.broker().view(run_id).await.ok_or_else(forgotten)?;
+        let view = app.broker().view(run_id).await?.ok_or_else(forgotten)?;
         if view.state.is_terminal() {
             return Ok(view);
         }
-        changed.changed().await.map_err(|_| forgotten())?;
+        if changed.changed().await.is_err() {
+            // What it said was forgotten, not always the run.
+            changed = app.broker().watch(run_id).await?.ok_or_else(forgotten)?;
+        }
     }
 }
 
@@ -184,7 +179,7 @@ pub(crate) async fn cancel(
         Some(Canceled::Waiting | Canceled::Running { .. }) => StatusCode::ACCEPTED,
         None => return Ok((StatusCode::ACCEPTED, Json(buried(run_id))).into_response()),
     };
-    let view = app.broker().view(&run_id).await.ok_or_else(|| HttpError::not_found("run"))?;
+    let view = app.broker().view(&run_id).await?.ok_or_else(|| HttpError::not_found("run"))?;
     Ok((status, Json(view)).into_response())
 }
 
@@ -209,14 +204,6 @@ fn buried(run_id: String) -> RunView {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_key_names_one_run_of_one_caller() {
-        let tenant = |name: &str| Caller::Tenant(name.to_owned());
-        let ids = [keyed(&Caller::Operator, "k"), keyed(&tenant("a"), "k"), keyed(&tenant("b"), "k")];
-        assert_eq!(ids[1], keyed(&tenant("a"), "k"));
-        assert!(ids[0] != ids[1] && ids[1] != ids[2] && ids[0] != keyed(&Caller::Operator, "l"));
-    }
 
     #[test]
     fn a_key_that_is_none_is_refused() {

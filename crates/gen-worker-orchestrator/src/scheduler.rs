@@ -78,7 +78,8 @@ impl Scheduler {
             return Err(Status::invalid_argument("the first message must be a registration"));
         };
         let closing = self.stop.child_token();
-        let session = self.broker.join(registration, outbound.clone(), closing.clone()).await;
+        let joined = self.broker.join(registration, outbound.clone(), closing.clone()).await;
+        let session = joined.map_err(|error| Status::unavailable(error.to_string()))?;
         // Results that are being stored: many share one write, so the next is read while the last is under way.
         let mut storing = FuturesUnordered::new();
         let ended = self.listen(session, &mut inbound, &outbound, &closing, &mut storing).await;

@@ -28,7 +28,7 @@ pub(crate) async fn follow(
     headers: HeaderMap,
 ) -> Result<Sse<impl Stream<Item = Result<Event, Infallible>>>, HttpError> {
     let last_seen = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
-    let changed = app.broker().watch(&run_id).await.ok_or_else(|| HttpError::not_found("run"))?;
+    let changed = app.broker().watch(&run_id).await?.ok_or_else(|| HttpError::not_found("run"))?;
     let follower = Follower {
         app,
         run_id,
@@ -66,8 +66,10 @@ impl Follower {
             self.read().await?;
             if self.ready.is_empty() {
                 tokio::select! {
-                    // An error: the run was forgotten.
-                    changed = self.changed.changed() => changed.ok()?,
+                    changed = self.changed.changed() => if changed.is_err() {
+                        // What it said was forgotten, not always the run.
+                        self.changed = self.app.broker().watch(&self.run_id).await.ok()??;
+                    },
                     () = self.app.stop.cancelled() => return None,
                 }
             }
@@ -76,7 +78,9 @@ impl Follower {
 
     /// Takes what is new; `None`: the run was forgotten.
     async fn read(&mut self) -> Option<()> {
-        let (batch, end) = self.app.broker().events(&self.run_id, self.last_seen).await?;
+        // What cannot be read now is read at the next signal: such a queue gives one now and then.
+        let Ok(known) = self.app.broker().events(&self.run_id, self.last_seen).await else { return Some(()) };
+        let (batch, end) = known?;
         if batch.dropped > 0 {
             let gap = json!({"count": batch.dropped}).to_string();
             self.ready.push_back(Event::default().event("events.dropped").data(gap));

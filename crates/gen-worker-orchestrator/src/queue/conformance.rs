@@ -36,6 +36,7 @@ macro_rules! conformance {
             a_waiting_run_is_canceled_at_once
             a_canceled_run_is_not_tried_again
             what_a_run_says_is_heard_until_its_end
+            each_tenant_is_shown_its_newest_runs
             a_file_token_opens_its_own_run
             many_runs_at_once_are_each_settled_once
         );
@@ -101,7 +102,7 @@ fn request() -> RunRequest {
 }
 
 async fn stands(queue: &dyn Queue, run_id: &str) -> (RunState, i64) {
-    let view = queue.view(run_id).await.expect("the run is known");
+    let view = queue.view(run_id).await.unwrap().expect("the run is known");
     (view.state, view.attempt)
 }
 
@@ -118,18 +119,18 @@ pub(super) async fn one_id_is_one_request(queue: &dyn Queue) {
 
 pub(super) async fn a_run_goes_to_one_worker_and_its_result_is_kept(queue: &dyn Queue) {
     queue.enqueue("r", request()).await.unwrap();
-    assert_eq!(queue.outcome("r").await, Some(None));
+    assert_eq!(queue.outcome("r").await, Ok(Some(None)));
     let run = next(queue).await;
     assert_eq!((&*run.run_id, run.attempt, &*run.tenant_id), ("r", 1, "t"));
     assert_eq!(run.input_payload, request().payload);
     assert!(queue.lease(&mut [worker(2, 9)]).await.unwrap().is_empty());
     assert_eq!(stands(queue, "r").await, (RunState::Running, 1));
     queue.settle(result(&run, ""), "w1", true).await.unwrap();
-    let view = queue.view("r").await.unwrap();
+    let view = queue.view("r").await.unwrap().unwrap();
     assert_eq!((view.state, view.output), (RunState::Succeeded, Some(json!({"y": 2}))));
-    assert_eq!(queue.outcome("r").await, Some(Some(Ok(Bytes::from_static(b"\x81\xa1y\x02")))));
-    assert_eq!(queue.list().await.len(), 1);
-    assert_eq!(queue.view("x").await, None);
+    assert_eq!(queue.outcome("r").await, Ok(Some(Some(Ok(Bytes::from_static(b"\x81\xa1y\x02"))))));
+    assert_eq!(queue.list(None, 9).await.unwrap().len(), 1);
+    assert_eq!(queue.view("x").await, Ok(None));
 }
 
 pub(super) async fn no_more_is_leased_than_workers_take(queue: &dyn Queue) {
@@ -188,11 +189,11 @@ pub(super) async fn a_lost_worker_comes_back_in_time(queue: &dyn Queue) {
     let run = next(queue).await;
     queue.lose(vec![("r".to_owned(), 1)]).await;
     let active = |attempt| v1::ActiveRun { run_id: "r".to_owned(), attempt };
-    assert_eq!(queue.adopt(&active(2), "w1").await, None);
-    assert_eq!(queue.adopt(&active(1), "w1").await.as_deref(), Some("f"));
+    assert_eq!(queue.adopt(&active(2), "w1").await, Ok(None));
+    assert_eq!(queue.adopt(&active(1), "w1").await, Ok(Some("f".to_owned())));
     queue.settle(result(&run, ""), "w1", true).await.unwrap();
     assert_eq!(stands(queue, "r").await, (RunState::Succeeded, 1));
-    assert_eq!(queue.adopt(&active(1), "w1").await, None);
+    assert_eq!(queue.adopt(&active(1), "w1").await, Ok(None));
 }
 
 pub(super) async fn the_runs_of_a_lost_worker_go_to_another(queue: &dyn Queue) {
@@ -201,7 +202,7 @@ pub(super) async fn the_runs_of_a_lost_worker_go_to_another(queue: &dyn Queue) {
     queue.lose(vec![("r".to_owned(), 1)]).await;
     let new = lease(queue, &mut [worker(2, 1)]).await.remove(0).request;
     assert_eq!(new.attempt, 2);
-    assert_eq!(queue.adopt(&v1::ActiveRun { run_id: "r".to_owned(), attempt: 1 }, "w1").await, None);
+    assert_eq!(queue.adopt(&v1::ActiveRun { run_id: "r".to_owned(), attempt: 1 }, "w1").await, Ok(None));
     queue.settle(result(&old, ""), "w1", true).await.unwrap();
     assert_eq!(stands(queue, "r").await, (RunState::Running, 2));
     queue.settle(result(&new, ""), "w2", true).await.unwrap();
@@ -221,15 +222,15 @@ pub(super) async fn a_canceled_run_is_not_tried_again(queue: &dyn Queue) {
     queue.enqueue("r", request()).await.unwrap();
     let run = next(queue).await;
     assert_eq!(queue.cancel("r").await, Ok(Some(Canceled::Running { attempt: 1 })));
-    assert_eq!(queue.adopt(&v1::ActiveRun { run_id: "r".to_owned(), attempt: 1 }, "w1").await, None);
+    assert_eq!(queue.adopt(&v1::ActiveRun { run_id: "r".to_owned(), attempt: 1 }, "w1").await, Ok(None));
     queue.settle(result(&run, "retryable"), "w1", true).await.unwrap();
-    let outcome = queue.outcome("r").await.unwrap().unwrap();
+    let outcome = queue.outcome("r").await.unwrap().unwrap().unwrap();
     assert!(matches!(outcome, Err(RunError { kind, .. }) if kind == "canceled"));
 }
 
 pub(super) async fn what_a_run_says_is_heard_until_its_end(queue: &dyn Queue) {
     queue.enqueue("r", request()).await.unwrap();
-    let mut heard = queue.watch("r").await.unwrap();
+    let mut heard = queue.watch("r").await.unwrap().unwrap();
     let run = next(queue).await;
     queue.event(v1::WorkerEvent {
         run_id: "r".to_owned(),
@@ -240,7 +241,7 @@ pub(super) async fn what_a_run_says_is_heard_until_its_end(queue: &dyn Queue) {
     let (mut seen, mut last) = (Vec::new(), 0);
     let end = timeout(PATIENCE, async {
         loop {
-            let (batch, end) = queue.events("r", last).await.unwrap();
+            let (batch, end) = queue.events("r", last).await.unwrap().unwrap();
             last = batch.events.last().map_or(last, |event| event.id);
             seen.extend(batch.events.into_iter().map(|event| event.event_type));
             if let Some((id, view)) = end {
@@ -252,16 +253,33 @@ pub(super) async fn what_a_run_says_is_heard_until_its_end(queue: &dyn Queue) {
     });
     assert_eq!(end.await.unwrap().state, RunState::Succeeded);
     assert_eq!(seen, ["queued", "started", "job.log"]);
-    assert!(queue.watch("x").await.is_none());
+    assert!(queue.watch("x").await.unwrap().is_none());
+}
+
+pub(super) async fn each_tenant_is_shown_its_newest_runs(queue: &dyn Queue) {
+    let of = |tenant: &str| RunRequest { tenant_id: Some(tenant.to_owned()), ..request() };
+    queue.enqueue("small", of("t")).await.unwrap();
+    for number in 0..9 {
+        queue.enqueue(&format!("many{number}"), of("u")).await.unwrap();
+    }
+    let listed = async |tenant: Option<&str>, limit| {
+        let runs = queue.list(tenant, limit).await.unwrap();
+        runs.into_iter().map(|run| run.run_id).collect::<Vec<_>>()
+    };
+    assert_eq!(listed(Some("t"), 3).await, ["small"]);
+    assert_eq!(listed(Some("u"), 3).await, ["many8", "many7", "many6"]);
+    assert_eq!(listed(None, 2).await, ["many8", "many7"]);
+    assert_eq!(listed(None, usize::MAX).await.len(), 10);
+    assert!(listed(Some("x"), 3).await.is_empty());
 }
 
 pub(super) async fn a_file_token_opens_its_own_run(queue: &dyn Queue) {
     queue.enqueue("r", request()).await.unwrap();
     let token = next(queue).await.file_token;
-    let scope = queue.file_scope(&token).await.unwrap();
+    let scope = queue.file_scope(&token).await.unwrap().unwrap();
     assert_eq!((&*scope.run_id, scope.tenant_id.as_deref()), ("r", Some("t")));
-    assert_eq!(queue.file_scope(&format!("{token}x")).await, None);
-    assert_eq!(queue.file_scope("x").await, None);
+    assert_eq!(queue.file_scope(&format!("{token}x")).await, Ok(None));
+    assert_eq!(queue.file_scope("x").await, Ok(None));
 }
 
 pub(super) async fn many_runs_at_once_are_each_settled_once(queue: &dyn Queue) {
@@ -286,6 +304,7 @@ pub(super) async fn many_runs_at_once_are_each_settled_once(queue: &dyn Queue) {
         }
     };
     timeout(3 * PATIENCE, async { tokio::join!(submit, work) }).await.expect("all are settled");
-    let ended = queue.list().await.into_iter().filter(|run| run.state == RunState::Succeeded);
+    let ended =
+        queue.list(None, RUNS).await.unwrap().into_iter().filter(|run| run.state == RunState::Succeeded);
     assert_eq!(ended.count(), RUNS);
 }

@@ -11,7 +11,6 @@ use std::{
 };
 
 use async_trait::async_trait;
-use bytes::Bytes;
 use gen_worker_proto::scheduler as v1;
 use tokio::{
     sync::{Notify, watch},
@@ -22,14 +21,13 @@ use tracing::info;
 pub use self::journal::JournalError;
 use self::{core::Core, journal::Journal};
 use super::{
-    Canceled, FileScope, FunctionStats, Lease, Queue, Refusal, Unavailable, limits::TenantLimits,
-    record::Record,
+    Canceled, FileScope, FunctionStats, Heard, Lease, Outcome, Queue, Refusal, Unavailable,
+    limits::TenantLimits, record::Record,
 };
 use crate::{
     auth::Now,
     dispatch::Load,
-    events::Batch,
-    run::{RunError, RunRequest, RunView},
+    run::{RunRequest, RunView},
 };
 
 /// The engine within this process.
@@ -140,8 +138,8 @@ impl Queue for Embedded {
         }
     }
 
-    async fn adopt(&self, active: &v1::ActiveRun, worker_id: &str) -> Option<String> {
-        self.core().adopt(active, worker_id)
+    async fn adopt(&self, active: &v1::ActiveRun, worker_id: &str) -> Result<Option<String>, Unavailable> {
+        Ok(self.core().adopt(active, worker_id))
     }
 
     async fn lose(&self, runs: Vec<(String, i64)>) {
@@ -174,35 +172,35 @@ impl Queue for Embedded {
         self.core().event(event);
     }
 
-    async fn view(&self, run_id: &str) -> Option<RunView> {
-        self.read(|core| core.get(run_id).map(|(record, output)| record.view(output))).await
+    async fn view(&self, run_id: &str) -> Result<Option<RunView>, Unavailable> {
+        Ok(self.read(|core| core.get(run_id).map(|(record, output)| record.view(output))).await)
     }
 
-    async fn list(&self) -> Vec<RunView> {
-        self.read(|core| Some(core.list())).await.unwrap_or_default()
+    async fn list(&self, tenant_id: Option<&str>, limit: usize) -> Result<Vec<RunView>, Unavailable> {
+        Ok(self.read(|core| Some(core.list(tenant_id, limit))).await.unwrap_or_default())
     }
 
-    async fn outcome(&self, run_id: &str) -> Option<Option<Result<Bytes, RunError>>> {
-        self.read(|core| core.get(run_id).map(|(record, output)| record.outcome(output))).await
+    async fn outcome(&self, run_id: &str) -> Result<Option<Option<Outcome>>, Unavailable> {
+        Ok(self.read(|core| core.get(run_id).map(|(record, output)| record.outcome(output))).await)
     }
 
-    async fn watch(&self, run_id: &str) -> Option<watch::Receiver<()>> {
-        self.core().log(run_id).map(|log| log.watch())
+    async fn watch(&self, run_id: &str) -> Result<Option<watch::Receiver<()>>, Unavailable> {
+        Ok(self.core().log(run_id).map(|log| log.watch()))
     }
 
-    async fn events(&self, run_id: &str, after: u64) -> Option<(Batch, Option<(u64, RunView)>)> {
-        self.read(|core| {
+    async fn events(&self, run_id: &str, after: u64) -> Result<Option<Heard>, Unavailable> {
+        let heard = self.read(|core| {
             let (log, (record, output)) = (core.log(run_id)?, core.get(run_id)?);
             let end = record.has_ended().then(|| (log.last_id() + 1, record.view(output)));
             Some((log.after(after), end))
-        })
-        .await
+        });
+        Ok(heard.await)
     }
 
-    async fn file_scope(&self, token: &str) -> Option<FileScope> {
+    async fn file_scope(&self, token: &str) -> Result<Option<FileScope>, Unavailable> {
         let core = self.core();
-        let (record, _) = core.get(Record::run_of_token(token)?)?;
-        record.file_scope(token, Now::read().unix_ms)
+        let known = Record::run_of_token(token).and_then(|run_id| core.get(run_id));
+        Ok(known.and_then(|(record, _)| record.file_scope(token, Now::read().unix_ms)))
     }
 
     async fn stats(&self) -> BTreeMap<String, FunctionStats> {
@@ -259,13 +257,13 @@ mod tests {
             first.cancel(run_id).await.unwrap();
         }
         assert!(matches!(reopened(folder.path(), 2), Err(JournalError::InUse)));
-        let before = first.list().await;
+        let before = first.list(None, 9).await;
         first.close().await;
         let second = reopened(folder.path(), 2).unwrap();
-        assert_eq!(second.list().await, before);
+        assert_eq!(second.list(None, 9).await, before);
         assert_eq!(second.enqueue("d", RunRequest::of("f")).await, Ok(false));
         assert_eq!(second.enqueue("d", RunRequest::of("g")).await, Err(Refusal::Conflict));
-        assert_eq!(second.view("a").await, None);
+        assert_eq!(second.view("a").await, Ok(None));
     }
 
     #[tokio::test]

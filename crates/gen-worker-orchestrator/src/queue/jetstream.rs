@@ -8,51 +8,43 @@
 //! - Payloads and outputs travel inside, or in an object store if they are large.
 //! - What runs say, and who is to be interrupted, goes over plain subjects, and may be lost.
 
+mod consumers;
+mod leases;
 mod names;
+mod newest;
 mod packed;
+mod records;
 mod said;
+mod servers;
 
-use std::{
-    collections::{BTreeMap, HashMap},
-    error::Error,
-    fmt,
-    sync::{
-        Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::{collections::BTreeMap, error::Error, fmt, time::Duration};
 
 use async_nats::{
-    Client, ConnectOptions, HeaderMap, Subscriber,
-    jetstream::{
-        self, AckKind, Context, ErrorCode,
-        consumer::{AckPolicy, Consumer, pull},
-        context::PublishErrorKind,
-        kv::{self, CreateErrorKind, UpdateErrorKind},
-        object_store::{self, ObjectStore},
-        stream::{self, DiscardPolicy, RetentionPolicy},
-    },
+    Client, HeaderMap, Subscriber,
+    jetstream::{self, AckKind, Context, ErrorCode, context::PublishErrorKind, stream::Stream},
 };
 use async_trait::async_trait;
 use bytes::Bytes;
 use futures_util::{StreamExt, TryStreamExt, future::join_all};
 use gen_worker_proto::scheduler as v1;
-use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use tokio::{
-    io::AsyncReadExt,
     sync::{Notify, watch},
-    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
+    time::{MissedTickBehavior, interval, sleep, timeout},
 };
 use tracing::{debug, warn};
 
 use self::{
+    consumers::Consumers,
+    leases::Leases,
     names::{Names, token},
     packed::{pack, unpack},
-    said::{Said, Word},
+    records::{Entry, Held, INLINE, Missed, Records, TRIES, lost},
+    said::{QUEUED, STARTED, Said, Word},
+    servers::Servers,
 };
 use super::{
-    Canceled, FileScope, FunctionStats, Lease, Queue, Refusal, Unavailable,
+    Canceled, FileScope, FunctionStats, Heard, Lease, Outcome, Queue, Refusal, Unavailable,
     limits::{RETRY_AFTER, TenantLimits},
     record::{Record, Standing, Verdict},
 };
@@ -60,21 +52,19 @@ use crate::{
     auth::Now,
     config::NatsConfig,
     dispatch::{Load, best},
-    events::Batch,
-    run::{RunError, RunRequest, RunView},
+    run::{RunRequest, RunView},
 };
-
-/// Larger payloads and outputs go to the object store: a message of a server with default settings has at most 1 MiB.
-const INLINE: usize = 512 << 10;
 
 /// How long the servers may take to answer, an election of a leader included.
 const PATIENCE: Duration = Duration::from_secs(5);
 
+/// How long all records may take to be read.
+const LISTING: Duration = Duration::from_secs(30);
+
 /// The shortest time between two extensions of a lease is a third of this.
 const SHORTEST_LEASE: Duration = Duration::from_millis(100);
 
-/// How long the servers may take to be there when an orchestrator starts, and how often they are asked.
-const STARTING: Duration = Duration::from_secs(30);
+/// How often it is tried to hear what is said elsewhere.
 const AGAIN: Duration = Duration::from_millis(500);
 
 /// How often it is looked for runs that nobody told of: those that are tried again, and those whose lease ended.
@@ -83,67 +73,19 @@ const POLL: Duration = Duration::from_millis(250);
 /// How long a message waits that somebody else's step got in the way of.
 const CONTESTED: Duration = Duration::from_millis(50);
 
-/// How often a step is tried anew on a record that somebody else has changed meanwhile.
-const TRIES: usize = 8;
-
 /// Most runs that are listed.
 const LISTED: usize = 1000;
 
-/// Most messages asked for at once, of one function.
-const BATCH: usize = 256;
-
-/// How long the servers know the runs that were published, to drop repetitions.
-const DUPLICATES: Duration = Duration::from_secs(120);
-
 /// Carries the revision of a run's record when the run was published.
 const REVISION: &str = "Gen-Worker-Revision";
-
-/// A run's record with where its message is.
-#[derive(Debug, Clone, Serialize, Deserialize)]
-struct Entry {
-    record: Record,
-    /// The number of the run's message in the stream; 0: it was never leased. A repetition has another.
-    sequence: u64,
-    /// Where the message is acknowledged, as it was delivered last.
-    ack: String,
-    /// Whether the payload is in the object store.
-    blob: bool,
-    /// Whether the output is there, and not behind the entry.
-    output_blob: bool,
-}
-
-impl Entry {
-    fn new(record: Record, blob: bool) -> Self {
-        Self { record, sequence: 0, ack: String::new(), blob, output_blob: false }
-    }
-}
-
-/// An entry as it was read or written.
-#[derive(Debug, Clone)]
-struct Held {
-    entry: Entry,
-    revision: u64,
-}
 
 /// A message that may be leased.
 struct Offer {
     message: jetstream::Message,
     held: Held,
     payload: Bytes,
-}
-
-/// Why a step was not made.
-#[derive(Debug)]
-enum Missed {
-    /// Somebody else has changed the record.
-    Contested,
-    Unavailable,
-}
-
-impl From<Missed> for Unavailable {
-    fn from(_: Missed) -> Self {
-        Self
-    }
+    /// What is said of the attempt before, if its worker was lost.
+    failed: Option<Value>,
 }
 
 /// The engine on NATS JetStream.
@@ -151,28 +93,18 @@ pub(crate) struct JetStream {
     client: Client,
     context: Context,
     names: Names,
-    stream: stream::Stream<()>,
-    runs: kv::Store,
-    blobs: ObjectStore,
-    consumers: tokio::sync::Mutex<HashMap<String, Consumer<pull::Config>>>,
-    /// The runs that workers have whose streams are here: their leases are extended.
-    held: Mutex<HashMap<String, Held>>,
+    stream: Stream<()>,
+    records: Records,
+    consumers: Consumers,
+    leases: Leases,
     said: Said,
     changed: Notify,
-    turn: AtomicUsize,
     grace: Duration,
 }
 
 impl fmt::Debug for JetStream {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("JetStream").field("names", &self.names).finish_non_exhaustive()
-    }
-}
-
-fn lost(what: &'static str) -> impl Fn(&dyn Error) -> Unavailable {
-    move |error| {
-        warn!(%error, what, "NATS");
-        Unavailable
     }
 }
 
@@ -183,151 +115,26 @@ impl JetStream {
         limits: &TenantLimits,
         grace: Duration,
     ) -> Result<Self, Box<dyn Error + Send + Sync>> {
-        let until = Instant::now() + STARTING;
-        loop {
-            match Self::try_open(config, limits, grace).await {
-                Err(error) if Instant::now() < until => {
-                    warn!(%error, "the NATS servers cannot be used yet; trying again");
-                    sleep(AGAIN).await;
-                }
-                done => return done,
-            }
-        }
-    }
-
-    async fn try_open(
-        config: &NatsConfig,
-        limits: &TenantLimits,
-        grace: Duration,
-    ) -> Result<Self, Box<dyn Error + Send + Sync>> {
-        let mut options = ConnectOptions::new()
-            .name("gen-worker orchestrator")
-            // What is said here is known here.
-            .no_echo()
-            .connection_timeout(PATIENCE)
-            .request_timeout(Some(PATIENCE))
-            .max_reconnects(None)
-            .subscription_capacity(1 << 16);
-        if let Some(credentials) = &config.credentials {
-            options = options.credentials_file(credentials).await?;
-        }
-        if let Some(authorities) = &config.tls_ca {
-            options = options.add_root_certificates(authorities.clone());
-        }
-        let client = options.connect(config.urls.clone()).await?;
-        let context = match &config.api_prefix {
-            Some(prefix) => jetstream::with_prefix(client.clone(), prefix),
-            None => jetstream::new(client.clone()),
-        };
         let names = Names::new(&config.prefix);
-        let stream = context
-            .create_or_update_stream(stream::Config {
-                name: names.stream(),
-                subjects: vec![names.all_runs()],
-                retention: RetentionPolicy::WorkQueue,
-                // Whoever submits is told, where the oldest would be dropped otherwise.
-                discard: DiscardPolicy::New,
-                discard_new_per_subject: limits.max_queued.is_some(),
-                max_messages: i64::try_from(config.max_open).unwrap_or(i64::MAX),
-                max_messages_per_subject: limits.max_queued.map_or(-1, |max| max as i64),
-                max_age: config.max_age,
-                duplicate_window: DUPLICATES.min(config.max_age),
-                num_replicas: config.replicas,
-                allow_direct: true,
-                ..Default::default()
-            })
-            .await?;
-        let stream = context.get_stream_no_info(&stream.config.name).await?;
-        let runs = context
-            .create_or_update_key_value(kv::Config {
-                bucket: names.bucket("runs"),
-                history: 1,
-                max_age: config.max_age,
-                num_replicas: config.replicas,
-                ..Default::default()
-            })
-            .await?;
-        let blobs = names.bucket("blobs");
-        let blobs = match context.get_object_store(&blobs).await {
-            Ok(store) => store,
-            Err(_) => {
-                let wanted = object_store::Config {
-                    bucket: blobs,
-                    max_age: config.max_age,
-                    num_replicas: config.replicas,
-                    ..Default::default()
-                };
-                context.create_object_store(wanted).await?
-            }
-        };
+        let Servers { client, context, stream, runs, blobs } = Servers::open(config, limits, &names).await?;
+        let grace = grace.max(SHORTEST_LEASE);
         Ok(Self {
             client,
             context,
             names,
+            consumers: Consumers::new(stream.clone(), grace),
             stream,
-            runs,
-            blobs,
-            consumers: tokio::sync::Mutex::default(),
-            held: Mutex::default(),
+            records: Records { bucket: runs, blobs },
+            leases: Leases::default(),
             said: Said::default(),
             changed: Notify::new(),
-            turn: AtomicUsize::new(0),
-            grace: grace.max(SHORTEST_LEASE),
+            grace,
         })
     }
 
-    fn held(&self) -> MutexGuard<'_, HashMap<String, Held>> {
-        self.held.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    async fn get(&self, run_id: &str) -> Result<Option<(Held, Bytes)>, Unavailable> {
-        let found = self.runs.entry(token(run_id)).await.map_err(|e| lost("a record cannot be read")(&e))?;
-        let Some(found) = found.filter(|found| found.operation == kv::Operation::Put) else {
-            return Ok(None);
-        };
-        let (entry, output) = unpack(found.value).map_err(|e| lost("a record is not ours")(&e))?;
-        Ok(Some((Held { entry, revision: found.revision }, output)))
-    }
-
-    /// The same, for readers, who are told that there is no such run if it cannot be known.
-    async fn read(&self, run_id: &str) -> Option<(Record, Bytes)> {
-        let (held, output) = self.get(run_id).await.ok()??;
-        let output = if held.entry.output_blob {
-            self.blob(&names::output(&held.entry.record)).await.ok()?
-        } else {
-            output
-        };
-        Some((held.entry.record, output))
-    }
-
-    /// Writes a step, if nobody else has made one meanwhile.
-    async fn put(&self, held: &mut Held, output: &[u8]) -> Result<(), Missed> {
-        let key = token(&held.entry.record.run_id);
-        let value = pack(&held.entry, output);
-        held.revision = self.runs.update(key, value, held.revision).await.map_err(|error| {
-            if error.kind() == UpdateErrorKind::WrongLastRevision {
-                return Missed::Contested;
-            }
-            lost("a record cannot be written")(&error);
-            Missed::Unavailable
-        })?;
-        Ok(())
-    }
-
-    async fn put_blob(&self, name: &str, bytes: &Bytes) -> Result<(), Unavailable> {
-        let stored = self.blobs.put(name, &mut bytes.as_ref()).await;
-        stored.map(drop).map_err(|e| lost("an object cannot be written")(&e))
-    }
-
-    async fn blob(&self, name: &str) -> Result<Bytes, Unavailable> {
-        let mut object = self.blobs.get(name).await.map_err(|e| lost("an object cannot be read")(&e))?;
-        let mut bytes = Vec::with_capacity(object.info.size);
-        object.read_to_end(&mut bytes).await.map_err(|e| lost("an object cannot be read")(&e))?;
-        Ok(bytes.into())
-    }
-
     /// Puts a run into the stream. Doing so again does no harm.
-    async fn publish(&self, entry: &Entry, payload: &Bytes, revision: u64) -> Result<(), Refusal> {
+    async fn publish(&self, held: &Held, payload: &Bytes) -> Result<(), Refusal> {
+        let Held { entry, revision } = held;
         let record = &entry.record;
         let mut headers = HeaderMap::new();
         headers.insert(async_nats::header::NATS_MESSAGE_ID, record.run_id.as_str());
@@ -359,64 +166,26 @@ impl JetStream {
         })
     }
 
-    /// The consumer that all orchestrators share for a function.
-    async fn consumer(&self, function: &str) -> Result<Consumer<pull::Config>, Unavailable> {
-        let mut consumers = self.consumers.lock().await;
-        if let Some(known) = consumers.get(function) {
-            return Ok(known.clone());
+    /// Takes a run that has just been given a record; one that is refused has none.
+    async fn take(&self, held: &Held, payload: &Bytes) -> Result<(), Refusal> {
+        let published = self.publish(held, payload).await;
+        if published.is_err_and(|refusal| refusal != Refusal::Unavailable) {
+            self.records.withdraw(held).await;
         }
-        let wanted = pull::Config {
-            durable_name: Some(token(function)),
-            filter_subject: self.names.runs_of(function),
-            ack_policy: AckPolicy::Explicit,
-            ack_wait: self.grace,
-            // How often a run is tried is the record's business.
-            max_deliver: -1,
-            max_ack_pending: -1,
-            ..Default::default()
-        };
-        let made = self.stream.create_consumer(wanted).await;
-        let made = made.map_err(|e| lost("a consumer cannot be made")(&e))?;
-        consumers.insert(function.to_owned(), made.clone());
-        Ok(made)
+        published
     }
 
-    /// Messages of a function, as many as there are up to `most`.
-    async fn fetch(&self, function: &str, most: usize) -> Result<Vec<jetstream::Message>, Unavailable> {
-        let consumer = self.consumer(function).await?;
-        let fetched = timeout(PATIENCE, async {
-            consumer.fetch().max_messages(most.min(BATCH)).messages().await?.try_collect().await
-        });
-        match fetched.await {
-            Ok(Ok(messages)) => Ok(messages),
-            Ok(Err(error)) => {
-                let error: async_nats::Error = error;
-                // It may have been removed with its stream.
-                self.consumers.lock().await.remove(function);
-                warn!(%error, function, "runs cannot be fetched");
-                Err(Unavailable)
-            }
-            Err(_) => Err(Unavailable),
+    /// Takes a run that has a record, so far as nobody has: whoever made it may have gone before the stream had the run,
+    /// or withdraws it at this moment, which a new revision prevents. `None`: it was withdrawn or leased just now.
+    async fn take_again(&self, mut known: Held, payload: &Bytes) -> Result<Option<()>, Refusal> {
+        if known.entry.sequence != 0 || known.entry.record.has_ended() {
+            return Ok(Some(()));
         }
-    }
-
-    /// How many runs of each function to ask for: all have the same share of what the workers could take, and each is
-    /// the first in its turn. Whoever leases asks again, until nothing comes.
-    fn shares(&self, workers: &[Load]) -> Vec<(String, usize)> {
-        let mut room: BTreeMap<&str, usize> = BTreeMap::new();
-        for worker in workers {
-            for function in &worker.resources.available_functions {
-                *room.entry(function).or_default() += worker.room_for(function);
-            }
+        match self.records.put(&mut known, &[]).await {
+            Ok(()) => self.publish(&known, payload).await.map(Some),
+            Err(Missed::Contested) => Ok(None),
+            Err(Missed::Unavailable) => Err(Refusal::Unavailable),
         }
-        room.retain(|_, free| *free > 0);
-        let count = room.len();
-        let mut shares: Vec<_> =
-            room.into_iter().map(|(function, free)| (function.to_owned(), free.div_ceil(count))).collect();
-        if count > 0 {
-            shares.rotate_left(self.turn.fetch_add(1, Ordering::Relaxed) % count);
-        }
-        shares
     }
 
     /// Sees what a delivered message is about; `None`: nothing is to be leased.
@@ -430,7 +199,7 @@ impl JetStream {
             message.headers.as_ref().and_then(|headers| headers.get(REVISION)?.as_str().parse().ok());
         let mut held = match revision.filter(|_| delivered == 1) {
             Some(revision) => Held { entry: first, revision },
-            None => match self.get(&run_id).await? {
+            None => match self.records.get(&run_id).await? {
                 Some((held, _)) => held,
                 // It is too old to be known.
                 None => return self.dismiss(&message).await,
@@ -441,19 +210,15 @@ impl JetStream {
             return self.dismiss(&message).await;
         }
         let ack = message.reply.as_ref().map(ToString::to_string).unwrap_or_default();
+        let mut lost = None;
         if held.entry.record.standing == Standing::Running {
-            let attempt = held.entry.record.attempt;
-            if let Some(here) =
-                self.held().get_mut(&run_id).filter(|here| here.entry.record.attempt == attempt)
-            {
-                // The servers lost track, not the worker.
-                here.entry.ack = ack;
+            if self.leases.delivered_again(&run_id, held.entry.record.attempt, &ack) {
                 return Ok(None);
             }
             match held.entry.record.lose(Now::read().unix_ms) {
-                Verdict::Again { failed, .. } => self.failed(&run_id, failed),
+                Verdict::Again { failed, .. } => lost = failed,
                 _ => {
-                    self.put(&mut held, &[]).await?;
+                    self.records.put(&mut held, &[]).await?;
                     self.ended(&held.entry).await;
                     return self.dismiss(&message).await;
                 }
@@ -461,9 +226,12 @@ impl JetStream {
         }
         held.entry.sequence = sequence;
         held.entry.ack = ack;
-        let payload =
-            if held.entry.blob { self.blob(&names::payload(&held.entry.record)).await? } else { payload };
-        Ok(Some(Offer { message, held, payload }))
+        let payload = if held.entry.blob {
+            self.records.blob(&names::payload(&held.entry.record)).await?
+        } else {
+            payload
+        };
+        Ok(Some(Offer { message, held, payload, failed: lost }))
     }
 
     async fn dismiss<T>(&self, message: &jetstream::Message) -> Result<Option<T>, Unavailable> {
@@ -476,62 +244,32 @@ impl JetStream {
 
     /// Gives a run to a worker.
     async fn start(&self, offer: Offer, session: u64, worker_id: &str) -> Option<Lease> {
-        let Offer { message, mut held, payload } = offer;
+        let Offer { message, mut held, payload, failed } = offer;
         let run_id = held.entry.record.run_id.clone();
         let started = held.entry.record.start(worker_id, Now::read().unix_ms);
-        if let Err(missed) = self.put(&mut held, &[]).await {
+        if let Err(missed) = self.records.put(&mut held, &[]).await {
             debug!(run_id, ?missed, "run not leased");
             let _ = message.ack_with(AckKind::Nak(Some(CONTESTED))).await;
             return None;
         }
         let request = held.entry.record.to_request(payload);
-        self.held().insert(run_id.clone(), held);
-        self.say(&run_id, Word::event("started", started.to_string().into()));
+        self.leases.keep(held);
+        self.failed(&run_id, failed);
+        self.say(&run_id, Word::event(STARTED, started.to_string().into()));
         Some(Lease { session, request })
     }
 
-    /// Makes a step on the record as it is here, or else as it is stored, until nobody gets in the way.
-    async fn step<T>(
-        &self,
-        run_id: &str,
-        known: Option<Held>,
-        mut step: impl FnMut(&mut Entry) -> (T, Option<Bytes>),
-    ) -> Result<Option<(T, Held)>, Unavailable> {
-        let mut known = known;
-        for _ in 0..TRIES {
-            let mut held = match known.take() {
-                Some(held) => held,
-                None => match self.get(run_id).await? {
-                    Some((held, _)) => held,
-                    None => return Ok(None),
-                },
-            };
-            let (done, output) = step(&mut held.entry);
-            let Some(output) = output else { return Ok(Some((done, held))) };
-            if held.entry.output_blob {
-                self.put_blob(&names::output(&held.entry.record), &output).await?;
-            }
-            let inline: &[u8] = if held.entry.output_blob { &[] } else { &output };
-            match self.put(&mut held, inline).await {
-                Ok(()) => return Ok(Some((done, held))),
-                Err(Missed::Contested) => {}
-                Err(Missed::Unavailable) => return Err(Unavailable),
-            }
-        }
-        Err(Unavailable)
-    }
-
     /// Tells the servers about a message by its address.
-    async fn acknowledge(&self, entry: &Entry, kind: AckKind) {
-        if entry.ack.is_empty() {
+    async fn acknowledge(&self, ack: &str, kind: AckKind) {
+        if ack.is_empty() {
             return;
         }
-        if let Err(error) = self.client.publish(entry.ack.clone(), kind.into()).await {
+        if let Err(error) = self.client.publish(ack.to_owned(), kind.into()).await {
             debug!(%error, "not acknowledged; it is delivered once more");
         }
     }
 
-    fn failed(&self, run_id: &str, failed: Option<serde_json::Value>) {
+    fn failed(&self, run_id: &str, failed: Option<Value>) {
         if let Some(failed) = failed {
             self.say(run_id, Word::event("attempt_failed", failed.to_string().into()));
         }
@@ -540,10 +278,10 @@ impl JetStream {
     /// Clears up after a run, and tells those who wait for its end.
     async fn ended(&self, entry: &Entry) {
         let run_id = &entry.record.run_id;
-        self.acknowledge(entry, AckKind::Ack).await;
+        self.acknowledge(&entry.ack, AckKind::Ack).await;
         self.say(run_id, Word::End);
         if entry.blob {
-            let _ = self.blobs.delete(names::payload(&entry.record)).await;
+            let _ = self.records.blobs.delete(names::payload(&entry.record)).await;
         }
     }
 
@@ -562,9 +300,8 @@ impl JetStream {
     }
 
     async fn extend(&self) {
-        let held: Vec<Entry> = self.held().values().map(|held| held.entry.clone()).collect();
-        for entry in held {
-            self.acknowledge(&entry, AckKind::Progress).await;
+        for ack in self.leases.acks() {
+            self.acknowledge(&ack, AckKind::Progress).await;
         }
     }
 
@@ -593,9 +330,19 @@ impl JetStream {
             if let Ok(interrupt) = rmp_serde::from_slice(&message.payload) {
                 self.said.interrupt(interrupt);
             }
+        } else if message.subject.as_str() == self.names.adopted() {
+            if let Ok((run_id, attempt)) = rmp_serde::from_slice::<(String, i64)>(&message.payload) {
+                self.leases.let_go(&run_id, attempt);
+            }
         } else if let Some(run_id) = self.names.run_said(message.subject.as_str())
             && let Some(word) = Word::read(message)
         {
+            // Another has leased it, so the lease here ended: what its worker still does is in vain.
+            if let Some(attempt) = word.started()
+                && let Some(old) = self.leases.overtaken(&run_id, attempt)
+            {
+                self.said.interrupt((run_id.clone(), old));
+            }
             self.said.hear(&run_id, word);
         }
     }
@@ -618,44 +365,29 @@ impl Queue for JetStream {
         let payload = std::mem::take(&mut record.request.payload);
         let entry = Entry::new(record, payload.len() > INLINE);
         if entry.blob {
-            let stored = self.put_blob(&names::payload(&entry.record), &payload).await;
-            stored.map_err(|Unavailable| Refusal::Unavailable)?;
+            self.records.put_blob(&names::payload(&entry.record), &payload).await?;
         }
-        match self.runs.create(token(run_id), pack(&entry, &[])).await {
-            Ok(revision) => {
-                if let Err(refusal) = self.publish(&entry, &payload, revision).await {
-                    if refusal != Refusal::Unavailable {
-                        let _ = self.runs.purge(token(run_id)).await;
-                    }
-                    return Err(refusal);
-                }
-                self.say(run_id, Word::event("queued", Bytes::from_static(b"{}")));
+        for _ in 0..TRIES {
+            if let Some(held) = self.records.create(&entry).await? {
+                self.take(&held, &payload).await?;
+                self.say(run_id, Word::event(QUEUED, Bytes::from_static(b"{}")));
                 self.tell(self.names.nudge(), HeaderMap::new(), Bytes::new());
                 self.changed.notify_one();
-                Ok(true)
+                return Ok(true);
             }
-            Err(error) if error.kind() == CreateErrorKind::AlreadyExists => {
-                let known = self.get(run_id).await.map_err(|Unavailable| Refusal::Unavailable)?;
-                let (known, _) = known.ok_or(Refusal::Unavailable)?;
-                known.entry.record.is_made_of(&request)?;
-                // Whoever took it may have gone before the stream had it.
-                if known.entry.sequence == 0 && !known.entry.record.has_ended() {
-                    self.publish(&known.entry, &payload, known.revision).await?;
-                }
-                Ok(false)
-            }
-            Err(error) => {
-                lost("a record cannot be made")(&error);
-                Err(Refusal::Unavailable)
+            // It may have been withdrawn meanwhile.
+            let Some((known, _)) = self.records.get(run_id).await? else { continue };
+            known.entry.record.is_made_of(&request)?;
+            if self.take_again(known, &payload).await?.is_some() {
+                return Ok(false);
             }
         }
+        Err(Refusal::Unavailable)
     }
 
     async fn lease(&self, workers: &mut [Load]) -> Result<Vec<Lease>, Unavailable> {
-        let shares = self.shares(workers);
-        let fetched = join_all(shares.iter().map(|(function, most)| self.fetch(function, *most))).await;
-        let messages = fetched.into_iter().collect::<Result<Vec<_>, _>>()?.into_iter().flatten();
-        let offers = join_all(messages.map(|message| self.offer(message))).await;
+        let messages = self.consumers.fetch(&self.names, workers).await?;
+        let offers = join_all(messages.into_iter().map(|message| self.offer(message))).await;
         let mut starting = Vec::new();
         for offer in offers {
             // What cannot be told now is delivered once more when its lease ends.
@@ -670,10 +402,21 @@ impl Queue for JetStream {
                 }
             }
         }
-        let started = starting
-            .into_iter()
-            .map(async |(offer, session, worker_id)| self.start(offer, session, &worker_id).await);
-        Ok(join_all(started).await.into_iter().flatten().collect())
+        let started = starting.into_iter().map(async |(offer, session, worker_id)| {
+            let function = offer.held.entry.record.request.function.clone();
+            self.start(offer, session, &worker_id).await.ok_or((session, function))
+        });
+        let mut leases = Vec::new();
+        for started in join_all(started).await {
+            match started {
+                Ok(lease) => leases.push(lease),
+                Err((session, function)) => {
+                    let worker = workers.iter_mut().find(|worker| worker.session == session);
+                    worker.into_iter().for_each(|worker| worker.discharge(&function));
+                }
+            }
+        }
+        Ok(leases)
     }
 
     async fn changed(&self) {
@@ -684,28 +427,27 @@ impl Queue for JetStream {
         self.said.interrupted().await
     }
 
-    async fn adopt(&self, active: &v1::ActiveRun, worker_id: &str) -> Option<String> {
+    async fn adopt(&self, active: &v1::ActiveRun, worker_id: &str) -> Result<Option<String>, Unavailable> {
         let adopt = |entry: &mut Entry| {
             let its = entry.record.adopt(active.attempt, worker_id);
             // Written even where nothing else changes: whoever leases it at this moment is refused.
             (its, its.then(Bytes::new))
         };
-        let (its, held) = self.step(&active.run_id, None, adopt).await.ok()??;
-        if !its {
-            return None;
-        }
-        self.acknowledge(&held.entry, AckKind::Progress).await;
+        let Some((true, held)) = self.records.step(&active.run_id, None, adopt).await? else {
+            return Ok(None);
+        };
+        self.acknowledge(&held.entry.ack, AckKind::Progress).await;
+        // Whoever had the worker's stream before may not know yet that it is gone.
+        let adopted = rmp_serde::to_vec(&(&active.run_id, active.attempt)).unwrap_or_default();
+        self.tell(self.names.adopted(), HeaderMap::new(), adopted.into());
         let function = held.entry.record.request.function.clone();
-        self.held().insert(active.run_id.clone(), held);
-        Some(function)
+        self.leases.keep(held);
+        Ok(Some(function))
     }
 
     async fn lose(&self, runs: Vec<(String, i64)>) {
-        let mut held = self.held();
         for (run_id, attempt) in runs {
-            if held.get(&run_id).is_some_and(|held| held.entry.record.attempt == attempt) {
-                held.remove(&run_id);
-            }
+            self.leases.let_go(&run_id, attempt);
         }
     }
 
@@ -716,8 +458,8 @@ impl Queue for JetStream {
         accepted: bool,
     ) -> Result<(), Unavailable> {
         let run_id = result.run_id.clone();
-        let known = self.held().get(&run_id).cloned();
-        let known = known.filter(|held| held.entry.record.is_with(result.attempt, worker_id));
+        let attempt = result.attempt;
+        let known = self.leases.find(&run_id, attempt, worker_id);
         let settle = |entry: &mut Entry| {
             let verdict = entry.record.settle(result.clone(), worker_id, accepted, Now::read().unix_ms);
             let output = match &verdict {
@@ -730,17 +472,17 @@ impl Queue for JetStream {
             };
             (verdict, output)
         };
-        let Some((verdict, settled)) = self.step(&run_id, known, settle).await? else { return Ok(()) };
-        if verdict == Verdict::Stale {
+        let Some((verdict, settled)) = self.records.step(&run_id, known, settle).await? else {
+            self.leases.let_go(&run_id, attempt);
             return Ok(());
-        }
-        self.held().remove(&run_id);
+        };
+        self.leases.learn(&settled);
         match verdict {
             Verdict::Stale => {}
             Verdict::Ended { .. } => self.ended(&settled.entry).await,
             Verdict::Again { after, failed } => {
                 self.failed(&run_id, failed);
-                self.acknowledge(&settled.entry, AckKind::Nak(Some(after))).await;
+                self.acknowledge(&settled.entry.ack, AckKind::Nak(Some(after))).await;
             }
         }
         Ok(())
@@ -761,15 +503,13 @@ impl Queue for JetStream {
                 }
             }
         };
-        let Some((canceled, held)) = self.step(run_id, None, cancel).await? else { return Ok(None) };
+        let Some((canceled, held)) = self.records.step(run_id, None, cancel).await? else { return Ok(None) };
+        self.leases.learn(&held);
         match canceled {
             Canceled::Ended => {}
             // Its message is dropped when it is next delivered.
             Canceled::Waiting => self.say(run_id, Word::End),
             Canceled::Running { attempt } => {
-                if let Some(here) = self.held().get_mut(run_id) {
-                    *here = held;
-                }
                 let interrupt = rmp_serde::to_vec(&(run_id, attempt)).unwrap_or_default();
                 self.tell(self.names.interrupt(), HeaderMap::new(), interrupt.into());
             }
@@ -781,56 +521,37 @@ impl Queue for JetStream {
         self.say(&event.run_id, Word::Event { event_type: event.event_type, payload: event.payload_json });
     }
 
-    async fn view(&self, run_id: &str) -> Option<RunView> {
-        self.read(run_id).await.map(|(record, output)| record.view(&output))
+    async fn view(&self, run_id: &str) -> Result<Option<RunView>, Unavailable> {
+        let known = self.records.read(run_id).await?;
+        Ok(known.map(|(record, output)| record.view(&output)))
     }
 
-    async fn list(&self) -> Vec<RunView> {
-        let all = async {
-            // Of an empty bucket nothing would ever come.
-            if self.runs.stream.get_info().await.ok()?.state.messages == 0 {
-                return None;
-            }
-            let mut entries = self.runs.watch_with_history(">").await.ok()?;
-            let mut runs = Vec::new();
-            while let Some(Ok(entry)) = entries.next().await {
-                let last = entry.seen_current;
-                if entry.operation == kv::Operation::Put
-                    && let Ok((Entry { record, .. }, _)) = unpack(entry.value)
-                {
-                    runs.push(record.summary());
-                }
-                if last {
-                    break;
-                }
-            }
-            runs.sort_unstable_by_key(|run| std::cmp::Reverse(run.created_at_ms));
-            runs.truncate(LISTED);
-            Some(runs)
-        };
-        timeout(PATIENCE, all).await.ok().flatten().unwrap_or_default()
+    async fn list(&self, tenant_id: Option<&str>, limit: usize) -> Result<Vec<RunView>, Unavailable> {
+        self.records.newest(tenant_id, limit.min(LISTED)).await
     }
 
-    async fn outcome(&self, run_id: &str) -> Option<Option<Result<Bytes, RunError>>> {
-        self.read(run_id).await.map(|(record, output)| record.outcome(&output))
+    async fn outcome(&self, run_id: &str) -> Result<Option<Option<Outcome>>, Unavailable> {
+        let known = self.records.read(run_id).await?;
+        Ok(known.map(|(record, output)| record.outcome(&output)))
     }
 
-    async fn watch(&self, run_id: &str) -> Option<watch::Receiver<()>> {
-        self.get(run_id).await.ok()??;
-        Some(self.said.watch(run_id))
+    async fn watch(&self, run_id: &str) -> Result<Option<watch::Receiver<()>>, Unavailable> {
+        let known = self.records.get(run_id).await?;
+        Ok(known.map(|_| self.said.watch(run_id)))
     }
 
-    async fn events(&self, run_id: &str, after: u64) -> Option<(Batch, Option<(u64, RunView)>)> {
+    async fn events(&self, run_id: &str, after: u64) -> Result<Option<Heard>, Unavailable> {
         // First how it stands: what was said before its end is then heard.
-        let (record, output) = self.read(run_id).await?;
+        let Some((record, output)) = self.records.read(run_id).await? else { return Ok(None) };
         let (batch, last_id) = self.said.after(run_id, after);
         let end = record.has_ended().then(|| (last_id + 1, record.view(&output)));
-        Some((batch, end))
+        Ok(Some((batch, end)))
     }
 
-    async fn file_scope(&self, token: &str) -> Option<FileScope> {
-        let (held, _) = self.get(Record::run_of_token(token)?).await.ok()??;
-        held.entry.record.file_scope(token, Now::read().unix_ms)
+    async fn file_scope(&self, token: &str) -> Result<Option<FileScope>, Unavailable> {
+        let Some(run_id) = Record::run_of_token(token) else { return Ok(None) };
+        let known = self.records.get(run_id).await?;
+        Ok(known.and_then(|(held, _)| held.entry.record.file_scope(token, Now::read().unix_ms)))
     }
 
     async fn stats(&self) -> BTreeMap<String, FunctionStats> {
@@ -878,7 +599,7 @@ mod tests {
     use tokio::task::JoinSet;
 
     use super::*;
-    use crate::queue::conformance::{GRACE, conformance, next};
+    use crate::queue::conformance::{GRACE, conformance, next, worker};
 
     /// Where `cargo xtask nats` puts it, or what `cargo xtask test` says.
     fn program() -> PathBuf {
@@ -927,7 +648,7 @@ mod tests {
         assert_eq!(run.input_payload, large);
         here.lose(vec![("r".to_owned(), 1)]).await;
         let active = v1::ActiveRun { run_id: "r".to_owned(), attempt: 1 };
-        assert_eq!(there.adopt(&active, "w1").await.as_deref(), Some("f"));
+        assert_eq!(there.adopt(&active, "w1").await, Ok(Some("f".to_owned())));
         assert_eq!(here.cancel("r").await, Ok(Some(Canceled::Running { attempt: 1 })));
         let interrupted = timeout(PATIENCE, there.interrupted()).await;
         assert_eq!(interrupted.unwrap(), ("r".to_owned(), 1));
@@ -940,7 +661,150 @@ mod tests {
             ..Default::default()
         };
         there.settle(result, "w1", true).await.unwrap();
-        assert_eq!(here.outcome("r").await, Some(Some(Ok(output))));
+        assert_eq!(here.outcome("r").await, Ok(Some(Some(Ok(output)))));
+    }
+
+    fn result(request: &v1::TaskExecutionRequest, retryable: bool) -> v1::TaskExecutionResult {
+        v1::TaskExecutionResult {
+            run_id: request.run_id.clone(),
+            success: !retryable,
+            retryable,
+            attempt: request.attempt,
+            ..Default::default()
+        }
+    }
+
+    #[tokio::test]
+    async fn a_run_that_moved_on_elsewhere_is_not_held_by_what_is_said_here() {
+        let servers = NatsServers::start(program(), 1).await;
+        let here = engine(&servers, TenantLimits::default()).await;
+        let there = engine(&servers, TenantLimits::default()).await;
+        // Deaf, so that nobody but the stale result tells it.
+        let extending = Arc::clone(&here);
+        let mut running = running(&[&there]);
+        running.spawn(async move {
+            loop {
+                extending.extend().await;
+                sleep(GRACE / 3).await;
+            }
+        });
+        here.enqueue("r", RunRequest::of("f")).await.unwrap();
+        let old = next(here.as_ref()).await;
+        let active = v1::ActiveRun { run_id: "r".to_owned(), attempt: 1 };
+        assert_eq!(there.adopt(&active, "w1").await, Ok(Some("f".to_owned())));
+        there.settle(result(&old, true), "w1", true).await.unwrap();
+        here.settle(result(&old, false), "w1", true).await.unwrap();
+        assert_eq!(next(there.as_ref()).await.attempt, 2);
+        // Its second worker is lost, and nobody extends its lease.
+        there.lose(vec![("r".to_owned(), 2)]).await;
+        assert_eq!(next(there.as_ref()).await.attempt, 3);
+    }
+
+    #[tokio::test]
+    async fn who_hears_that_another_has_a_run_interrupts_its_own_worker() {
+        let servers = NatsServers::start(program(), 1).await;
+        let here = engine(&servers, TenantLimits::default()).await;
+        let there = engine(&servers, TenantLimits::default()).await;
+        // It hears, but extends nothing: a process that was stopped for a while.
+        let mut running = running(&[&there]);
+        let hearing = Arc::clone(&here);
+        let mut heard = here.client.subscribe(here.names.everything_said()).await.unwrap();
+        here.client.flush().await.unwrap();
+        running.spawn(async move {
+            while let Some(message) = heard.next().await {
+                hearing.hear(message);
+            }
+        });
+        here.enqueue("r", RunRequest::of("f")).await.unwrap();
+        assert_eq!(next(here.as_ref()).await.attempt, 1);
+        assert_eq!(next(there.as_ref()).await.attempt, 2);
+        assert_eq!(timeout(PATIENCE, here.interrupted()).await.unwrap(), ("r".to_owned(), 1));
+        assert!(here.leases.acks().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_worker_that_went_elsewhere_takes_its_runs_along() {
+        let servers = NatsServers::start(program(), 1).await;
+        let here = engine(&servers, TenantLimits::default()).await;
+        let there = engine(&servers, TenantLimits::default()).await;
+        let mut heard = here.client.subscribe(here.names.everything_said()).await.unwrap();
+        here.client.flush().await.unwrap();
+        here.enqueue("r", RunRequest::of("f")).await.unwrap();
+        next(here.as_ref()).await;
+        let active = v1::ActiveRun { run_id: "r".to_owned(), attempt: 1 };
+        there.adopt(&active, "w1").await.unwrap();
+        here.hear(timeout(PATIENCE, heard.next()).await.unwrap().unwrap());
+        assert!(here.leases.acks().is_empty() && !there.leases.acks().is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_function_that_cannot_be_fetched_costs_no_other_its_runs() {
+        let servers = NatsServers::start(program(), 1).await;
+        let queue = engine(&servers, TenantLimits::default()).await;
+        let worker = |slots| {
+            let mut worker = worker(1, slots);
+            std::sync::Arc::make_mut(&mut worker.resources).available_functions.push("g".to_owned());
+            worker
+        };
+        assert!(queue.lease(&mut [worker(2)]).await.unwrap().is_empty());
+        queue.stream.delete_consumer("g").await.unwrap();
+        queue.enqueue("r", RunRequest::of("f")).await.unwrap();
+        let leases = queue.lease(&mut [worker(2)]).await.unwrap();
+        assert_eq!(leases.len(), 1);
+        // What failed is mended by the next.
+        queue.enqueue("s", RunRequest::of("g")).await.unwrap();
+        assert_eq!(queue.lease(&mut [worker(2)]).await.unwrap()[0].request.run_id, "s");
+    }
+
+    #[tokio::test]
+    async fn a_run_that_another_took_meanwhile_is_not_withdrawn() {
+        let servers = NatsServers::start(program(), 1).await;
+        let here = engine(&servers, TenantLimits::default()).await;
+        let there = engine(&servers, TenantLimits::default()).await;
+        // Here a record is made, but there was no room for the run; then there was.
+        let mut record = Record::new("r", RunRequest::of("f"), 1);
+        record.request.payload = Bytes::new();
+        let made = here.records.create(&Entry::new(record, false)).await.unwrap().unwrap();
+        assert_eq!(there.enqueue("r", RunRequest::of("f")).await, Ok(false));
+        here.records.withdraw(&made).await;
+        assert_eq!(next(here.as_ref()).await.run_id, "r");
+        // And the other way round: what is withdrawn first is taken as new.
+        let record = Record::new("s", RunRequest::of("f"), 1);
+        let made = here.records.create(&Entry::new(record, false)).await.unwrap().unwrap();
+        here.records.withdraw(&made).await;
+        assert_eq!(there.enqueue("s", RunRequest::of("f")).await, Ok(true));
+    }
+
+    #[tokio::test]
+    async fn while_the_servers_are_away_no_run_is_said_to_be_unknown() {
+        let mut servers = NatsServers::start(program(), 1).await;
+        let queue = engine(&servers, TenantLimits::default()).await;
+        queue.enqueue("r", RunRequest::of("f")).await.unwrap();
+        let run = next(queue.as_ref()).await;
+        let active = v1::ActiveRun { run_id: "r".to_owned(), attempt: 1 };
+        servers.kill(0).await;
+        let (adopted, view, outcome, watch, events, scope, canceled, list) = tokio::join!(
+            queue.adopt(&active, "w1"),
+            queue.view("r"),
+            queue.outcome("r"),
+            queue.watch("r"),
+            queue.events("r", 0),
+            queue.file_scope(&run.file_token),
+            queue.cancel("r"),
+            queue.list(None, 9),
+        );
+        assert_eq!((adopted, canceled), (Err(Unavailable), Err(Unavailable)));
+        assert_eq!((view, list, outcome), (Err(Unavailable), Err(Unavailable), Err(Unavailable)));
+        assert!(watch.is_err() && events.is_err() && scope.is_err());
+        servers.restart(0).await;
+        let adopted = timeout(4 * PATIENCE, async {
+            loop {
+                if let Ok(adopted) = queue.adopt(&active, "w1").await {
+                    return adopted;
+                }
+            }
+        });
+        assert_eq!(adopted.await.unwrap().as_deref(), Some("f"));
     }
 
     #[tokio::test]
@@ -953,7 +817,7 @@ mod tests {
         assert_eq!(queue.enqueue("a", of("t")).await, Ok(true));
         let refused = queue.enqueue("b", of("t")).await;
         assert_eq!(refused, Err(Refusal::TenantFull { retry_after: RETRY_AFTER }));
-        assert_eq!(queue.view("b").await, None);
+        assert_eq!(queue.view("b").await, Ok(None));
         assert_eq!(queue.enqueue("b", of("u")).await, Ok(true));
         assert_eq!(queue.enqueue("c", of("v")).await, Err(Refusal::Full { retry_after: RETRY_AFTER }));
     }

@@ -189,6 +189,24 @@ async fn a_callers_trace_goes_to_the_worker_with_the_run() {
 }
 
 #[tokio::test]
+async fn an_id_is_everybodys_and_tells_nothing_of_its_run() {
+    let harness = three_callers().await;
+    let ask = async |token: &str, run_id: &str, n: u32| {
+        let body = json!({"function": "f", "payload": {"n": n}, "run_id": run_id});
+        let answer = harness.post("/v1/runs", token, body).await;
+        (answer.status().as_u16(), answer.json::<Value>(1000).await.unwrap())
+    };
+    assert_eq!(ask(ACME, "r", 1).await.0, 202);
+    // The very same request of another tenant is another, and is answered as any other request is.
+    let (status, told) = ask(OTHER, "r", 1).await;
+    assert_eq!((status, &told), (409, &ask(ACME, "r", 2).await.1));
+    assert!(!told.to_string().contains("acme"), "{told}");
+    assert_eq!(ask(OPERATOR, "r", 1).await.1, told);
+    assert_eq!(harness.get("/v1/runs/r", OTHER).await.status(), StatusCode::NOT_FOUND);
+    assert_eq!(ask(ACME, "key-0", 1).await.0, 400);
+}
+
+#[tokio::test]
 async fn a_result_is_waited_for() {
     let harness = Harness::start().await;
     let run_id = harness.submit("f", None).await;

@@ -18,7 +18,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Request, Status, Streaming, transport::Channel};
 
 /// No step takes this long unless it never happens.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) const ALL: [&str; 5] = ["result-ack", "run-accepted", "attempt", "active-runs", "drain"];
 
@@ -126,7 +126,7 @@ pub(crate) fn registration(
 /// A worker's end of the stream. Dropping it breaks the stream.
 pub(crate) struct Worker {
     outbound: mpsc::Sender<v1::WorkerSchedulerMessage>,
-    inbound: Streaming<v1::WorkerSchedulerMessage>,
+    pub(crate) inbound: Streaming<v1::WorkerSchedulerMessage>,
 }
 
 impl Worker {

@@ -5,4 +5,6 @@
 mod callers;
 mod files;
 mod harness;
+#[cfg(feature = "nats")]
+mod nats;
 mod runs;

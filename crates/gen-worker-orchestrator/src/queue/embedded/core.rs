@@ -404,11 +404,12 @@ impl Core {
         self.runs.get(run_id).map(|run| (&run.record, &run.output))
     }
 
-    /// All runs, newest first, without their outputs.
-    pub(super) fn list(&self) -> Vec<RunView> {
-        let mut runs: Vec<_> = self.runs.values().collect();
+    /// The newest runs of a tenant, or of all if none is named, newest first, without their outputs.
+    pub(super) fn list(&self, tenant_id: Option<&str>, limit: usize) -> Vec<RunView> {
+        let its = |run: &&Run| tenant_id.is_none() || run.record.request.tenant_id.as_deref() == tenant_id;
+        let mut runs: Vec<_> = self.runs.values().filter(its).collect();
         runs.sort_unstable_by_key(|run| std::cmp::Reverse(run.place));
-        runs.into_iter().map(|run| run.record.summary()).collect()
+        runs.into_iter().take(limit).map(|run| run.record.summary()).collect()
     }
 
     /// What a run said; `None`: there is no such run.

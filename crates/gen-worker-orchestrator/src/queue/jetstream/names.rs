@@ -99,6 +99,10 @@ impl Names {
         format!("{}.said.queued", self.prefix)
     }
 
+    pub(super) fn adopted(&self) -> String {
+        format!("{}.said.adopted", self.prefix)
+    }
+
     pub(super) fn interrupt(&self) -> String {
         format!("{}.said.interrupt", self.prefix)
     }

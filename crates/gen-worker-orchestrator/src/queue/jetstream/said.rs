@@ -1,7 +1,8 @@
-//! What runs said, wherever they ran, as far as it was heard here: the newest runs, within bounds.
+//! What runs said, wherever they ran, as far as it was heard here, within bounds: what has ended is forgotten first, then
+//! what waits, and what somebody is at last.
 
 use std::{
-    collections::{HashMap, VecDeque},
+    collections::{BTreeMap, HashMap, VecDeque},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
@@ -9,7 +10,10 @@ use async_nats::HeaderMap;
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 
-use crate::events::{Batch, EventLog};
+use crate::{
+    auth::Now,
+    events::{Batch, EventLog},
+};
 
 /// Most runs of which something is remembered.
 const MAX_RUNS: usize = 10_000;
@@ -22,6 +26,12 @@ const MAX_INTERRUPTS: usize = 1024;
 
 /// The header that says what a word is; without it, it is a run's end.
 const TYPE: &str = "Gen-Worker-Event";
+
+/// Said of a run that was taken.
+pub(super) const QUEUED: &str = "queued";
+
+/// Said of a run that a worker was given, with the attempt.
+pub(super) const STARTED: &str = "started";
 
 /// Something said of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,6 +62,16 @@ impl Word {
         }
     }
 
+    /// The attempt that a worker was given, if it is this that is said.
+    pub(super) fn started(&self) -> Option<i64> {
+        match self {
+            Self::Event { event_type, payload } if event_type == STARTED => {
+                serde_json::from_slice::<serde_json::Value>(payload).ok()?["attempt"].as_i64()
+            }
+            _ => None,
+        }
+    }
+
     pub(super) fn read(message: async_nats::Message) -> Option<Self> {
         let event_type = message.headers.as_ref().and_then(|headers| headers.get(TYPE));
         match event_type {
@@ -62,24 +82,99 @@ impl Word {
     }
 }
 
-#[derive(Debug, Default)]
+/// How far a run has come, as far as was heard: the first are forgotten first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Rank {
+    Ended,
+    Waiting,
+    /// A worker has it, or somebody here wants to hear of it.
+    UnderWay,
+}
+
+#[derive(Debug)]
+struct Log {
+    events: EventLog,
+    /// Its place among those that are forgotten, which grows from run to run.
+    place: (Rank, u64),
+}
+
+#[derive(Debug)]
 struct Logs {
-    by_run: HashMap<String, EventLog>,
-    /// In the order in which they were begun.
-    order: VecDeque<String>,
+    by_run: HashMap<String, Log>,
+    by_place: BTreeMap<(Rank, u64), String>,
+    next: u64,
     bytes: usize,
+    max_runs: usize,
 }
 
 impl Logs {
-    fn of(&mut self, run_id: &str) -> &mut EventLog {
-        if !self.by_run.contains_key(run_id) {
-            while self.by_run.len() >= MAX_RUNS || (self.bytes > MAX_BYTES && !self.order.is_empty()) {
-                let oldest = self.order.pop_front().and_then(|oldest| self.by_run.remove(&oldest));
-                self.bytes -= oldest.map_or(0, |log| log.bytes());
-            }
-            self.order.push_back(run_id.to_owned());
+    fn new(max_runs: usize) -> Self {
+        Self { by_run: HashMap::new(), by_place: BTreeMap::new(), next: 0, bytes: 0, max_runs }
+    }
+
+    /// Changes what is known of a run, and how far it has come, as that was before.
+    fn change<T>(
+        &mut self,
+        run_id: &str,
+        new: impl FnOnce() -> EventLog,
+        rank: impl FnOnce(Rank) -> Rank,
+        change: impl FnOnce(&mut EventLog) -> T,
+    ) -> T {
+        let mut log = self.by_run.remove(run_id).unwrap_or_else(|| {
+            self.next += 1;
+            Log { events: new(), place: (Rank::Waiting, self.next) }
+        });
+        self.by_place.remove(&log.place);
+        self.bytes -= log.events.bytes();
+        self.make_room();
+        let done = change(&mut log.events);
+        self.bytes += log.events.bytes();
+        log.place.0 = rank(log.place.0);
+        self.by_place.insert(log.place, run_id.to_owned());
+        self.by_run.insert(run_id.to_owned(), log);
+        done
+    }
+
+    fn make_room(&mut self) {
+        while self.by_run.len() >= self.max_runs || self.bytes > MAX_BYTES {
+            let Some((_, run_id)) = self.by_place.pop_first() else { return };
+            self.bytes -= self.by_run.remove(&run_id).map_or(0, |log| log.events.bytes());
         }
-        self.by_run.entry(run_id.to_owned()).or_insert_with(EventLog::new)
+    }
+
+    fn hear(&mut self, run_id: &str, word: Word) {
+        let event_type = match &word {
+            Word::Event { event_type, .. } => Some(event_type.as_str()),
+            Word::End => None,
+        };
+        let rank = match event_type {
+            None => Some(Rank::Ended),
+            Some(STARTED) => Some(Rank::UnderWay),
+            Some(_) => None,
+        };
+        // Of any other the beginning was not heard, or was forgotten.
+        let first = event_type == Some(QUEUED);
+        let new = || if first { EventLog::new() } else { EventLog::resumed(Now::read().unix_ms) };
+        self.change(
+            run_id,
+            new,
+            |before| rank.unwrap_or(before),
+            |log| match word {
+                Word::Event { event_type, payload } => log.forward(&event_type, payload),
+                Word::End => log.wake(),
+            },
+        );
+    }
+
+    fn watch(&mut self, run_id: &str) -> watch::Receiver<()> {
+        let rank = |before| if before == Rank::Waiting { Rank::UnderWay } else { before };
+        self.change(run_id, EventLog::new, rank, |log| log.watch())
+    }
+}
+
+impl Default for Logs {
+    fn default() -> Self {
+        Self::new(MAX_RUNS)
     }
 }
 
@@ -101,33 +196,25 @@ impl Said {
     }
 
     pub(super) fn hear(&self, run_id: &str, word: Word) {
-        let mut logs = self.logs();
-        let log = logs.of(run_id);
-        let before = log.bytes();
-        match word {
-            Word::Event { event_type, payload } => log.forward(&event_type, payload),
-            Word::End => log.wake(),
-        }
-        let after = log.bytes();
-        logs.bytes = logs.bytes + after - before;
+        self.logs().hear(run_id, word);
     }
 
     pub(super) fn watch(&self, run_id: &str) -> watch::Receiver<()> {
-        self.logs().of(run_id).watch()
+        self.logs().watch(run_id)
     }
 
     /// What was heard of a run after an event, and the number of the last.
     pub(super) fn after(&self, run_id: &str, after: u64) -> (Batch, u64) {
         let logs = self.logs();
         match logs.by_run.get(run_id) {
-            Some(log) => (log.after(after), log.last_id()),
+            Some(log) => (log.events.after(after), log.events.last_id()),
             None => (EventLog::new().after(after), 0),
         }
     }
 
     /// Has everybody look who waits for something.
     pub(super) fn wake_all(&self) {
-        self.logs().by_run.values().for_each(EventLog::wake);
+        self.logs().by_run.values().for_each(|log| log.events.wake());
     }
 
     pub(super) fn interrupt(&self, run: (String, i64)) {
@@ -146,5 +233,43 @@ impl Said {
             }
             self.interrupted.notified().await;
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn said(event_type: &str) -> Word {
+        Word::event(event_type, Bytes::from_static(b"{}"))
+    }
+
+    #[test]
+    fn runs_under_way_outlive_newer_ones_that_wait_or_have_ended() {
+        let mut logs = Logs::new(3);
+        for run_id in ["old", "watched", "ended"] {
+            logs.hear(run_id, said(QUEUED));
+        }
+        logs.hear("old", said(STARTED));
+        let watched = logs.watch("watched");
+        logs.hear("ended", Word::End);
+        for number in 0..100 {
+            logs.hear(&format!("new{number}"), said(QUEUED));
+        }
+        let mut known: Vec<_> = logs.by_run.keys().map(String::as_str).collect();
+        known.sort_unstable();
+        assert_eq!(known, ["new99", "old", "watched"]);
+        assert!(watched.has_changed().is_ok());
+        assert_eq!(logs.bytes, 8);
+        logs.hear("old", Word::End);
+        logs.hear("newer", said(QUEUED));
+        assert!(!logs.by_run.contains_key("old") && logs.by_place.len() == 3);
+    }
+
+    #[test]
+    fn what_is_heard_from_the_middle_on_has_numbers_beyond_those_given_out() {
+        let mut logs = Logs::new(3);
+        logs.hear("r", said("job.log"));
+        assert!(logs.by_run["r"].events.last_id() > 1_000_000);
     }
 }

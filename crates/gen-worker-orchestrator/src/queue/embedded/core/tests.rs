@@ -202,7 +202,7 @@ fn only_so_many_ended_runs_are_remembered() {
         core.cancel(name, at(0));
     }
     assert!(core.get("a").is_none());
-    assert_eq!(core.list().len(), 2);
+    assert_eq!(core.list(None, usize::MAX).len(), 2);
     assert_eq!((core.tenants.len(), core.open_bytes), (0, 0));
 }
 
@@ -337,9 +337,9 @@ fn what_the_file_was_told_is_all_there_is() {
         }
         let mut again = Core::new(5, TenantLimits::default());
         again.restore(replay(told), at(0));
-        assert_eq!(again.list(), core.list(), "seed {seed}");
+        assert_eq!(again.list(None, usize::MAX), core.list(None, usize::MAX), "seed {seed}");
         assert!(again.take_changes().is_empty());
-        for run in core.list() {
+        for run in core.list(None, usize::MAX) {
             assert_eq!(again.get(&run.run_id).unwrap().1, core.get(&run.run_id).unwrap().1);
         }
         let holdings = |core: &Core| {

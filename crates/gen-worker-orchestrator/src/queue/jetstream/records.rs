@@ -1,0 +1,229 @@
+//! What is known of each run, in a key-value bucket, and what is too large for it, in an object store. Each step is
+//! written with the revision that it was made of, so that of two orchestrators one is refused.
+
+use std::error::Error;
+
+use async_nats::jetstream::{
+    kv::{self, CreateErrorKind, UpdateErrorKind},
+    object_store::ObjectStore,
+    stream::LastRawMessageErrorKind,
+};
+use bytes::Bytes;
+use futures_util::StreamExt;
+use serde::{Deserialize, Serialize};
+use tokio::{io::AsyncReadExt, time::timeout};
+use tracing::{debug, warn};
+
+use super::{
+    LISTING, PATIENCE,
+    names::{self, token},
+    newest::Newest,
+    packed::{pack, unpack},
+};
+use crate::{
+    queue::{Unavailable, record::Record},
+    run::RunView,
+};
+
+/// Larger payloads and outputs go to the object store: a message of a server with default settings has at most 1 MiB.
+pub(super) const INLINE: usize = 512 << 10;
+
+/// How often a step is tried anew on a record that somebody else has changed meanwhile.
+pub(super) const TRIES: usize = 8;
+
+/// A run's record with where its message is.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(super) struct Entry {
+    pub(super) record: Record,
+    /// The number of the run's message in the stream; 0: it was never leased. A repetition has another.
+    pub(super) sequence: u64,
+    /// Where the message is acknowledged, as it was delivered last.
+    pub(super) ack: String,
+    /// Whether the payload is in the object store.
+    pub(super) blob: bool,
+    /// Whether the output is there, and not behind the entry.
+    pub(super) output_blob: bool,
+}
+
+impl Entry {
+    pub(super) fn new(record: Record, blob: bool) -> Self {
+        Self { record, sequence: 0, ack: String::new(), blob, output_blob: false }
+    }
+}
+
+/// An entry as it was read or written.
+#[derive(Debug, Clone)]
+pub(super) struct Held {
+    pub(super) entry: Entry,
+    pub(super) revision: u64,
+}
+
+/// Why a step was not made.
+#[derive(Debug)]
+pub(super) enum Missed {
+    /// Somebody else has changed the record.
+    Contested,
+    Unavailable,
+}
+
+impl From<Missed> for Unavailable {
+    fn from(_: Missed) -> Self {
+        Self
+    }
+}
+
+/// Logs why the servers could not do something.
+pub(super) fn lost(what: &'static str) -> impl Fn(&dyn Error) -> Unavailable {
+    move |error| {
+        warn!(%error, what, "NATS");
+        Unavailable
+    }
+}
+
+/// The records of all runs.
+pub(super) struct Records {
+    pub(super) bucket: kv::Store,
+    pub(super) blobs: ObjectStore,
+}
+
+impl Records {
+    /// A run with what is behind its entry; `None`: there is no such run. It may be how it stood a moment ago: any
+    /// server answers, and the leader only where another knows of none.
+    pub(super) async fn get(&self, run_id: &str) -> Result<Option<(Held, Bytes)>, Unavailable> {
+        let found = self.bucket.entry(token(run_id)).await;
+        let found = found.map_err(|e| lost("a record cannot be read")(&e))?;
+        match found.filter(|found| found.operation == kv::Operation::Put) {
+            Some(found) => held(found.value, found.revision).map(Some),
+            None => self.get_of_leader(run_id).await,
+        }
+    }
+
+    /// The same as it stands now.
+    async fn get_of_leader(&self, run_id: &str) -> Result<Option<(Held, Bytes)>, Unavailable> {
+        let subject = format!("{}{}", self.bucket.prefix, token(run_id));
+        match self.bucket.stream.get_last_raw_message_by_subject(&subject).await {
+            // A mark that it was withdrawn.
+            Ok(found) if found.headers.get("KV-Operation").is_some() => Ok(None),
+            Ok(found) => held(found.payload, found.sequence).map(Some),
+            Err(error) if error.kind() == LastRawMessageErrorKind::NoMessageFound => Ok(None),
+            Err(error) => Err(lost("a record cannot be read")(&error)),
+        }
+    }
+
+    /// A run's record with its output.
+    pub(super) async fn read(&self, run_id: &str) -> Result<Option<(Record, Bytes)>, Unavailable> {
+        let Some((Held { entry, .. }, output)) = self.get(run_id).await? else { return Ok(None) };
+        let output = if entry.output_blob { self.blob(&names::output(&entry.record)).await? } else { output };
+        Ok(Some((entry.record, output)))
+    }
+
+    /// Makes the record of a new run; `None`: there is one.
+    pub(super) async fn create(&self, entry: &Entry) -> Result<Option<Held>, Unavailable> {
+        match self.bucket.create(token(&entry.record.run_id), pack(entry, &[])).await {
+            Ok(revision) => Ok(Some(Held { entry: entry.clone(), revision })),
+            Err(error) if error.kind() == CreateErrorKind::AlreadyExists => Ok(None),
+            Err(error) => Err(lost("a record cannot be made")(&error)),
+        }
+    }
+
+    /// Removes the record of a run that was not taken after all, unless somebody else has taken it meanwhile.
+    pub(super) async fn withdraw(&self, held: &Held) {
+        let key = token(&held.entry.record.run_id);
+        if let Err(error) = self.bucket.purge_expect_revision(key, Some(held.revision)).await {
+            debug!(%error, run_id = held.entry.record.run_id, "record not withdrawn");
+        }
+    }
+
+    /// Writes a step, if nobody else has made one meanwhile.
+    pub(super) async fn put(&self, held: &mut Held, output: &[u8]) -> Result<(), Missed> {
+        let key = token(&held.entry.record.run_id);
+        let value = pack(&held.entry, output);
+        held.revision = self.bucket.update(key, value, held.revision).await.map_err(|error| {
+            if error.kind() == UpdateErrorKind::WrongLastRevision {
+                return Missed::Contested;
+            }
+            lost("a record cannot be written")(&error);
+            Missed::Unavailable
+        })?;
+        Ok(())
+    }
+
+    /// Makes a step on the record as it is known here, or else as it is stored, until nobody gets in the way. A step
+    /// without an output changes nothing.
+    pub(super) async fn step<T>(
+        &self,
+        run_id: &str,
+        mut known: Option<Held>,
+        mut step: impl FnMut(&mut Entry) -> (T, Option<Bytes>),
+    ) -> Result<Option<(T, Held)>, Unavailable> {
+        for tried in 0..TRIES {
+            let found = match known.take() {
+                Some(held) => Some(held),
+                None if tried == 0 => self.get(run_id).await?.map(|(held, _)| held),
+                None => self.get_of_leader(run_id).await?.map(|(held, _)| held),
+            };
+            let Some(mut held) = found else { return Ok(None) };
+            let (done, output) = step(&mut held.entry);
+            let Some(output) = output else { return Ok(Some((done, held))) };
+            if held.entry.output_blob {
+                self.put_blob(&names::output(&held.entry.record), &output).await?;
+            }
+            let inline: &[u8] = if held.entry.output_blob { &[] } else { &output };
+            match self.put(&mut held, inline).await {
+                Ok(()) => return Ok(Some((done, held))),
+                Err(Missed::Contested) => {}
+                Err(Missed::Unavailable) => return Err(Unavailable),
+            }
+        }
+        Err(Unavailable)
+    }
+
+    pub(super) async fn put_blob(&self, name: &str, bytes: &Bytes) -> Result<(), Unavailable> {
+        let stored = self.blobs.put(name, &mut bytes.as_ref()).await;
+        stored.map(drop).map_err(|e| lost("an object cannot be written")(&e))
+    }
+
+    pub(super) async fn blob(&self, name: &str) -> Result<Bytes, Unavailable> {
+        let mut object = self.blobs.get(name).await.map_err(|e| lost("an object cannot be read")(&e))?;
+        let mut bytes = Vec::with_capacity(object.info.size);
+        object.read_to_end(&mut bytes).await.map_err(|e| lost("an object cannot be read")(&e))?;
+        Ok(bytes.into())
+    }
+
+    /// The newest runs of a tenant, or of all if none is named. The whole bucket is read for it, one record at a time.
+    pub(super) async fn newest(
+        &self,
+        tenant_id: Option<&str>,
+        limit: usize,
+    ) -> Result<Vec<RunView>, Unavailable> {
+        let info = timeout(PATIENCE, self.bucket.stream.get_info()).await.map_err(|_| Unavailable)?;
+        // Of an empty bucket nothing would ever come.
+        if info.map_err(|e| lost("the records cannot be counted")(&e))?.state.messages == 0 {
+            return Ok(Vec::new());
+        }
+        let mut newest = Newest::new(tenant_id, limit);
+        let all = async {
+            let entries = self.bucket.watch_with_history(">").await;
+            let mut entries = entries.map_err(|e| lost("the records cannot be read")(&e))?;
+            while let Some(entry) = entries.next().await {
+                let entry = entry.map_err(|e| lost("the records cannot be read")(&e))?;
+                if entry.operation == kv::Operation::Put
+                    && let Ok((Entry { record, .. }, _)) = unpack(entry.value)
+                {
+                    newest.see(entry.revision, record.summary());
+                }
+                if entry.seen_current {
+                    break;
+                }
+            }
+            Ok::<_, Unavailable>(())
+        };
+        timeout(LISTING, all).await.map_err(|_| Unavailable)??;
+        Ok(newest.into_runs())
+    }
+}
+
+fn held(value: Bytes, revision: u64) -> Result<(Held, Bytes), Unavailable> {
+    let (entry, output) = unpack(value).map_err(|e| lost("a record is not ours")(&e))?;
+    Ok((Held { entry, revision }, output))
+}
