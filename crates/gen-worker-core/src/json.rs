@@ -5,8 +5,8 @@ use rmpv::ValueRef;
 use serde_json::{Map, Number, Value, json};
 
 /// MessagePack as a JSON value; `None` if it is malformed. Bytes become base64 text, an extension becomes
-/// `{"ext": type, "data": base64}`, a number that JSON has no word for becomes null, and a key that is no text is written
-/// as JSON text.
+/// `{"ext": type, "data": base64}`, and a number that JSON has no word for becomes null. A key that is no text is written as JSON
+/// text; one that is a list or a map, which JSON text would double with each level of such keys, as its MessagePack in base64.
 pub fn json_of(bytes: &[u8]) -> Option<Value> {
     let mut rest = bytes;
     let value = rmpv::decode::read_value_ref(&mut rest).ok()?;
@@ -41,6 +41,11 @@ fn float(number: f64) -> Value {
 }
 
 fn key_of(key: &ValueRef<'_>) -> String {
+    if matches!(key, ValueRef::Array(_) | ValueRef::Map(_)) {
+        let mut bytes = Vec::new();
+        rmpv::encode::write_value_ref(&mut bytes, key).expect("memory takes what came from there");
+        return STANDARD.encode(bytes);
+    }
     match value_of(key) {
         Value::String(text) => text,
         other => other.to_string(),
@@ -66,5 +71,14 @@ mod tests {
         );
         bytes.push(0);
         assert_eq!(json_of(&bytes), None);
+    }
+
+    #[test]
+    fn keys_within_keys_do_not_double_what_they_take() {
+        // 60 maps, each the key of the one around it.
+        let bytes = [vec![0x81; 60], vec![0xa1, b'a'], vec![0; 60]].concat();
+        let Value::Object(map) = json_of(&bytes).unwrap() else { panic!("a map") };
+        let (key, value) = map.iter().next().unwrap();
+        assert_eq!((STANDARD.decode(key).unwrap().as_slice(), value), (&bytes[1..121], &json!(0)));
     }
 }

@@ -13,7 +13,7 @@ use std::{
 
 use gen_worker_core::OutputBody;
 use gen_worker_net::{
-    AllowList, HeaderValue, HttpClient, HttpResponse, Method, NetConfig, Trust, header::CONTENT_TYPE,
+    AllowList, HeaderValue, HttpClient, Method, NetConfig, NetError, Trust, header::CONTENT_TYPE,
 };
 use gen_worker_orchestrator::{ClientError, OrchestratorClient, RunView};
 use gen_worker_testkit::{FakeHub, Fault as Answer, FaultProxy, SeaweedFs};
@@ -343,10 +343,14 @@ impl World {
     }
 
     async fn get(&self, url: &str) -> Result<Vec<u8>, String> {
-        let url = url.parse().map_err(|_| "no URL".to_owned())?;
-        let answer = self.http.request(Method::GET, url, Trust::Operator).send_retrying().await;
-        let answer = answer.and_then(HttpResponse::into_success).map_err(|error| error.to_string())?;
-        answer.bytes(1 << 30).await.map(Vec::from).map_err(|error| error.to_string())
+        let url: Url = url.parse().map_err(|_| "no URL".to_owned())?;
+        // Also once the answer has begun: who answers may be killed then.
+        let attempt = || async {
+            let answer = self.http.request(Method::GET, url.clone(), Trust::Operator).send().await?;
+            answer.into_success()?.bytes(1 << 30).await
+        };
+        let brought = self.http.retry(attempt, |error: &NetError| Some(error)).await;
+        brought.map(Vec::from).map_err(|error| error.to_string())
     }
 
     /// The processes as they are now: the orchestrator and each worker.
