@@ -15,7 +15,7 @@ use tokio::{io::AsyncReadExt, time::timeout};
 use tracing::{debug, warn};
 
 use super::{
-    LISTING, PATIENCE,
+    LISTING, OBJECT, PATIENCE,
     names::{self, token},
     newest::Newest,
     packed::{pack, unpack},
@@ -148,18 +148,18 @@ impl Records {
         Ok(())
     }
 
-    /// Makes a step on the record as it is known here, or else as it is stored, until nobody gets in the way. A step
-    /// without an output changes nothing.
+    /// Makes a step on the record as it is known here, or else as the leader has it, until nobody gets in the way: a server that
+    /// lags may show what is over, and a step that would then be refused is not tried again. A step without an output changes
+    /// nothing.
     pub(super) async fn step<T>(
         &self,
         run_id: &str,
         mut known: Option<Held>,
         mut step: impl FnMut(&mut Entry) -> (T, Option<Bytes>),
     ) -> Result<Option<(T, Held)>, Unavailable> {
-        for tried in 0..TRIES {
+        for _ in 0..TRIES {
             let found = match known.take() {
                 Some(held) => Some(held),
-                None if tried == 0 => self.get(run_id).await?.map(|(held, _)| held),
                 None => self.get_of_leader(run_id).await?.map(|(held, _)| held),
             };
             let Some(mut held) = found else { return Ok(None) };
@@ -184,10 +184,14 @@ impl Records {
     }
 
     pub(super) async fn blob(&self, name: &str) -> Result<Bytes, Unavailable> {
-        let mut object = self.blobs.get(name).await.map_err(|e| lost("an object cannot be read")(&e))?;
-        let mut bytes = Vec::with_capacity(object.info.size);
-        object.read_to_end(&mut bytes).await.map_err(|e| lost("an object cannot be read")(&e))?;
-        Ok(bytes.into())
+        let reading = async {
+            let mut object = self.blobs.get(name).await.map_err(|e| lost("an object cannot be read")(&e))?;
+            let mut bytes = Vec::with_capacity(object.info.size);
+            object.read_to_end(&mut bytes).await.map_err(|e| lost("an object cannot be read")(&e))?;
+            Ok(bytes.into())
+        };
+        // One that is replaced or removed meanwhile never ends.
+        timeout(OBJECT, reading).await.map_err(|e| lost("an object does not come to an end")(&e))?
     }
 
     /// The newest runs of a tenant, or of all if none is named. The whole bucket is read for it, one record at a time.

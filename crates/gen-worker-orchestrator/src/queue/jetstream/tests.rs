@@ -1,0 +1,224 @@
+//! Against real servers, also while they are away.
+
+use std::{path::PathBuf, sync::Arc};
+
+use gen_worker_testkit::NatsServers;
+use tokio::task::JoinSet;
+
+use super::*;
+use crate::queue::conformance::{GRACE, conformance, next, worker};
+
+/// Where `cargo xtask nats` puts it, or what `cargo xtask test` says.
+fn program() -> PathBuf {
+    #[expect(clippy::disallowed_methods, reason = "where the test run found the server, no setting of ours")]
+    let told = std::env::var_os("NATS_SERVER_PATH");
+    told.map_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/../../.nats/nats-server").into(), PathBuf::from)
+}
+
+async fn open() -> (Arc<dyn Queue>, (JoinSet<()>, NatsServers)) {
+    let servers = NatsServers::start(program(), 1).await;
+    let queue = engine(&servers, TenantLimits::default()).await;
+    let running = running(&[&queue]);
+    (queue, (running, servers))
+}
+
+async fn engine(servers: &NatsServers, limits: TenantLimits) -> Arc<JetStream> {
+    let config = NatsConfig::of(servers.urls());
+    Arc::new(JetStream::open(&config, &limits, GRACE).await.unwrap())
+}
+
+conformance!(open());
+
+fn running(queues: &[&Arc<JetStream>]) -> JoinSet<()> {
+    let queues = queues.iter().map(|queue| Arc::clone(queue));
+    queues.map(|queue| async move { queue.run().await }).collect()
+}
+
+#[tokio::test]
+async fn what_one_orchestrator_began_another_goes_on_with() {
+    let servers = NatsServers::start(program(), 1).await;
+    let here = engine(&servers, TenantLimits::default()).await;
+    let there = engine(&servers, TenantLimits::default()).await;
+    let _running = running(&[&here, &there]);
+    // Too large for a message.
+    let large = Bytes::from(vec![b'x'; 3 << 20]);
+    let asked = RunRequest { payload: large.clone(), ..RunRequest::of("f") };
+    assert_eq!(here.enqueue("r", asked.clone()).await, Ok(true));
+    assert_eq!(there.enqueue("r", asked).await, Ok(false));
+    let run = next(here.as_ref()).await;
+    assert_eq!(run.input_payload, large);
+    here.lose(vec![("r".to_owned(), 1)]).await;
+    let active = v1::ActiveRun { run_id: "r".to_owned(), attempt: 1 };
+    assert_eq!(there.adopt(&active, "w1").await, Ok(Some("f".to_owned())));
+    assert_eq!(here.cancel("r").await, Ok(Some(Canceled::Running { attempt: 1 })));
+    let interrupted = timeout(PATIENCE, there.interrupted()).await;
+    assert_eq!(interrupted.unwrap(), ("r".to_owned(), 1));
+    let output = Bytes::from(rmp_serde::to_vec(&"y".repeat(3 << 20)).unwrap());
+    let result = v1::TaskExecutionResult {
+        run_id: "r".to_owned(),
+        success: true,
+        output_payload: output.clone(),
+        attempt: 1,
+        ..Default::default()
+    };
+    there.settle(result, "w1", true).await.unwrap();
+    assert_eq!(here.outcome("r").await, Ok(Some(Some(Ok(output)))));
+}
+
+fn result(request: &v1::TaskExecutionRequest, retryable: bool) -> v1::TaskExecutionResult {
+    v1::TaskExecutionResult {
+        run_id: request.run_id.clone(),
+        success: !retryable,
+        retryable,
+        attempt: request.attempt,
+        ..Default::default()
+    }
+}
+
+#[tokio::test]
+async fn a_run_that_moved_on_elsewhere_is_not_held_by_what_is_said_here() {
+    let servers = NatsServers::start(program(), 1).await;
+    let here = engine(&servers, TenantLimits::default()).await;
+    let there = engine(&servers, TenantLimits::default()).await;
+    // Deaf, so that nobody but the stale result tells it.
+    let extending = Arc::clone(&here);
+    let mut running = running(&[&there]);
+    running.spawn(async move {
+        loop {
+            extending.extend().await;
+            sleep(GRACE / 3).await;
+        }
+    });
+    here.enqueue("r", RunRequest::of("f")).await.unwrap();
+    let old = next(here.as_ref()).await;
+    let active = v1::ActiveRun { run_id: "r".to_owned(), attempt: 1 };
+    assert_eq!(there.adopt(&active, "w1").await, Ok(Some("f".to_owned())));
+    there.settle(result(&old, true), "w1", true).await.unwrap();
+    here.settle(result(&old, false), "w1", true).await.unwrap();
+    assert_eq!(next(there.as_ref()).await.attempt, 2);
+    // Its second worker is lost, and nobody extends its lease.
+    there.lose(vec![("r".to_owned(), 2)]).await;
+    assert_eq!(next(there.as_ref()).await.attempt, 3);
+}
+
+#[tokio::test]
+async fn who_hears_that_another_has_a_run_interrupts_its_own_worker() {
+    let servers = NatsServers::start(program(), 1).await;
+    let here = engine(&servers, TenantLimits::default()).await;
+    let there = engine(&servers, TenantLimits::default()).await;
+    // It hears, but extends nothing: a process that was stopped for a while.
+    let mut running = running(&[&there]);
+    let hearing = Arc::clone(&here);
+    let mut heard = here.client.subscribe(here.names.everything_said()).await.unwrap();
+    here.client.flush().await.unwrap();
+    running.spawn(async move {
+        while let Some(message) = heard.next().await {
+            hearing.hear(message);
+        }
+    });
+    here.enqueue("r", RunRequest::of("f")).await.unwrap();
+    assert_eq!(next(here.as_ref()).await.attempt, 1);
+    assert_eq!(next(there.as_ref()).await.attempt, 2);
+    assert_eq!(timeout(PATIENCE, here.interrupted()).await.unwrap(), ("r".to_owned(), 1));
+    assert!(here.leases.acks().is_empty());
+}
+
+#[tokio::test]
+async fn a_worker_that_went_elsewhere_takes_its_runs_along() {
+    let servers = NatsServers::start(program(), 1).await;
+    let here = engine(&servers, TenantLimits::default()).await;
+    let there = engine(&servers, TenantLimits::default()).await;
+    let mut heard = here.client.subscribe(here.names.everything_said()).await.unwrap();
+    here.client.flush().await.unwrap();
+    here.enqueue("r", RunRequest::of("f")).await.unwrap();
+    next(here.as_ref()).await;
+    let active = v1::ActiveRun { run_id: "r".to_owned(), attempt: 1 };
+    there.adopt(&active, "w1").await.unwrap();
+    here.hear(timeout(PATIENCE, heard.next()).await.unwrap().unwrap());
+    assert!(here.leases.acks().is_empty() && !there.leases.acks().is_empty());
+}
+
+#[tokio::test]
+async fn a_function_that_cannot_be_fetched_costs_no_other_its_runs() {
+    let servers = NatsServers::start(program(), 1).await;
+    let queue = engine(&servers, TenantLimits::default()).await;
+    let worker = |slots| {
+        let mut worker = worker(1, slots);
+        std::sync::Arc::make_mut(&mut worker.resources).available_functions.push("g".to_owned());
+        worker
+    };
+    assert!(queue.lease(&mut [worker(2)]).await.unwrap().is_empty());
+    queue.stream.delete_consumer("g").await.unwrap();
+    queue.enqueue("r", RunRequest::of("f")).await.unwrap();
+    let leases = queue.lease(&mut [worker(2)]).await.unwrap();
+    assert_eq!(leases.len(), 1);
+    // What failed is mended by the next.
+    queue.enqueue("s", RunRequest::of("g")).await.unwrap();
+    assert_eq!(queue.lease(&mut [worker(2)]).await.unwrap()[0].request.run_id, "s");
+}
+
+#[tokio::test]
+async fn a_run_that_another_took_meanwhile_is_not_withdrawn() {
+    let servers = NatsServers::start(program(), 1).await;
+    let here = engine(&servers, TenantLimits::default()).await;
+    let there = engine(&servers, TenantLimits::default()).await;
+    // Here a record is made, but there was no room for the run; then there was.
+    let mut record = Record::new("r", RunRequest::of("f"), 1);
+    record.request.payload = Bytes::new();
+    let made = here.records.create(&Entry::new(record, false)).await.unwrap().unwrap();
+    assert_eq!(there.enqueue("r", RunRequest::of("f")).await, Ok(false));
+    here.records.withdraw(&made).await;
+    assert_eq!(next(here.as_ref()).await.run_id, "r");
+    // And the other way round: what is withdrawn first is taken as new.
+    let record = Record::new("s", RunRequest::of("f"), 1);
+    let made = here.records.create(&Entry::new(record, false)).await.unwrap().unwrap();
+    here.records.withdraw(&made).await;
+    assert_eq!(there.enqueue("s", RunRequest::of("f")).await, Ok(true));
+}
+
+#[tokio::test]
+async fn while_the_servers_are_away_no_run_is_said_to_be_unknown() {
+    let mut servers = NatsServers::start(program(), 1).await;
+    let queue = engine(&servers, TenantLimits::default()).await;
+    queue.enqueue("r", RunRequest::of("f")).await.unwrap();
+    let run = next(queue.as_ref()).await;
+    let active = v1::ActiveRun { run_id: "r".to_owned(), attempt: 1 };
+    servers.kill(0).await;
+    let (adopted, view, outcome, watch, events, scope, canceled, list) = tokio::join!(
+        queue.adopt(&active, "w1"),
+        queue.view("r"),
+        queue.outcome("r"),
+        queue.watch("r"),
+        queue.events("r", 0),
+        queue.file_scope(&run.file_token),
+        queue.cancel("r"),
+        queue.list(None, 9),
+    );
+    assert_eq!((adopted, canceled), (Err(Unavailable), Err(Unavailable)));
+    assert_eq!((view, list, outcome), (Err(Unavailable), Err(Unavailable), Err(Unavailable)));
+    assert!(watch.is_err() && events.is_err() && scope.is_err());
+    servers.restart(0).await;
+    let adopted = timeout(4 * PATIENCE, async {
+        loop {
+            if let Ok(adopted) = queue.adopt(&active, "w1").await {
+                return adopted;
+            }
+        }
+    });
+    assert_eq!(adopted.await.unwrap().as_deref(), Some("f"));
+}
+
+#[tokio::test]
+async fn the_servers_own_limits_are_the_limits_of_a_fleet() {
+    let servers = NatsServers::start(program(), 1).await;
+    let limits = TenantLimits { max_queued: Some(1), ..Default::default() };
+    let config = NatsConfig { max_open: 2, ..NatsConfig::of(servers.urls()) };
+    let queue = JetStream::open(&config, &limits, GRACE).await.unwrap();
+    let of = |tenant: &str| RunRequest { tenant_id: Some(tenant.to_owned()), ..RunRequest::of("f") };
+    assert_eq!(queue.enqueue("a", of("t")).await, Ok(true));
+    let refused = queue.enqueue("b", of("t")).await;
+    assert_eq!(refused, Err(Refusal::TenantFull { retry_after: RETRY_AFTER }));
+    assert_eq!(queue.view("b").await, Ok(None));
+    assert_eq!(queue.enqueue("b", of("u")).await, Ok(true));
+    assert_eq!(queue.enqueue("c", of("v")).await, Err(Refusal::Full { retry_after: RETRY_AFTER }));
+}
