@@ -14,7 +14,7 @@ use tokio::sync::{Mutex, MutexGuard, OwnedMutexGuard};
 use crate::{
     block::block_on,
     config::Provider,
-    error::ModelError,
+    error::{self, ModelError},
     graph::{Graph, Inputs, TensorSpec, list},
     model::{OrtSession, reported},
     outputs::Outputs,
@@ -241,13 +241,13 @@ impl Bound {
 
     /// One call, which changes nothing that is seen outside but outputs that it may have written to.
     fn run(&mut self, session: &mut Session, options: &RunOptions) -> Result<Given, ModelError> {
-        let given = match self.call(session, options).map_err(ModelError::run) {
-            // The library refuses a buffer of another shape than the output gets.
-            Err(ModelError::Run { .. }) if self.outputs.iter().any(|output| output.shape.is_some()) => {
-                self.call_without_buffers(session, options).map_err(ModelError::run)?
+        let given = match self.call(session, options) {
+            Err(error) if error::refuses_a_buffer(error.message()) => {
+                self.call_without_buffers(session, options)
             }
-            given => given?,
+            given => given,
         };
+        let given = given.map_err(ModelError::run)?;
         for (output, given) in self.outputs.iter().zip(&given) {
             let (Some(input), Some(value)) = (output.becomes, given.as_ref().or(output.buffer.as_ref()))
             else {
@@ -308,6 +308,7 @@ impl Bound {
 
     /// Outputs are there, and what is carried becomes an input.
     fn take(&mut self, given: Given) {
+        let mut is_reshaped = false;
         for (output, given) in self.outputs.iter_mut().zip(given) {
             let Some(value) = given.or_else(|| output.buffer.take()) else { continue };
             output.is_given = true;
@@ -315,12 +316,15 @@ impl Bound {
                 None => output.last = Some(value),
                 Some(input) => {
                     let input = &mut self.inputs[input];
+                    is_reshaped |= shape_of(&input.value) != shape_of(&value);
                     let before = std::mem::replace(&mut input.value, value);
                     output.buffer = std::mem::replace(&mut input.is_buffer, true).then_some(before);
                 }
             }
         }
-        self.lay_out();
+        if is_reshaped {
+            self.lay_out();
+        }
     }
 
     fn last(&self, name: &str) -> Option<&DynTensor> {

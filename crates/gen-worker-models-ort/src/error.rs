@@ -253,6 +253,13 @@ fn is_out_of_memory(message: &str) -> bool {
     SIGNS.iter().any(|sign| message.contains(sign))
 }
 
+/// Whether the library says that an output gets another shape than the buffer has that it was given; it has no code for that.
+pub(crate) fn refuses_a_buffer(message: &str) -> bool {
+    // The second is that of versions before 1.31.
+    const SIGNS: [&str; 2] = ["pre-allocated output OrtValues", "shape verification failed"];
+    SIGNS.iter().any(|sign| message.contains(sign))
+}
+
 /// Why a file cannot be loaded, without the paths that the library's own words have in them.
 fn cause_of(source: &ort::Error) -> &'static str {
     let says = |words: &str| source.message().contains(words);
@@ -263,5 +270,24 @@ fn cause_of(source: &ort::Error) -> &'static str {
         "it was made for another version of ONNX than this worker runs"
     } else {
         "its file is damaged or no ONNX model"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_call_that_failed_otherwise_is_not_made_again() {
+        assert!(refuses_a_buffer(
+            "has shape {1} … When calling Run() with pre-allocated output OrtValues on a model with"
+        ));
+        assert!(refuses_a_buffer(
+            "OrtValue shape verification failed. Current shape:{1} Requested shape:{3}"
+        ));
+        assert!(!refuses_a_buffer(
+            "indices element out of data bounds, idx=9 must be within the inclusive range [-3,2]"
+        ));
+        assert!(!refuses_a_buffer("Exiting due to terminate flag being set to true."));
     }
 }

@@ -240,7 +240,7 @@ mod tests {
 
     #[test]
     fn a_graph_that_lies_about_its_weights_is_not_believed() {
-        crate::library::load(None).unwrap_or_else(|error| panic!("{error}"));
+        crate::library::for_tests();
         let at = |offset, length| [("location", WEIGHTS), ("offset", offset), ("length", length)];
         let read = kept(tensor(&[3], 2, &at("1", "3"))).unwrap();
         assert_eq!((read.bytes, &*read.weights[0].0), (3, "w"));

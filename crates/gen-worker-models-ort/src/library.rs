@@ -32,6 +32,14 @@ pub(crate) fn load(path: Option<&Path>) -> Result<Engine, ModelError> {
     Ok(loaded.insert(load_from(&find(path)?)?).clone())
 }
 
+/// The library that the tests are given, else the one that is found; loaded, for the whole process.
+#[cfg(test)]
+pub(crate) fn for_tests() -> Engine {
+    #[expect(clippy::disallowed_methods, reason = "a test has no settings of its own")]
+    let given = env::var_os("ORT_DYLIB_PATH").map(PathBuf::from);
+    load(given.as_deref()).unwrap_or_else(|error| panic!("{error}"))
+}
+
 /// The library at `path`, whatever is there; else where one is found.
 pub(crate) fn find(path: Option<&Path>) -> Result<PathBuf, ModelError> {
     match path {

@@ -257,7 +257,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_call_that_panics_leaves_the_session_to_the_next() {
-        let engine = library::load(None).unwrap_or_else(|error| panic!("{error}"));
+        let engine = library::for_tests();
         let session = Session::builder(&engine.environment).unwrap().commit_from_file(GRAPH).unwrap();
         let pool = SessionPool::start(vec![session], String::new()).unwrap();
         let (work, panicked) = pool.call(Second(false)).await.unwrap();

@@ -319,7 +319,7 @@ mod tests {
 
     #[test]
     fn an_arena_is_limited_by_the_budget_of_its_own_device() {
-        let engine = library::load(None).unwrap_or_else(|error| panic!("{error}"));
+        let engine = library::for_tests();
         let config = OrtConfig::from_env(&Env::default(), &mut ConfigErrors::default());
         let recipe = Recipe::new(&engine, &config, Provider::Cuda, vec![80, 24]);
         assert_eq!([0, 1].map(|device| recipe.limit(device)), [80, 24]);

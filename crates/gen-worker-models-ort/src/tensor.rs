@@ -186,7 +186,7 @@ mod tests {
 
     #[test]
     fn what_lies_row_by_row_is_not_copied() {
-        crate::library::load(None).unwrap_or_else(|error| panic!("{error}"));
+        crate::library::for_tests();
         let address = |tensor: Tensor| {
             let value = tensor.into_ort().unwrap();
             value.try_extract_array::<f32>().unwrap().as_ptr()

@@ -2,6 +2,8 @@
 #![cfg(target_os = "linux")]
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod given;
+
 use std::{
     collections::BTreeMap,
     fs,
@@ -19,8 +21,8 @@ const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
 
 fn models(sessions: &str) -> OrtModels {
     let env = Env::from_iter([("WORKER_ORT_SESSIONS", sessions), ("WORKER_ORT_THREADS", sessions)]);
-    OrtModels::new(OrtConfig::from_env(&env, &mut ConfigErrors::default()))
-        .unwrap_or_else(|error| panic!("{error}"))
+    let config = OrtConfig::from_env(&env, &mut ConfigErrors::default());
+    OrtModels::new(OrtConfig { dylib: given::library(), ..config }).unwrap_or_else(|error| panic!("{error}"))
 }
 
 fn local(name: &str, root: &Path, files: impl IntoIterator<Item = (String, PathBuf)>) -> LocalModel {

@@ -1,6 +1,8 @@
 //! Models with an example beside them; in a process of its own, because what is looked at is the process's log.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+mod given;
+
 use std::{
     fs,
     io::Write,
@@ -60,7 +62,8 @@ async fn a_model_is_called_once_with_its_example_or_taken_as_it_is() {
         .with_writer(move || writer.clone())
         .init();
     let env = Env::from_iter([("WORKER_ORT_SESSIONS", "3")]);
-    let models = OrtModels::new(OrtConfig::from_env(&env, &mut ConfigErrors::default()))
+    let config = OrtConfig::from_env(&env, &mut ConfigErrors::default());
+    let models = OrtModels::new(OrtConfig { dylib: given::library(), ..config })
         .unwrap_or_else(|error| panic!("{error}"));
     for (example, said) in [
         (r#"{"x": {"shape": [1, 3], "data": [1, 2, 3]}}"#, "model warmed up"),

@@ -31,6 +31,7 @@ async fn model(name: &str, onnx: &Onnx, holder: &LeaseHolder) -> OrtModel {
 }
 
 async fn leased(name: &str, file: std::path::PathBuf, holder: &LeaseHolder) -> OrtModel {
+    crate::library::for_tests();
     let env = Env::from_iter([("WORKER_ORT_THREADS", "1")]);
     let models = OrtModels::new(OrtConfig::from_env(&env, &mut ConfigErrors::default()))
         .unwrap_or_else(|error| panic!("{error}"));

@@ -1,6 +1,8 @@
 //! Real models on the real library.
 #![expect(clippy::unwrap_used, reason = "helpers of tests")]
 
+#[path = "../given/mod.rs"]
+mod given;
 #[path = "../onnx/mod.rs"]
 mod onnx;
 
@@ -34,7 +36,7 @@ const FIXTURES: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fixtures");
 /// One thread, and as much memory as there is.
 fn config() -> OrtConfig {
     let env = Env::from_iter([("WORKER_ORT_THREADS", "1")]);
-    OrtConfig { dylib: None, ..OrtConfig::from_env(&env, &mut ConfigErrors::default()) }
+    OrtConfig { dylib: given::library(), ..OrtConfig::from_env(&env, &mut ConfigErrors::default()) }
 }
 
 fn models_on(providers: &[Provider]) -> Result<OrtModels, ModelError> {
