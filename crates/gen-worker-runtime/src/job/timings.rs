@@ -70,17 +70,19 @@ pub(crate) struct Timings {
     started: Instant,
     /// Microseconds and one, by stage; zero: it was not reached.
     stages: [AtomicU64; Stage::ALL.len()],
-    /// The stage it is in, and one, or that it was in last, and [`PAST`]; zero: it was in none.
+    /// The stage it is in, and one, or that it was in last, and [`PAST`].
     current: AtomicU8,
 }
 
 impl Timings {
     pub(crate) fn start() -> Self {
-        Self { started: Instant::now(), stages: Default::default(), current: AtomicU8::new(0) }
+        let current = AtomicU8::new(Stage::Queue as u8 + 1);
+        Self { started: Instant::now(), stages: Default::default(), current }
     }
 
     /// A thread has taken it up.
     pub(crate) fn taken_up(&self) {
+        self.current.store((Stage::Queue as u8 + 1) | PAST, Ordering::Relaxed);
         self.add(Stage::Queue, self.total());
     }
 
@@ -152,6 +154,9 @@ mod tests {
     #[tokio::test]
     async fn times_of_one_stage_add_up_and_short_runs_say_nothing() {
         let mut timings = Timings::start();
+        assert_eq!(timings.current(), Some(Stage::Queue), "it waits for a thread");
+        timings.taken_up();
+        assert_eq!((timings.current(), timings.last()), (None, Some(Stage::Queue)));
         timings.stage(Stage::Run, async { assert_eq!(timings.current(), Some(Stage::Run)) }).await;
         assert_eq!((timings.current(), timings.last()), (None, Some(Stage::Run)));
         timings.stages[Stage::Run as usize] = AtomicU64::new(3001);

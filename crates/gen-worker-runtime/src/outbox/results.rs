@@ -30,6 +30,18 @@ struct Held {
     was_written: bool,
     /// What is logged once it is delivered; `None`: nothing, or it was.
     line: Option<Box<Line>>,
+    /// Its delivery was measured: on one stream it is delivered when it is written, on the next when it is acknowledged.
+    is_measured: bool,
+}
+
+impl Held {
+    /// The scheduler has it, as far as this stream goes. Measured the first time; the line that is due.
+    fn delivered(&mut self, now: Instant, delivery: &Histogram) -> Option<Told> {
+        if !std::mem::replace(&mut self.is_measured, true) {
+            delivery.observe(now.saturating_duration_since(self.since));
+        }
+        self.line.take().map(|line| (line, Some(now)))
+    }
 }
 
 /// A line of the log that is due, and when the result was delivered, if that is known.
@@ -116,6 +128,7 @@ impl Results {
                 is_refusal: false,
                 was_written: false,
                 line: None,
+                is_measured: false,
             },
         );
         self.all.add(cost);
@@ -186,14 +199,11 @@ impl Results {
         let number = self.waiting.pop_front()?;
         let held = self.held.get_mut(&number)?;
         held.state = State::Written;
-        let was_written = std::mem::replace(&mut held.was_written, true);
+        held.was_written = true;
         self.unwritten.remove(held.cost);
         if !self.acknowledged {
             self.written.push_back((now, number));
-            if !was_written {
-                self.delivery.observe(now.saturating_duration_since(held.since));
-                self.told.extend(held.line.take().map(|line| (line, Some(now))));
-            }
+            self.told.extend(held.delivered(now, &self.delivery));
         }
         Some(held.message.clone())
     }
@@ -224,8 +234,7 @@ impl Results {
     pub(super) fn acknowledge(&mut self, key: &Key, now: Instant) -> bool {
         let Some(number) = self.number(key) else { return false };
         if let Some(held) = self.held.get_mut(&number).filter(|_| self.acknowledged) {
-            self.delivery.observe(now.saturating_duration_since(held.since));
-            self.told.extend(held.line.take().map(|line| (line, Some(now))));
+            self.told.extend(held.delivered(now, &self.delivery));
         }
         self.remove(number).is_some()
     }

@@ -121,6 +121,21 @@ fn a_run_has_its_line_once_its_result_is_delivered() {
     assert_eq!(told(&mut queue), [Some(later)]);
     let delivery = queue.results.delivery.read();
     assert_eq!((delivery.count(), delivery.sum >= Duration::from_millis(18)), (2, true));
+
+    // It goes out behind the registration, before the next scheduler says that it acknowledges.
+    lined(&mut queue, "c", now);
+    let stream = queue.start_stream(registration());
+    for said in ["the registration", "`a` once more", "`c`"] {
+        assert!(queue.next_of(stream, later).is_ready(), "{said}");
+    }
+    queue.results.await_acknowledgements();
+    assert_eq!(told(&mut queue).len(), 1);
+    assert!(queue.results.acknowledge(&key("c"), later));
+    assert_eq!(
+        (told(&mut queue).len(), queue.results.delivery.read().count()),
+        (0, 3),
+        "it is measured once"
+    );
 }
 
 #[test]
