@@ -85,9 +85,10 @@ pub fn assemble(config: &WorkerConfig, functions: &[Function]) -> Result<Ports, 
 /// the last spans are sent when the others are gone.
 #[cfg(feature = "otel")]
 fn tracer(config: &WorkerConfig) -> Result<Option<Arc<dyn Tracer>>, AssembleError> {
+    let Some(endpoint) = &config.otel.endpoint else { return Ok(None) };
     let client = HttpClient::new(config.net.clone())?;
-    let traces = crate::otel::Traces::open(&config.otel, &config.runtime.worker_id, client)?;
-    Ok(traces.map(|traces| Arc::new(traces) as Arc<dyn Tracer>))
+    let traces = crate::otel::Traces::open(endpoint, &config.otel, &config.runtime.worker_id, client)?;
+    Ok(Some(Arc::new(traces)))
 }
 
 #[cfg(not(feature = "otel"))]

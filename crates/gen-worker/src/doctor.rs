@@ -51,8 +51,8 @@ enum Level {
     Fail,
 }
 
-/// Looks at everything, or at a snapshot, and prints what it is. Whether a worker can work here. `functions` are those of this binary; `None`: it is
-/// no worker, and may be asked on behalf of any.
+/// Looks at everything, or at a snapshot, and prints what it is. Whether a worker can work here. `functions` are those of this
+/// binary; `None`: it is no worker, and may be asked on behalf of any.
 pub async fn doctor(arguments: &DoctorArguments, functions: Option<&[Function]>) -> bool {
     let checks = match &arguments.snapshot {
         Some(log) => snapshot::read(log),

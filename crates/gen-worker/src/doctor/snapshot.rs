@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::{self, BufRead, BufReader},
+    io::{self, BufRead, BufReader, Read},
     path::Path,
     time::Duration,
 };
@@ -15,6 +15,9 @@ use super::{
     Check,
     checks::{fail, ok, warn},
 };
+
+/// Longest part of a line that is read at once; what is longer is no snapshot, which names at most so many runs.
+const LINE_BYTES: u64 = 16 << 20;
 
 /// A result that is held for longer than that is not just on its way.
 const HELD: Duration = Duration::from_secs(10);
@@ -35,7 +38,9 @@ struct Snapshot {
     closed: Option<String>,
     in_flight: u64,
     permits: u64,
+    zombies: u64,
     runs: String,
+    runs_left_out: u64,
     functions_loading: String,
     leases: String,
     outbox_results: u64,
@@ -89,7 +94,7 @@ pub(super) fn read(path: &Path) -> Vec<Check> {
 
 fn last(mut log: impl BufRead) -> io::Result<Option<Snapshot>> {
     let (mut last, mut line) = (None, Vec::new());
-    while log.read_until(b'\n', &mut line)? > 0 {
+    while log.by_ref().take(LINE_BYTES).read_until(b'\n', &mut line)? > 0 {
         last = snapshot_in(&String::from_utf8_lossy(&line)).or(last);
         line.clear();
     }
@@ -109,7 +114,7 @@ fn checks(snapshot: &Snapshot) -> Vec<Check> {
     checks.push(stream(snapshot));
     checks.push(reconnects(&list(&snapshot.reconnects)));
     checks.push(overdue(&runs, snapshot));
-    checks.push(left_behind(&runs));
+    checks.push(left_behind(&runs, snapshot.zombies));
     checks.push(outbox(snapshot));
     checks.push(leases(&list(&snapshot.leases)));
     let loading: Vec<String> = list(&snapshot.functions_loading);
@@ -142,7 +147,7 @@ fn reconnects(all: &[Reconnect]) -> Check {
     match all.last() {
         None => ok("reconnects", "none"),
         Some(last) if millis(last.ago_ms) > RECENT => ok("reconnects", told.join(", ")),
-        Some(_) => warn("reconnects", told.join(", "), "docs/operations.md says what each cause means"),
+        Some(_) => warn("reconnects", told.join(", "), "the lines `not connected` before each say more"),
     }
 }
 
@@ -152,8 +157,14 @@ fn overdue(runs: &[Run], snapshot: &Snapshot) -> Check {
     let told =
         |run: &&Run| format!("{}, {} past its deadline", run.told(), human(run.overdue_ms.unwrap_or(0)));
     let Snapshot { in_flight, permits, .. } = snapshot;
+    let unlisted = match snapshot.runs_left_out {
+        0 => String::new(),
+        count => format!(" of those that are listed, which are all but {count}"),
+    };
     match overdue.is_empty() {
-        true => ok("runs", format!("{in_flight} in flight, {permits} permits, none past its deadline")),
+        true => {
+            ok("runs", format!("{in_flight} in flight, {permits} permits, none past its deadline{unlisted}"))
+        }
         false => warn(
             "runs",
             format!("past their deadline: {}", named(&overdue.iter().map(told).collect::<Vec<_>>())),
@@ -162,13 +173,14 @@ fn overdue(runs: &[Run], snapshot: &Snapshot) -> Check {
     }
 }
 
-fn left_behind(runs: &[Run]) -> Check {
+/// A snapshot counts them all, and lists some runs only.
+fn left_behind(runs: &[Run], count: u64) -> Check {
     let zombies: Vec<_> = runs.iter().filter(|run| run.state == "zombie").map(Run::told).collect();
-    match zombies.is_empty() {
-        true => ok("zombies", "none"),
-        false => warn(
+    match count.max(zombies.len() as u64) {
+        0 => ok("zombies", "none"),
+        count => warn(
             "zombies",
-            format!("told to stop and reported, and go on: {}", named(&zombies)),
+            format!("told to stop and reported, and go on: {count}; {}", named(&zombies)),
             "they keep their places until they end, or the process does: WORKER_MAX_ZOMBIES bounds them",
         ),
     }
@@ -270,7 +282,7 @@ mod tests {
             "is_connected": false,
             "runs": json!([run("late", "running", Some(3000)), run("dead", "zombie", Some(9)), run("fine", "running", None)]).to_string(),
             "leases": r#"[{"model": "m", "bytes": 1, "held_by": ["fine"], "waiting": ["late"]}]"#,
-            "outbox_results": 2, "outbox_bytes": 2048, "outbox_unwritten": 1, "outbox_oldest_ms": 61_000,
+            "zombies": 3, "outbox_results": 2, "outbox_bytes": 2048, "outbox_unwritten": 1, "outbox_oldest_ms": 61_000,
             "reconnects": r#"[{"ago_ms": 5000, "cause": "lost"}]"#,
             "functions_loading": r#"["g"]"#,
         }));
@@ -283,7 +295,7 @@ mod tests {
             ("stream", Level::Fail, "none to a scheduler"),
             ("reconnects", Level::Warn, "5 seconds ago: lost"),
             ("runs", Level::Warn, "late of `f`, for 2 minutes (run), 3 seconds past its deadline"),
-            ("zombies", Level::Warn, "dead of `f`"),
+            ("zombies", Level::Warn, "go on: 3; dead of `f`"),
             (
                 "outbox",
                 Level::Warn,

@@ -16,6 +16,7 @@ use opentelemetry_sdk::{
     Resource,
     trace::{SdkTracer, SdkTracerProvider},
 };
+use url::Url;
 
 use super::{carrier::Carrier, config::OtelConfig};
 
@@ -32,16 +33,16 @@ pub(crate) struct Traces {
 }
 
 impl Traces {
-    /// Connects to nothing; `None`: nobody is to be told.
+    /// Connects to nothing.
     ///
     /// # Errors
     /// The settings name no address that can be used, or the system gives no thread.
     pub(crate) fn open(
+        endpoint: &Url,
         config: &OtelConfig,
         worker_id: &WorkerId,
         client: HttpClient,
-    ) -> Result<Option<Self>, OtelError> {
-        let Some(endpoint) = &config.endpoint else { return Ok(None) };
+    ) -> Result<Self, OtelError> {
         let carrier = Carrier::start(client, config.timeout)
             .map_err(|e| ExporterBuildError::InternalFailure(e.to_string()))?;
         let exporter = SpanExporter::builder()
@@ -64,7 +65,7 @@ impl Traces {
             SdkTracerProvider::builder().with_batch_exporter(exporter).with_resource(resource).build();
         // For the spans of user code, which it makes below `ActionContext::trace`.
         opentelemetry::global::set_tracer_provider(provider.clone());
-        Ok(Some(Self { tracer: provider.tracer("gen-worker"), provider, timeout: config.timeout }))
+        Ok(Self { tracer: provider.tracer("gen-worker"), provider, timeout: config.timeout })
     }
 }
 
