@@ -248,25 +248,34 @@ async fn abort(store: &Store, id: &str) {
 }
 
 async fn forget(store: &Store, id: &str) -> Result<(), UploadError> {
-    match ask(store, id, Method::Delete).await {
+    match ask(store, id, Method::Delete, None).await {
         Err(error) if !is_gone(&error) => Err(error),
         _ => Ok(()),
     }
 }
 
 async fn has_parts(store: &Store, id: &str) -> Result<bool, UploadError> {
-    match ask(store, id, Method::Get).await {
+    match ask(store, id, Method::Get, Some(("max-parts", "1".to_owned()))).await {
         Ok(list) => Ok(answer::text(list).await?.contains("<Part>")),
         Err(error) if is_gone(&error) => Ok(false),
-        // Who may write may not be allowed to list: the upload is forgotten as far as can be told.
-        Err(UploadError::S3 { source: NetError::Status { .. }, .. }) => Ok(false),
+        // Who may write may not be allowed to list, and not every store can: it is forgotten as far as can be told.
+        Err(UploadError::S3 { source: NetError::Status { status, .. }, .. })
+            if matches!(status.as_u16(), 403 | 405 | 501) =>
+        {
+            Ok(false)
+        }
         Err(error) => Err(error),
     }
 }
 
 /// Waits for no place, and dials: what gave the upload up may hold all places, and have ended what drives a connection.
-async fn ask(store: &Store, id: &str, method: Method) -> Result<HttpResponse, UploadError> {
-    let query = vec![("uploadId", id.to_owned())];
+async fn ask(
+    store: &Store,
+    id: &str,
+    method: Method,
+    more: Option<(&'static str, String)>,
+) -> Result<HttpResponse, UploadError> {
+    let query = more.into_iter().chain([("uploadId", id.to_owned())]).collect();
     let question = Question { method, query, headers: Vec::new() };
     let attempt = || store.attempt(&question, None, Connection::Fresh);
     store.transfers.client().retry(attempt, cause).await
