@@ -20,41 +20,70 @@ use super::{TENANTS, run_with};
 /// How long a test waits for what must happen.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-/// Notes who calls what, in the order in which calls go in.
+/// A layer of what it does with each call.
 #[derive(Clone)]
-struct Noting(&'static str, Arc<Mutex<Vec<String>>>);
+struct Around<F>(F);
 
 #[derive(Clone)]
-struct Noted(Noting, Handler);
+struct Surrounded<F>(F, Handler);
 
-impl Layer<Handler> for Noting {
-    type Service = Noted;
+/// What a layer makes of a call.
+type Passed = BoxFuture<'static, Result<Answer, BoxError>>;
 
-    fn layer(&self, inner: Handler) -> Noted {
-        Noted(self.clone(), inner)
+impl<F: Clone> Layer<Handler> for Around<F> {
+    type Service = Surrounded<F>;
+
+    fn layer(&self, inner: Handler) -> Surrounded<F> {
+        Surrounded(self.0.clone(), inner)
     }
 }
 
-impl Service<Invocation> for Noted {
+impl<F: Fn(Invocation, &mut Handler) -> Passed> Service<Invocation> for Surrounded<F> {
     type Response = Answer;
     type Error = BoxError;
-    type Future = BoxFuture<'static, Result<Answer, BoxError>>;
+    type Future = Passed;
 
     fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
         self.1.poll_ready(cx).map_err(Into::into)
     }
 
-    fn call(&mut self, call: Invocation) -> Self::Future {
-        let (name, function) = (self.0.0, call.function().name.to_string());
-        self.0.1.lock().unwrap().push(format!("{name} {function}"));
-        if call.context().tenant_id() == Some("banned") {
-            return Box::pin(async {
-                Err(LayerError::from(WorkerError::auth("not for this tenant")).into())
-            });
-        }
-        let answer = self.1.call(call);
-        Box::pin(async move { Ok(answer.await?) })
+    fn call(&mut self, call: Invocation) -> Passed {
+        (self.0)(call, &mut self.1)
     }
+}
+
+fn refused(error: WorkerError) -> Result<Answer, BoxError> {
+    Err(LayerError::from(error).into())
+}
+
+/// Notes who calls what, in the order in which calls go in.
+fn noting(
+    name: &'static str,
+    notes: &Arc<Mutex<Vec<String>>>,
+) -> Around<impl Fn(Invocation, &mut Handler) -> Passed + Clone + use<>> {
+    let notes = notes.clone();
+    Around(move |call: Invocation, inner: &mut Handler| -> Passed {
+        notes.lock().unwrap().push(format!("{name} {}", call.function().name));
+        if call.context().tenant_id() == Some("banned") {
+            return Box::pin(async { refused(WorkerError::auth("not for this tenant")) });
+        }
+        let answer = inner.call(call);
+        Box::pin(async move { Ok(answer.await?) })
+    })
+}
+
+/// Gives up on each call when it is told to, as tower's `timeout` does when the time is over.
+fn impatient(given_up: &Arc<Notify>) -> Around<impl Fn(Invocation, &mut Handler) -> Passed + Clone + use<>> {
+    let given_up = given_up.clone();
+    Around(move |call: Invocation, inner: &mut Handler| -> Passed {
+        let (answer, given_up) = (inner.call(call), given_up.clone());
+        Box::pin(async move {
+            tokio::select! {
+                answer = answer => Ok(answer?),
+                () = given_up.notified() => refused(WorkerError::retryable("took too long")),
+            }
+        })
+    })
 }
 
 fn functions() -> [Function; 3] {
@@ -80,8 +109,8 @@ async fn every_call_goes_through_the_layers_the_first_one_first() {
     let notes = Arc::<Mutex<Vec<String>>>::default();
     let worker = Worker::builder(Embedded::settings(&scheduler.addr().to_string()))
         .functions(functions())
-        .layer(Noting("outer", notes.clone()))
-        .layer(Noting("inner", notes.clone()));
+        .layer(noting("outer", &notes))
+        .layer(noting("inner", &notes));
     let worker = Embedded::start(worker);
     let mut stream = scheduler.accept().await;
     let noted = || std::mem::take(&mut *notes.lock().unwrap());
@@ -152,43 +181,6 @@ fn a_layer_may_start_a_task_where_it_is_made() {
     builder.layer(Starting).build().unwrap();
 }
 
-/// Gives up on each call when it is told to, as tower's `timeout` does when the time is over.
-#[derive(Clone)]
-struct Impatient(Arc<Notify>);
-
-#[derive(Clone)]
-struct GivesUp(Impatient, Handler);
-
-impl Layer<Handler> for Impatient {
-    type Service = GivesUp;
-
-    fn layer(&self, inner: Handler) -> GivesUp {
-        GivesUp(self.clone(), inner)
-    }
-}
-
-impl Service<Invocation> for GivesUp {
-    type Response = Answer;
-    type Error = BoxError;
-    type Future = BoxFuture<'static, Result<Answer, BoxError>>;
-
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), BoxError>> {
-        self.1.poll_ready(cx).map_err(Into::into)
-    }
-
-    fn call(&mut self, call: Invocation) -> Self::Future {
-        let (answer, given_up) = (self.1.call(call), self.0.0.clone());
-        Box::pin(async move {
-            tokio::select! {
-                answer = answer => Ok(answer?),
-                () = given_up.notified() => {
-                    Err(LayerError::from(WorkerError::retryable("took too long")).into())
-                }
-            }
-        })
-    }
-}
-
 #[tokio::test]
 async fn a_thread_that_a_layer_leaves_behind_is_told_to_stop_and_counted() {
     let (given_up, begun) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
@@ -210,7 +202,7 @@ async fn a_thread_that_a_layer_leaves_behind_is_told_to_stop_and_counted() {
     let scheduler = FakeScheduler::start().await;
     let mut settings = Embedded::settings(&scheduler.addr().to_string());
     settings.max_zombies = 0;
-    let worker = Worker::builder(settings).function(stubborn).layer(Impatient(given_up.clone()));
+    let worker = Worker::builder(settings).function(stubborn).layer(impatient(&given_up));
     let worker = Embedded::start(worker);
     let mut stream = scheduler.accept().await;
     stream.run("r", "stubborn", json!({})).await;
