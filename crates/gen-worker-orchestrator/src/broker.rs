@@ -20,8 +20,9 @@ use url::Url;
 
 use crate::{
     auth::Now,
-    dispatch::Load,
-    queue::{Canceled, FileScope, Heard, Lease, Outcome, Queue, Refusal, Unavailable},
+    dispatch::{Load, best},
+    queue::{Canceled, FileScope, Heard, Lease, Outcome, Queue, Refusal, Unavailable, record::Record},
+    realtime::{self, Conversation, Line, NoSession, Opening},
     run::{RunRequest, RunView},
     stats::Stats,
     workers::{Outbound, Session},
@@ -41,7 +42,8 @@ pub(crate) struct Broker {
     sessions: Mutex<Sessions>,
     changed: Notify,
     stats: Stats,
-    file_base_url: Url,
+    /// Without a slash at the end.
+    file_base_url: String,
     /// Names this process, so that a worker can tell a restart.
     scheduler_id: String,
 }
@@ -53,6 +55,14 @@ struct Sessions {
 }
 
 impl Sessions {
+    fn loads(&self, of: impl Fn(&Session) -> bool) -> Vec<Load> {
+        self.open.values().filter(|session| of(session)).map(Session::load).collect()
+    }
+
+    fn conversations(&self) -> impl Iterator<Item = &Conversation> {
+        self.open.values().flat_map(Session::conversations)
+    }
+
     /// The session that has a run, at this attempt.
     fn with(&self, run_id: &str, attempt: i64) -> Option<&Session> {
         self.open.values().find(|session| session.has(run_id, attempt))
@@ -60,13 +70,13 @@ impl Sessions {
 }
 
 impl Broker {
-    pub(crate) fn new(queue: Arc<dyn Queue>, file_base_url: Url) -> Self {
+    pub(crate) fn new(queue: Arc<dyn Queue>, file_base_url: &Url) -> Self {
         Self {
             queue,
             sessions: Mutex::new(Sessions { open: BTreeMap::new(), next: 1 }),
             changed: Notify::new(),
             stats: Stats::default(),
-            file_base_url,
+            file_base_url: file_base_url.as_str().trim_end_matches('/').to_owned(),
             scheduler_id: uuid::Uuid::new_v4().to_string(),
         }
     }
@@ -123,11 +133,11 @@ impl Broker {
     }
 
     fn loads(&self, of: impl Fn(&Session) -> bool) -> Vec<Load> {
-        self.sessions().open.values().filter(|session| of(session)).map(Session::load).collect()
+        self.sessions().loads(of)
     }
 
     async fn start(&self, Lease { session, mut request }: Lease) {
-        request.file_base_url = self.file_base_url.as_str().trim_end_matches('/').to_owned();
+        request.file_base_url.clone_from(&self.file_base_url);
         let (run_id, attempt) = (request.run_id.clone(), request.attempt);
         debug!(run_id, session, attempt, "run handed out");
         let sent = match self.sessions().open.get_mut(&session) {
@@ -213,6 +223,11 @@ impl Broker {
                 return Some(Box::pin(self.settle(id, result, worker_id, accepted)));
             }
             Msg::RunAccepted(accepted) => session.accept(&accepted),
+            Msg::RealtimeFrame(frame) => {
+                session.hear(frame);
+                return None;
+            }
+            Msg::RealtimeCloseCmd(close) => session.hang_up(close),
             // What is merely said sets no run free.
             Msg::WorkerEvent(event) if event.run_id.is_empty() => {
                 session.remember(event);
@@ -246,6 +261,23 @@ impl Broker {
         {
             session.send(Msg::ResultAck(ack));
         }
+    }
+
+    /// Opens a realtime session at a worker that has a place for it. `most`: how many a tenant may have.
+    pub(crate) fn converse(
+        &self,
+        opening: Opening,
+        most: Option<usize>,
+    ) -> Result<(Line, realtime::Heard), NoSession> {
+        let mut sessions = self.sessions();
+        let of_tenant = sessions.conversations().filter(|open| open.tenant_id == opening.tenant_id).count();
+        if most.is_some_and(|most| of_tenant >= most) {
+            return Err(NoSession::TenantFull);
+        }
+        let mut loads = sessions.loads(Session::takes_runs);
+        let chosen = best(&opening.function, &[], &mut loads).ok_or(NoSession::NoWorker)?.session;
+        let session = sessions.open.get_mut(&chosen).ok_or(NoSession::NoWorker)?;
+        Ok(session.converse(opening, &self.file_base_url))
     }
 
     /// Takes a run; true if it is new, false if the same was taken before.
@@ -295,7 +327,12 @@ impl Broker {
 
     /// Whose files a token opens; `None`: none.
     pub(crate) async fn file_scope(&self, token: &str) -> Result<Option<FileScope>, Unavailable> {
-        self.queue.file_scope(token).await
+        let session = Record::run_of_token(token)
+            .and_then(|id| self.sessions().open.values().find_map(|session| session.file_scope(id, token)));
+        match session {
+            Some(scope) => Ok(Some(scope)),
+            None => self.queue.file_scope(token).await,
+        }
     }
 
     /// The workers as the API shows them.
@@ -308,7 +345,8 @@ impl Broker {
     pub(crate) async fn metrics(&self) -> String {
         let functions = self.queue.stats().await;
         let loads = self.loads(|_| true);
-        self.stats.render(&functions, &loads)
+        let talking = self.sessions().conversations().map(|open| open.function.clone()).collect();
+        self.stats.render(&functions, &loads, talking)
     }
 
     /// Tells every stream of a worker to finish and leave. `None`: there is no such worker; false: it cannot be told.

@@ -4,8 +4,6 @@ use std::{cmp::Reverse, collections::HashMap, sync::Arc};
 
 use gen_worker_proto::scheduler as v1;
 
-use crate::run::RunRequest;
-
 /// Most runs given at once to a worker that names no limit of its own.
 const UNLIMITED: usize = 64;
 
@@ -70,11 +68,11 @@ fn limit(number: i32) -> Option<usize> {
     usize::try_from(number).ok().filter(|&max| max > 0)
 }
 
-/// Of the workers that take the run, the one that has most of its models in memory, then on disk, then the fewest runs.
-pub(crate) fn best<'a>(request: &RunRequest, workers: &'a mut [Load]) -> Option<&'a mut Load> {
-    workers.iter_mut().filter(|worker| worker.room_for(&request.function) > 0).min_by_key(|worker| {
-        let in_memory = Load::holds(&worker.resources.vram_models, &request.models);
-        let on_disk = Load::holds(&worker.resources.disk_models, &request.models);
+/// Of the workers that take a run of this function, the one that has most of its models in memory, then on disk, then the fewest runs.
+pub(crate) fn best<'a>(function: &str, models: &[String], workers: &'a mut [Load]) -> Option<&'a mut Load> {
+    workers.iter_mut().filter(|worker| worker.room_for(function) > 0).min_by_key(|worker| {
+        let in_memory = Load::holds(&worker.resources.vram_models, models);
+        let on_disk = Load::holds(&worker.resources.disk_models, models);
         (Reverse(in_memory), Reverse(on_disk), worker.total())
     })
 }
@@ -105,9 +103,7 @@ mod tests {
             .collect();
         let mut given = Vec::new();
         for function in functions {
-            let mut request = RunRequest::of(function);
-            request.models = vec!["m".to_owned()];
-            if let Some(worker) = best(&request, &mut loads) {
+            if let Some(worker) = best(function, &["m".to_owned()], &mut loads) {
                 worker.charge(function);
                 given.push(((*function).to_owned(), worker.session));
             }

@@ -2,8 +2,11 @@
 
 use std::{sync::Arc, time::Duration};
 
-use gen_worker_proto::frontend::{self as v1, frontend_service_server::FrontendService};
-use tokio::time::Instant;
+use gen_worker_proto::frontend::{
+    self as v1, frontend_service_server::FrontendService, realtime_proxy_message::Msg,
+};
+use tokio::time::{Instant, timeout};
+use tokio_util::task::TaskTracker;
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 
 use crate::{
@@ -11,8 +14,9 @@ use crate::{
     intake::{Intake, IntakeError, Naming},
     queue::{Refusal, Unavailable},
     rate::RateLimit,
+    realtime::{Heard, Opening},
     run::{RetryPolicy, RunRequest, Trace},
-    scheduler::{sent_token, unauthenticated},
+    scheduler::{FIRST_MESSAGE, sent_token, unauthenticated},
 };
 
 /// The service that callers connect to.
@@ -21,6 +25,9 @@ pub(crate) struct Frontend {
     pub(crate) intake: Intake,
     pub(crate) callers: Callers,
     pub(crate) rate: Arc<RateLimit>,
+    /// Most realtime sessions of one tenant; `None`: no limit.
+    pub(crate) most_sessions: Option<usize>,
+    pub(crate) tasks: TaskTracker,
 }
 
 impl Frontend {
@@ -36,15 +43,14 @@ impl Frontend {
 
 #[tonic::async_trait]
 impl FrontendService for Frontend {
-    type RealtimeSessionStream = tokio_stream::Empty<Result<v1::RealtimeProxyMessage, Status>>;
+    type RealtimeSessionStream = Heard;
 
     async fn execute_action(
         &self,
         request: Request<v1::ExecuteActionRequest>,
     ) -> Result<Response<v1::ExecuteActionResponse>, Status> {
         let caller = self.admit(request.metadata())?;
-        let header = |name: &str| request.metadata().get(name).and_then(|value| value.to_str().ok());
-        let trace = Trace::of(header);
+        let trace = trace(request.metadata());
         let request = request.into_inner();
         let options = request.options.unwrap_or_default();
         let single = Some(request.required_model_id).filter(|model| !model.is_empty());
@@ -106,10 +112,27 @@ impl FrontendService for Frontend {
 
     async fn realtime_session(
         &self,
-        _: Request<Streaming<v1::RealtimeProxyMessage>>,
+        request: Request<Streaming<v1::RealtimeProxyMessage>>,
     ) -> Result<Response<Self::RealtimeSessionStream>, Status> {
-        Err(Status::unimplemented("this orchestrator has no realtime sessions"))
+        let caller = self.admit(request.metadata())?;
+        let trace = trace(request.metadata());
+        let mut inbound = request.into_inner();
+        let first = timeout(FIRST_MESSAGE, inbound.message())
+            .await
+            .map_err(|_| Status::deadline_exceeded("no `open` came"))??;
+        let Some(Msg::Open(open)) = first.and_then(|message| message.msg) else {
+            return Err(Status::invalid_argument("a realtime session begins with `open`"));
+        };
+        let opening = Opening::read(&caller, open, trace)?;
+        let (line, heard) = self.intake.broker.converse(opening, self.most_sessions)?;
+        self.tasks.spawn(line.carry(inbound));
+        Ok(Response::new(heard))
     }
+}
+
+/// The place in the caller's trace that it named.
+fn trace(metadata: &MetadataMap) -> Option<Trace> {
+    Trace::of(|name| metadata.get(name).and_then(|value| value.to_str().ok()))
 }
 
 fn millis(number: i64) -> Option<Duration> {

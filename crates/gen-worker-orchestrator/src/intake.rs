@@ -162,7 +162,8 @@ impl Intake {
     }
 }
 
-fn check_id(run_id: &str) -> Result<(), String> {
+/// Whether an id can name something.
+pub(crate) fn check_id(run_id: &str) -> Result<(), String> {
     let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if run_id.is_empty() || run_id.len() > 128 || run_id.starts_with('.') || !run_id.chars().all(plain) {
         return Err("a run id has 1 to 128 letters, digits, `-`, `_` or `.`, and no `.` in front".to_owned());

@@ -66,7 +66,7 @@ impl Orchestrator {
         let (grpc_listener, grpc) = listen(config.grpc).await?;
         let (http_listener, http) = listen(config.http).await?;
         let base_url = config.public_url.clone().unwrap_or_else(|| url_of(http));
-        let broker = Arc::new(Broker::new(queue(&config).await?, base_url.clone()));
+        let broker = Arc::new(Broker::new(queue(&config).await?, &base_url));
         let mut orchestrator = Self {
             grpc,
             http,
@@ -133,7 +133,13 @@ impl Orchestrator {
             tasks: self.streams.clone(),
             stop: self.stop.clone(),
         };
-        let frontend = Frontend { intake: intake.clone(), callers: callers(config), rate: Arc::clone(rate) };
+        let frontend = Frontend {
+            intake: intake.clone(),
+            callers: callers(config),
+            rate: Arc::clone(rate),
+            most_sessions: config.limits.max_running,
+            tasks: self.streams.clone(),
+        };
         let server = Server::builder()
             .http2_keepalive_interval(Some(KEEPALIVE))
             .http2_keepalive_timeout(Some(KEEPALIVE))

@@ -7,8 +7,7 @@ use gen_worker_core::Secret;
 use gen_worker_proto::scheduler::{
     self as v1, scheduler_worker_service_server::SchedulerWorkerService, worker_scheduler_message::Msg,
 };
-use tokio::{sync::mpsc, time::timeout};
-use tokio_stream::wrappers::ReceiverStream;
+use tokio::time::timeout;
 use tokio_util::{sync::CancellationToken, task::TaskTracker};
 use tonic::{Request, Response, Status, Streaming, metadata::MetadataMap};
 use tracing::debug;
@@ -22,14 +21,11 @@ use crate::{
 /// Largest message in either direction: the largest payload and room for what surrounds it.
 pub(crate) const MAX_MESSAGE: usize = 64 << 20;
 
-/// Messages queued for one worker. A worker is given far fewer runs than this; interrupts and acknowledgements are small.
-const OUTBOUND: usize = 1024;
-
 /// Most results of one worker that are being stored; the worker is not read beyond.
 const STORING: usize = 256;
 
 /// How long a new stream may be silent.
-const FIRST_MESSAGE: Duration = Duration::from_secs(10);
+pub(crate) const FIRST_MESSAGE: Duration = Duration::from_secs(10);
 
 /// The service that workers connect to.
 #[derive(Debug, Clone)]
@@ -50,16 +46,16 @@ impl SchedulerWorkerService for Scheduler {
         request: Request<Streaming<v1::WorkerSchedulerMessage>>,
     ) -> Result<Response<Self::ConnectWorkerStream>, Status> {
         authorise(self.token.as_ref(), request.metadata())?;
-        let (outbound, messages) = mpsc::channel(OUTBOUND);
+        let (outbound, messages) = Outbound::new();
         let scheduler = self.clone();
         self.tasks.spawn(async move {
             if let Err(status) = scheduler.serve(request.into_inner(), outbound.clone()).await {
                 debug!(error = %status, "stream ended");
                 // A full queue means that nobody reads it.
-                let _ = outbound.try_send(Err(status));
+                let _ = outbound.messages.try_send(Err(status));
             }
         });
-        Ok(Response::new(Box::pin(ReceiverStream::new(messages))))
+        Ok(Response::new(Box::pin(messages)))
     }
 }
 
@@ -108,7 +104,7 @@ impl Scheduler {
                     Some(_) => {}
                     None => return Ok(()),
                 },
-                () = outbound.closed() => return Ok(()),
+                () = outbound.messages.closed() => return Ok(()),
                 () = closing.cancelled() => return Err(closed()),
             }
         }

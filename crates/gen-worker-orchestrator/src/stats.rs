@@ -28,6 +28,12 @@ static RUNNING: Metric = Metric::gauge(
     &["function"],
     "Runs that workers have, those of workers that cannot be reached just now included.",
 );
+static REALTIME: Metric = Metric::gauge(
+    "gen_worker_orchestrator_realtime_sessions",
+    "sessions",
+    &["function"],
+    "Realtime sessions that are open at the workers connected here. Each takes the place of a run.",
+);
 static CAPACITY: Metric = Metric::gauge(
     "gen_worker_orchestrator_capacity_runs",
     "runs",
@@ -51,7 +57,8 @@ static REFUSED: Metric = Metric::counter(
 );
 
 /// What `/metrics` says, in its order.
-pub const METRICS: &[&Metric] = &[&WAITING, &OLDEST, &RUNNING, &CAPACITY, &WORKERS, &SUBMITTED, &REFUSED];
+pub const METRICS: &[&Metric] =
+    &[&WAITING, &OLDEST, &RUNNING, &REALTIME, &CAPACITY, &WORKERS, &SUBMITTED, &REFUSED];
 
 /// What was counted since the start of the process.
 #[derive(Debug, Default)]
@@ -77,7 +84,12 @@ impl Stats {
     }
 
     /// Everything in Prometheus's text format.
-    pub(crate) fn render(&self, functions: &BTreeMap<String, FunctionStats>, workers: &[Load]) -> String {
+    pub(crate) fn render(
+        &self,
+        functions: &BTreeMap<String, FunctionStats>,
+        workers: &[Load],
+        talking: Vec<String>,
+    ) -> String {
         let mut capacity: BTreeMap<&str, usize> = BTreeMap::new();
         for worker in workers {
             for function in &worker.resources.available_functions {
@@ -93,6 +105,8 @@ impl Stats {
             readings.add_by(&WAITING, [function], *waiting);
             readings.add_by(&OLDEST, [function], *oldest);
             readings.add_by(&RUNNING, [function], *running);
+            let talking = talking.iter().filter(|of| *of == function).count();
+            readings.add_by(&REALTIME, [function], talking);
             readings.add_by(&CAPACITY, [function], capacity.get(function).copied().unwrap_or(0));
         }
         readings.add(&WORKERS, workers.len());

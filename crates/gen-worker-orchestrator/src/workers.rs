@@ -6,13 +6,23 @@ use std::{
     time::Duration,
 };
 
+use futures_util::{
+    Stream, StreamExt,
+    stream::{PollNext, select_with_strategy},
+};
 use gen_worker_proto::scheduler::{self as v1, worker_scheduler_message::Msg};
 use serde_json::{Value, json};
 use tokio::{sync::mpsc, time::Instant};
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::Status;
 
-use crate::dispatch::Load;
+use crate::{
+    dispatch::Load,
+    pipe::{PipeSender, pipe},
+    queue::FileScope,
+    realtime::{self, Conversation, Heard, Line, Opening},
+};
 
 /// Events about the worker itself, such as downloads, that are kept for showing.
 const MAX_EVENTS: usize = 32;
@@ -23,8 +33,27 @@ const MAX_MODELS: usize = 256;
 /// Largest event about the worker itself that is kept, in bytes.
 const MAX_EVENT_BYTES: usize = 16 << 10;
 
-/// Where messages to a worker go.
-pub(crate) type Outbound = mpsc::Sender<Result<v1::WorkerSchedulerMessage, Status>>;
+/// Messages queued for one worker. A worker is given far fewer runs than this; interrupts and acknowledgements are small.
+const OUTBOUND: usize = 1024;
+
+/// Where messages to a worker go. What belongs to realtime sessions waits apart, and lets everything else overtake it.
+#[derive(Debug, Clone)]
+pub(crate) struct Outbound {
+    pub(crate) messages: mpsc::Sender<Result<v1::WorkerSchedulerMessage, Status>>,
+    frames: PipeSender<v1::WorkerSchedulerMessage>,
+}
+
+impl Outbound {
+    /// One, and what comes out of it.
+    pub(crate) fn new()
+    -> (Self, impl Stream<Item = Result<v1::WorkerSchedulerMessage, Status>> + Send + 'static) {
+        let (sender, messages) = mpsc::channel(OUTBOUND);
+        let (frames, framed) = pipe(realtime::WAITING);
+        let first = |_: &mut ()| PollNext::Left;
+        let all = select_with_strategy(ReceiverStream::new(messages), framed.map(Ok), first);
+        (Self { messages: sender, frames }, all)
+    }
+}
 
 /// A run that the worker has.
 #[derive(Debug)]
@@ -42,6 +71,8 @@ pub(crate) struct Session {
     pub(crate) resources: Arc<v1::WorkerResources>,
     draining: bool,
     runs: HashMap<String, Held>,
+    /// The realtime sessions, by their ids at the worker.
+    conversations: HashMap<String, Conversation>,
     outbound: Outbound,
     closing: CancellationToken,
     last_seen: Instant,
@@ -77,6 +108,7 @@ impl Session {
             resources: Arc::new(resources),
             draining: false,
             runs: HashMap::new(),
+            conversations: HashMap::new(),
             outbound,
             closing,
             last_seen: Instant::now(),
@@ -109,6 +141,40 @@ impl Session {
     /// Counts a run no more: another stream has it.
     pub(crate) fn forget(&mut self, run_id: &str) {
         self.runs.remove(run_id);
+    }
+
+    /// Opens a realtime session.
+    pub(crate) fn converse(&mut self, opening: Opening, file_base_url: &str) -> (Line, Heard) {
+        let (id, conversation, line, heard) =
+            realtime::open(opening, file_base_url, self.outbound.frames.clone());
+        self.conversations.insert(id, conversation);
+        (line, heard)
+    }
+
+    /// The realtime sessions that are open.
+    pub(crate) fn conversations(&self) -> impl Iterator<Item = &Conversation> {
+        self.conversations.values()
+    }
+
+    /// A realtime session's handler has said something. What ended meanwhile, or with another stream, is of no interest.
+    pub(crate) fn hear(&mut self, frame: v1::RealtimeFrame) {
+        let id = frame.session_id.clone();
+        if self.conversations.get_mut(&id).is_some_and(|open| !open.hear(frame)) {
+            self.send(realtime::close(id));
+        }
+    }
+
+    /// The worker has closed a realtime session, whose place is free once its handler has ended.
+    pub(crate) fn hang_up(&mut self, close: v1::RealtimeCloseCommand) {
+        let id = close.session_id;
+        if self.conversations.get_mut(&id).is_some_and(|open| open.close(close.reason)) {
+            self.conversations.remove(&id);
+        }
+    }
+
+    /// Whose files a token opens, if it was given to a realtime session here.
+    pub(crate) fn file_scope(&self, id: &str, token: &str) -> Option<FileScope> {
+        self.conversations.get(id)?.file_scope(id, token)
     }
 
     /// The worker has admitted a run.
@@ -148,8 +214,9 @@ impl Session {
     /// What the worker has to do.
     pub(crate) fn load(&self) -> Load {
         let mut running = HashMap::new();
-        for held in self.runs.values() {
-            *running.entry(held.function.clone()).or_default() += 1;
+        let runs = self.runs.values().map(|held| &held.function);
+        for function in runs.chain(self.conversations().map(|open| &open.function)) {
+            *running.entry(function.clone()).or_default() += 1;
         }
         Load { session: self.id, resources: Arc::clone(&self.resources), running }
     }
@@ -163,7 +230,7 @@ impl Session {
     /// where it stands.
     pub(crate) fn send(&self, msg: Msg) {
         let message = v1::WorkerSchedulerMessage { msg: Some(msg) };
-        if self.outbound.try_send(Ok(message)).is_err() {
+        if self.outbound.messages.try_send(Ok(message)).is_err() {
             self.close();
         }
     }
@@ -223,6 +290,7 @@ impl Session {
             "max_concurrency": of.max_concurrency,
             "function_concurrency": of.function_concurrency,
             "running": self.runs.len(),
+            "realtime_sessions": self.conversations.len(),
             "cpu_cores": of.cpu_cores,
             "memory_bytes": of.memory_bytes,
             "models_in_memory": of.vram_models,

@@ -1,14 +1,21 @@
 //! Realtime sessions (contract §3.9).
 
-use std::{future::pending, num::NonZeroU32};
+use std::{future::pending, num::NonZeroU32, time::Duration};
 
 use gen_worker::{Call, Function, RealtimeSocket, ResourceRequirements, Worker, WorkerError};
-use gen_worker_proto::scheduler::{self as v1, worker_scheduler_message::Msg};
+use gen_worker_orchestrator::{Orchestrator, OrchestratorConfig};
+use gen_worker_proto::{
+    frontend::{self, frontend_service_client::FrontendServiceClient, realtime_proxy_message::Msg as Said},
+    scheduler::{self as v1, worker_scheduler_message::Msg},
+};
 use gen_worker_testkit::{FakeScheduler, WorkerStream};
-use gen_worker_tests::Embedded;
+use gen_worker_tests::{Embedded, WorkerSettings};
 use serde_json::json;
+use tokio::{sync::mpsc, time::timeout};
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, transport::Channel};
 
-use super::worker;
+use super::{CONFORMANCE, worker};
 
 /// Long enough that no test reaches it by itself.
 const HOUR: &str = "3600";
@@ -244,4 +251,61 @@ async fn a_handler_that_does_not_heed_the_close_is_ended_and_gives_its_place_bac
         }
     }
     worker.leave(stream).await;
+}
+
+/// No step takes this long unless it never happens.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn proxied(msg: Said) -> frontend::RealtimeProxyMessage {
+    frontend::RealtimeProxyMessage { msg: Some(msg) }
+}
+
+/// From a caller of the orchestrator to the handler and back.
+#[tokio::test]
+async fn a_caller_talks_to_a_handler_through_the_orchestrator() {
+    let data = tempfile::tempdir().unwrap();
+    let orchestrator = Orchestrator::start(OrchestratorConfig::local(data.path())).await.unwrap();
+    let address = orchestrator.grpc_addr().to_string();
+    let _worker = WorkerSettings::anywhere(CONFORMANCE).set("SCHEDULER_ADDR", &address).start();
+    let channel = Channel::from_shared(format!("http://{address}")).unwrap().connect().await.unwrap();
+    let mut client = FrontendServiceClient::new(channel);
+    let spoken = async {
+        let (said, mut heard) = loop {
+            let (said, messages) = mpsc::channel(1);
+            let open = frontend::RealtimeOpen {
+                session_id: "s".into(),
+                function_name: "mirror".into(),
+                ..Default::default()
+            };
+            said.send(proxied(Said::Open(open))).await.unwrap();
+            match client.realtime_session(ReceiverStream::new(messages)).await {
+                Ok(heard) => break (said, heard.into_inner()),
+                // The worker has not come yet.
+                Err(status) => assert_eq!(status.code(), Code::Unavailable, "{status}"),
+            }
+        };
+        let frame = |n: u32| {
+            let data = vec![n as u8; 4_000].into();
+            Said::Frame(frontend::RealtimeFrame { session_id: "s".into(), data, is_text: false })
+        };
+        let speak = async {
+            // Many more than a handler may have unsent, and fewer bytes than are kept for it.
+            for n in 0..2_000 {
+                said.send(proxied(frame(n))).await.unwrap();
+            }
+        };
+        let listen = async {
+            for n in 0..2_000 {
+                assert_eq!(heard.message().await.unwrap().unwrap().msg.unwrap(), frame(n));
+            }
+        };
+        tokio::join!(speak, listen);
+        drop(said);
+        let close = heard.message().await.unwrap().unwrap().msg.unwrap();
+        let completed = frontend::RealtimeClose { session_id: "s".into(), reason: "completed".into() };
+        assert_eq!(close, Said::Close(completed));
+        assert_eq!(heard.message().await.unwrap(), None);
+    };
+    timeout(PATIENCE, spoken).await.unwrap();
+    orchestrator.stop().await;
 }

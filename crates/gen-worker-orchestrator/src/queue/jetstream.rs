@@ -395,7 +395,8 @@ impl Queue for JetStream {
         for offer in offers {
             // What cannot be told now is delivered once more when its lease ends.
             let Ok(Some(offer)) = offer else { continue };
-            match best(&offer.held.entry.record.request, workers) {
+            let wanted = &offer.held.entry.record.request;
+            match best(&wanted.function, &wanted.models, workers) {
                 Some(worker) => {
                     worker.charge(&offer.held.entry.record.request.function);
                     starting.push((offer, worker.session, worker.resources.worker_id.clone()));

@@ -28,7 +28,7 @@ const REFUSED_WAIT: Duration = Duration::from_millis(100);
 const TOKEN_LINGERS: Duration = Duration::from_secs(300);
 
 /// Stands between a run's id and the secret in its file token; no id has it.
-const TOKEN_SEPARATOR: char = '~';
+pub(crate) const TOKEN_SEPARATOR: char = '~';
 
 /// How a run stands.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -7,4 +7,5 @@ mod files;
 mod harness;
 #[cfg(feature = "nats")]
 mod nats;
+mod realtime;
 mod runs;

@@ -236,7 +236,7 @@ impl Core {
             let next = self.ready.next(may_run, |function| !full.contains(function));
             let Some(run_id) = next.map(str::to_owned) else { break };
             let request = &self.runs[&run_id].record.request;
-            match best(request, workers) {
+            match best(&request.function, &request.models, workers) {
                 Some(worker) => {
                     worker.charge(&request.function);
                     let (session, worker_id) = (worker.session, worker.resources.worker_id.clone());
