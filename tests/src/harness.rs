@@ -38,6 +38,7 @@ pub struct WorkerSettings {
     arguments: Vec<String>,
     env: BTreeMap<String, String>,
     directory: TempDir,
+    is_log_read: bool,
 }
 
 impl WorkerSettings {
@@ -60,7 +61,7 @@ impl WorkerSettings {
             ("WORKER_RUN_DIR".to_owned(), folder("runs")),
             ("ORT_DYLIB_PATH".to_owned(), ort_library()),
         ]);
-        Self { binary: binary.into(), arguments: Vec::new(), env, directory }
+        Self { binary: binary.into(), arguments: Vec::new(), env, directory, is_log_read: true }
     }
 
     /// Sets a variable.
@@ -74,6 +75,13 @@ impl WorkerSettings {
     #[must_use]
     pub fn argument(mut self, argument: impl Into<String>) -> Self {
         self.arguments.push(argument.into());
+        self
+    }
+
+    /// Nobody reads what it logs, until [`WorkerProcess::read_log`].
+    #[must_use]
+    pub fn leave_log(mut self) -> Self {
+        self.is_log_read = false;
         self
     }
 
@@ -99,8 +107,11 @@ impl WorkerSettings {
             .spawn()
             .expect("the worker starts");
         let out = Output::follow(child.stdout.take().expect("stdout is piped"));
-        let log = Output::follow(child.stderr.take().expect("stderr is piped"));
-        WorkerProcess { child, out, log, directory: self.directory }
+        let mut process = WorkerProcess { child, out, log: Output::default(), directory: self.directory };
+        if self.is_log_read {
+            process.read_log();
+        }
+        process
     }
 }
 
@@ -143,6 +154,14 @@ impl WorkerProcess {
             }
         };
         in_directory(&self.directory().join("runs")).map(in_entry).sum()
+    }
+
+    /// Begins to read what it logs.
+    ///
+    /// # Panics
+    /// It is read already.
+    pub fn read_log(&mut self) {
+        self.log = Output::follow(self.child.stderr.take().expect("it is read once"));
     }
 
     /// Everything on stderr so far.
@@ -223,6 +242,7 @@ impl WorkerProcess {
 }
 
 /// What a process writes, kept as it comes.
+#[derive(Default)]
 struct Output {
     text: Arc<Mutex<String>>,
     reader: Option<JoinHandle<()>>,

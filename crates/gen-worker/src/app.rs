@@ -9,6 +9,7 @@ use gen_worker_runtime::{ConnectionError, Ports, Worker, WorkerBuilder, WorkerFa
 use crate::{
     __private::configured,
     assemble::{AssembleError, assemble},
+    backlog::STDERR,
     config::{Project, WorkerConfig, cozy_toml},
     cozy_toml::CozyToml,
     doctor::DoctorArguments,
@@ -148,18 +149,20 @@ pub(crate) fn main(functions: Vec<Function>) -> ExitCode {
         #[cfg(feature = "dev")]
         Verb::Beside(told) => crate::dev::beside(functions, &told),
     };
-    match done {
+    let code = match done {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             tell(&error);
             ExitCode::from(error.exit_code())
         }
-    }
+    };
+    STDERR.flush();
+    code
 }
 
 fn serve(functions: Vec<Function>) -> Result<(), AppError> {
     let project = project(Stdin::Dropped)?;
-    logging::start(&project.env, "info");
+    logging::start(&project.env, "info").map_err(AssembleError::Threads)?;
     Ok(worker(functions, project)?.run()?)
 }
 

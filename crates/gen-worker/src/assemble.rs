@@ -3,7 +3,7 @@
 use std::{io::IsTerminal, sync::Arc};
 
 use gen_worker_auth::AuthError;
-use gen_worker_core::ports::{ModelManager, Observer, Tracer};
+use gen_worker_core::ports::{Measured, ModelManager, Observer, Tracer};
 use gen_worker_hub::Hub;
 #[cfg(feature = "ort")]
 use gen_worker_models_ort::{ModelError, OrtModels};
@@ -14,6 +14,7 @@ use gen_worker_upload::{FileApi, OutputTargets, Transfers};
 
 use crate::{
     __private::{Function, ManagerRegistration},
+    backlog::LogMeter,
     config::WorkerConfig,
 };
 
@@ -65,7 +66,8 @@ pub fn assemble(config: &WorkerConfig, functions: &[Function]) -> Result<Ports, 
     let hub = gen_worker_hub::HubConfig { show_bars: std::io::stderr().is_terminal(), ..config.hub.clone() };
     let hub = Arc::new(Hub::new(hub, client.clone()));
     let transfers = Transfers::new(&config.upload, client);
-    let status = Status::open(&config.status, vec![hub.clone(), Arc::new(transfers.clone())])?;
+    let measured: Vec<Arc<dyn Measured>> = vec![hub.clone(), Arc::new(transfers.clone()), Arc::new(LogMeter)];
+    let status = Status::open(&config.status, measured)?;
     Ok(Ports {
         files: Arc::new(FileApi::new(config.upload.clone(), transfers.clone())),
         inputs: hub.clone(),

@@ -20,6 +20,7 @@ use tokio::{
 use self::build::Build;
 use crate::{
     app::{AppError, project, worker},
+    assemble::AssembleError,
     config::WorkerConfig,
     here::{self, Folders, HereError, Nearby},
     isolation::Stdin,
@@ -47,7 +48,7 @@ pub(crate) struct Beside {
 
 pub(crate) fn run(folders: &Folders) -> Result<(), AppError> {
     let env = project(Stdin::Dropped)?.env;
-    logging::start(&env, "info");
+    logging::start(&env, "info").map_err(AssembleError::Threads)?;
     let config = orchestrator(&env, folders)?;
     let build = Build::at(std::env::current_exe().map_err(HereError::Binary)?);
     // On this thread: Linux tells the worker when it is gone.
@@ -183,7 +184,7 @@ fn ask_to_leave(worker: &mut Child) -> io::Result<()> {
 /// The worker's process.
 pub(crate) fn beside(functions: Vec<Function>, told: &Beside) -> Result<(), AppError> {
     let mut project = project(Stdin::Dropped)?;
-    logging::start(&project.env, "info");
+    logging::start(&project.env, "info").map_err(AssembleError::Threads)?;
     leave_with(told.parent).map_err(HereError::Worker)?;
     let config = orchestrator(&project.env, &told.folders)?;
     told.nearby.point(&mut project.env, here::token(&config).as_ref(), &told.folders);

@@ -36,6 +36,7 @@ pub mod __private;
 mod allocator;
 mod app;
 mod assemble;
+mod backlog;
 #[cfg(feature = "dev")]
 mod call;
 mod config;

@@ -1,12 +1,14 @@
 //! Lines of the log on their way to stderr: without what looks like a credential, and shown to the reports of runs that fail.
 
-use std::io::{self, Stderr, Write};
+use std::io::{self, Write};
 
 use gen_worker_core::hide_credentials;
 
+use crate::backlog::{Backlog, STDERR};
+
 /// Where log lines go.
-pub(crate) fn stderr() -> Lines<Stderr> {
-    Lines(io::stderr())
+pub(crate) fn stderr() -> Lines<&'static Backlog> {
+    Lines(&STDERR)
 }
 
 /// Takes each line as a whole, as the log writes it.

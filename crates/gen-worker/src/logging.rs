@@ -2,7 +2,10 @@
 
 mod fields;
 
-use std::{backtrace::Backtrace, io::IsTerminal};
+use std::{
+    backtrace::Backtrace,
+    io::{self, IsTerminal},
+};
 
 use gen_worker_core::{
     config::{ConfigErrors, Env, Reader, Var},
@@ -14,6 +17,7 @@ use tracing_subscriber::{
 };
 
 use self::fields::ObjectFields;
+use crate::backlog::STDERR;
 
 /// Most of a panic's backtrace that is logged, in bytes.
 const MAX_BACKTRACE: usize = 4096;
@@ -68,7 +72,11 @@ impl LogConfig {
 }
 
 /// Starts logging at the levels that `RUST_LOG` says, else `default`. Does nothing if somebody else has started it.
-pub(crate) fn start(env: &Env, default: &str) {
+///
+/// # Errors
+/// The system gives no thread.
+pub(crate) fn start(env: &Env, default: &str) -> io::Result<()> {
+    STDERR.start()?;
     let levels = levels(env.get("RUST_LOG").unwrap_or(default), default);
     let lines = fmt::layer().with_writer(crate::lines::stderr);
     // An application that embeds a worker may have a subscriber of its own.
@@ -85,6 +93,7 @@ pub(crate) fn start(env: &Env, default: &str) {
             tracing_subscriber::registry().with(levels).with(lines).try_init()
         }
     };
+    Ok(())
 }
 
 /// What is logged. Directives about spans and their fields need a filter that looks at every span, which each run pays for.
@@ -110,6 +119,8 @@ fn log_panics() {
         // User code may have put anything into it.
         let message = hide_secrets(message);
         tracing::error!(said = %message, location, frames, "panicked");
+        // Not every panic is caught: this may be the last line.
+        STDERR.flush();
     }));
 }
 
@@ -123,7 +134,33 @@ fn own_frames(backtrace: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use std::process::Command;
+
     use super::*;
+
+    /// Started by the test below, in a process of its own.
+    #[test]
+    #[ignore = "it ends the process"]
+    fn aborts() {
+        extern "C" fn cannot_unwind() {
+            panic!("the last word");
+        }
+        let env = Env::from_iter([("WORKER_LOG_FORMAT", "json")]);
+        start(&env, "info").unwrap();
+        cannot_unwind();
+    }
+
+    #[test]
+    fn a_panic_that_ends_the_process_is_in_its_log() {
+        let this = std::env::current_exe().unwrap();
+        let child = Command::new(this).args(["--exact", "logging::tests::aborts", "--ignored"]).output();
+        let child = child.unwrap();
+        let log = String::from_utf8_lossy(&child.stderr);
+        assert!(!child.status.success());
+        for said in ["the last word", "panic in a function that cannot unwind"] {
+            assert!(log.contains(&format!("\"said\":\"{said}")), "{said} in {log}");
+        }
+    }
 
     #[test]
     fn a_backtrace_is_cut_above_and_below() {

@@ -16,6 +16,7 @@ fn tables() -> Vec<(&'static str, &'static [&'static Metric])> {
         ("Models", gen_worker_hub::METRICS),
         ("Outputs", gen_worker_upload::METRICS),
         ("The process", gen_worker_status::METRICS),
+        ("The log", crate::backlog::METRICS),
         #[cfg(feature = "dev")]
         ("The orchestrator", gen_worker_orchestrator::METRICS),
     ]

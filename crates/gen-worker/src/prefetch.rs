@@ -30,7 +30,7 @@ pub(crate) enum ModelsVerb {
 pub(crate) fn run(verb: ModelsVerb) -> Result<(), AppError> {
     let ModelsVerb::Prefetch { references } = verb;
     let Project { env, models: of_project } = Project::read(Path::new("."))?;
-    logging::start(&env, "warn");
+    logging::start(&env, "warn").map_err(AssembleError::Threads)?;
     let models = models(&references, of_project)?;
     let config = WorkerConfig::from_env(&env)?;
     let client = HttpClient::new(config.net).map_err(AssembleError::Http)?;

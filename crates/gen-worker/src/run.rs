@@ -18,6 +18,7 @@ use gen_worker_runtime::{Worker, WorkerFailure};
 
 use crate::{
     app::{AppError, project, worker_with},
+    assemble::AssembleError,
     call::{CallArguments, CallError, Signature},
     config::Project,
     here::{Folders, Here},
@@ -38,7 +39,7 @@ pub(crate) fn run(functions: Vec<Function>, arguments: RunArguments) -> Result<(
     let project = project(call.stdin())?;
     let signature = signature(&functions, &call.function)?;
     let call = call.read(Some(signature))?;
-    logging::start(&project.env, "warn");
+    logging::start(&project.env, "warn").map_err(AssembleError::Threads)?;
     // Free ports, so that it never meets another orchestrator; and a failure is said at once, not tried again.
     let config = OrchestratorConfig { max_attempts: 1, ..OrchestratorConfig::local("") };
     let fetches = Fetches::default();

@@ -1,12 +1,13 @@
 //! What a worker says of itself in its log.
 
-use gen_worker_testkit::FakeScheduler;
+use gen_worker_testkit::{FakeScheduler, WorkerStream};
 use gen_worker_tests::{WorkerProcess, WorkerSettings};
 use serde_json::{Value, json};
 
 use super::{
     CONFORMANCE,
     models::{MODEL, hub_and_worker},
+    status::get,
     worker,
 };
 
@@ -147,6 +148,55 @@ async fn a_run_that_ended_says_in_one_line_where_its_time_went() {
     process.says(r#""run_id":"parked""#).await;
     let line = last_line(&process, "parked");
     assert!(line["run_ms"].is_u64() && line["deliver_ms"].is_null(), "{line}");
+}
+
+/// Runs that fail, each with a line of 4 KiB.
+async fn fail_loudly(stream: &mut WorkerStream, runs: u32) {
+    let message = "x".repeat(4 << 10);
+    for run in 0..runs {
+        stream.run(&run.to_string(), "fail", json!({"kind": "validation", "message": message})).await;
+        let result = stream.next_result().await;
+        assert_eq!((result.run_id, result.success), (run.to_string(), false));
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_nobody_reads_stops_nothing() {
+    let scheduler = FakeScheduler::start().await;
+    let address = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let settings = WorkerSettings::new(CONFORMANCE, &scheduler).set("WORKER_HTTP_ADDR", address.to_string());
+    let mut process = settings.leave_log().start();
+    let mut stream = scheduler.accept().await;
+    stream.next_registration().await;
+    // More than the pipe and the worker's MiB take.
+    fail_loudly(&mut stream, 400).await;
+    assert!(stream.next_registration().await.is_heartbeat);
+    assert_eq!(get(address, "/livez").await.0, 200);
+    let (_, metrics) = get(address, "/metrics").await;
+    assert!(!metrics.contains("gen_worker_log_lines_dropped_total 0\n"), "the log was full: {metrics}");
+    assert!(metrics.contains("gen_worker_log_lines_dropped_total "), "{metrics}");
+    // Who comes late hears the first lines, the last, and how many are missing between.
+    process.read_log();
+    process.says("lines of the log were dropped").await;
+    assert!(line(&process, "lines of the log were dropped: stderr takes them too slowly")["lines"].is_u64());
+    line(&process, "starting");
+    process.terminate().await;
+    stream.ended().await.unwrap();
+    stream.end_ok();
+    assert!(process.ended().await.success());
+}
+
+#[tokio::test]
+async fn a_worker_whose_log_nobody_reads_leaves_all_the_same() {
+    let scheduler = FakeScheduler::start().await;
+    let mut process = WorkerSettings::new(CONFORMANCE, &scheduler).leave_log().start();
+    let mut stream = scheduler.accept().await;
+    // More than the pipe takes.
+    fail_loudly(&mut stream, 50).await;
+    process.terminate().await;
+    stream.ended().await.unwrap();
+    stream.end_ok();
+    assert!(process.ended().await.success());
 }
 
 #[tokio::test]

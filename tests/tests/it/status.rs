@@ -22,7 +22,7 @@ use super::{
 const ANYWHERE: (&str, &str) = ("WORKER_HTTP_ADDR", "127.0.0.1:0");
 
 /// The status and the body of the answer.
-async fn get(address: SocketAddr, path: &str) -> (u16, String) {
+pub(crate) async fn get(address: SocketAddr, path: &str) -> (u16, String) {
     let mut stream = TcpStream::connect(address).await.unwrap();
     stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: worker\r\n\r\n").as_bytes()).await.unwrap();
     let mut answer = String::new();
