@@ -1,8 +1,8 @@
 //! Measures models in memory: calls against the same session called directly, leases, the way back after an eviction, hits
 //! against exact least-recently-used, and cancels.
 //!
-//! A process has one ONNX Runtime environment, so that the manager and the session without it are processes of their own, in
-//! turn. Each number is the median of its rounds. Nothing here asserts a time.
+//! A process has one ONNX Runtime environment, so that the manager and the session without it are processes of their own, which
+//! call in turn. Each number is the median of its rounds. Nothing here asserts a time.
 #![expect(clippy::print_stdout, reason = "it talks to the person at the terminal")]
 
 #[path = "../../../crates/gen-worker-models-ort/tests/onnx/mod.rs"]
@@ -15,9 +15,10 @@ use std::{
     collections::BTreeMap,
     fs,
     hint::black_box,
-    io::Write,
+    io::{BufRead, BufReader, Lines, Write},
     path::{Path, PathBuf},
-    process::Command,
+    process::{Child, ChildStdout, Command, Stdio},
+    sync::{Arc, Mutex},
     time::{Duration, Instant},
 };
 
@@ -32,14 +33,15 @@ use gen_worker_models_ort::{
     ndarray::{Array2, arr0, array},
 };
 use ort::{session::Session, value};
-use tokio::task::JoinSet;
+use tokio::{sync::oneshot, task::JoinSet};
 
 use crate::{onnx::Onnx, report::Report};
 
 /// Rounds of each measurement.
 const ROUNDS: usize = 5;
-/// How long calls are counted in a round.
-const ROUND: Duration = Duration::from_secs(1);
+/// Rounds of the measurement of calls, and how long they are counted in each.
+const BLOCKS: usize = 21;
+const BLOCK: Duration = Duration::from_millis(100);
 /// Rows and columns of a large model's matrices, of 4 MiB each.
 const SIDE: i64 = 1024;
 
@@ -67,22 +69,31 @@ enum Arguments {
         #[arg(long)]
         json: bool,
     },
-    /// Calls a model through the manager for a round, and prints the microseconds of a call.
-    Managed { model: PathBuf, threads: usize },
-    /// The same on the caller's thread, as blocking functions do.
-    Blocking { model: PathBuf, threads: usize },
-    /// The same without the manager.
-    Direct { model: PathBuf, threads: usize, library: PathBuf },
+    /// Calls a model for a block of time whenever a line comes, and prints the microseconds of a call.
+    Calls { way: Way, model: PathBuf, threads: usize, library: PathBuf },
+}
+
+/// How calls are made.
+#[derive(Clone, Copy, clap::ValueEnum)]
+enum Way {
+    /// Through the manager, awaited.
+    Awaited,
+    /// The same, and all on the model's thread, however short they are.
+    Crossing,
+    /// Through the manager, on the caller's thread, as blocking functions do.
+    Blocking,
+    /// A session without the manager.
+    Bare,
+    /// The same, each call in a `spawn_blocking` of tokio.
+    BareSpawned,
+    /// The same, on a thread that is told by a channel and answers by another.
+    BareThread,
 }
 
 #[tokio::main]
 async fn main() {
     match Arguments::parse() {
-        Arguments::Managed { model, threads } => println!("{}", managed(&model, threads, false).await),
-        Arguments::Blocking { model, threads } => println!("{}", managed(&model, threads, true).await),
-        Arguments::Direct { model, threads, library } => {
-            println!("{}", direct(&model, threads, &library).await)
-        }
+        Arguments::Calls { way, model, threads, library } => called(way, &model, threads, &library).await,
         Arguments::Models { directory, only, json } => {
             let directory = tempfile::tempdir_in(directory).expect("a folder for models");
             let report = measure(directory.path(), &only).await;
@@ -152,33 +163,47 @@ async fn lease(models: &OrtModels, local: &LocalModel) -> OrtModel {
     models.model(local, &LeaseHolder::default()).await.expect("it can be loaded")
 }
 
-/// The microseconds of a call, which the first prepares.
-async fn timed(mut call: impl AsyncFnMut()) -> f64 {
-    call().await;
-    let (started, mut calls) = (Instant::now(), 0);
-    while started.elapsed() < ROUND {
+/// Answers each line with the microseconds of a call, of which the first prepares the others.
+async fn blocks(mut call: impl AsyncFnMut()) {
+    for _ in std::io::stdin().lines() {
         call().await;
-        calls += 1;
+        let (started, mut calls) = (Instant::now(), 0);
+        while started.elapsed() < BLOCK {
+            call().await;
+            calls += 1;
+        }
+        println!("{}", started.elapsed().as_secs_f64() * 1e6 / f64::from(calls));
     }
-    started.elapsed().as_secs_f64() * 1e6 / f64::from(calls)
 }
 
-async fn managed(path: &Path, threads: usize, is_blocking: bool) -> f64 {
-    let models = models(|config| config.intra_threads = threads);
+async fn called(way: Way, path: &Path, threads: usize, library: &Path) {
+    match way {
+        Way::Awaited | Way::Crossing | Way::Blocking => managed(way, path, threads).await,
+        Way::Bare | Way::BareSpawned | Way::BareThread => bare(way, path, threads, library).await,
+    }
+}
+
+async fn managed(way: Way, path: &Path, threads: usize) {
+    let models = models(|config| {
+        config.intra_threads = threads;
+        if matches!(way, Way::Crossing) {
+            config.short_call = Duration::ZERO;
+        }
+    });
     let model = lease(&models, &local(path)).await;
     let side = model.inputs()[0].shape[1].expect("a fixed shape");
-    timed(async || {
+    blocks(async || {
         let inputs = [("x", Array2::<f32>::ones((1, side)))];
-        let outputs = match is_blocking {
-            true => model.run_blocking(inputs),
-            false => model.run(inputs).await,
+        let outputs = match way {
+            Way::Blocking => model.run_blocking(inputs),
+            _ => model.run(inputs).await,
         };
         black_box(outputs.expect("it runs").take::<f32>("y").expect("it has an output"));
     })
-    .await
+    .await;
 }
 
-async fn direct(path: &Path, threads: usize, library: &Path) -> f64 {
+async fn bare(way: Way, path: &Path, threads: usize, library: &Path) {
     let environment = ort::init_from(library).expect("a library").build().expect("the first environment");
     let threads =
         if threads == 0 { std::thread::available_parallelism().map_or(1, usize::from) } else { threads };
@@ -186,45 +211,116 @@ async fn direct(path: &Path, threads: usize, library: &Path) -> f64 {
     let mut builder = builder.with_intra_threads(threads).expect("a number of threads");
     let mut session = builder.commit_from_file(path).expect("it can be loaded");
     let side = session.inputs()[0].dtype().tensor_shape().expect("a tensor")[1] as usize;
-    timed(async || {
+    let call = move |session: &mut Session| {
         let input = value::Tensor::from_array(Array2::<f32>::ones((1, side))).expect("a tensor");
         let outputs = session.run(ort::inputs!["x" => input]).expect("it runs");
         black_box(outputs["y"].try_extract_array::<f32>().expect("an output").to_owned());
-    })
-    .await
+    };
+    match way {
+        Way::BareSpawned => {
+            let session = Arc::new(Mutex::new(session));
+            blocks(async || {
+                let session = session.clone();
+                let called = tokio::task::spawn_blocking(move || {
+                    call(&mut session.lock().expect("nobody panics"));
+                });
+                called.await.expect("it does not panic");
+            })
+            .await;
+        }
+        Way::BareThread => {
+            let (ask, asked) = std::sync::mpsc::channel::<oneshot::Sender<()>>();
+            std::thread::spawn(move || {
+                for answer in asked {
+                    call(&mut session);
+                    answer.send(()).expect("somebody waits");
+                }
+            });
+            blocks(async || {
+                let (answer, answered) = oneshot::channel();
+                ask.send(answer).expect("the thread is there");
+                answered.await.expect("it answers");
+            })
+            .await;
+        }
+        _ => blocks(async || call(&mut session)).await,
+    }
 }
 
-/// The microseconds of a call that a process of its own measures.
-fn process(arguments: &[&str]) -> f64 {
-    let own = std::env::current_exe().expect("this program has a path");
-    let output = Command::new(own).args(arguments).output().expect("it starts");
-    let told = String::from_utf8_lossy(&output.stdout);
-    told.trim().parse().unwrap_or_else(|_| panic!("{}", String::from_utf8_lossy(&output.stderr)))
+/// A process that makes calls one way.
+struct Caller {
+    process: Child,
+    answers: Lines<BufReader<ChildStdout>>,
+}
+
+impl Caller {
+    fn start(way: Way, path: &Path, threads: &str) -> Self {
+        #[expect(clippy::disallowed_methods, reason = "xtask says where ONNX Runtime is")]
+        let library = std::env::var("ORT_DYLIB_PATH").expect("ORT_DYLIB_PATH is set");
+        let way = way.to_possible_value().expect("it has a name");
+        let mut process = Command::new(std::env::current_exe().expect("this program has a path"));
+        process.args(["calls", way.get_name()]).arg(path).args([threads, &library]);
+        let process = process.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn();
+        let mut process = process.expect("it starts");
+        let answers = BufReader::new(process.stdout.take().expect("it was asked for")).lines();
+        Self { process, answers }
+    }
+
+    /// The microseconds of a call, of a block of them.
+    fn block(&mut self) -> f64 {
+        let ask = self.process.stdin.as_mut().expect("it was asked for");
+        ask.write_all(b"\n").expect("it listens");
+        let answer = self.answers.next().expect("it goes on").expect("it is a text");
+        answer.parse().expect("it is a number")
+    }
+}
+
+impl Drop for Caller {
+    /// It ends when there are no more lines.
+    fn drop(&mut self) {
+        drop(self.process.stdin.take());
+        self.process.wait().expect("it ends");
+    }
 }
 
 fn calls(report: &mut Report, directory: &Path) {
-    #[expect(clippy::disallowed_methods, reason = "xtask says where ONNX Runtime is")]
-    let library = std::env::var("ORT_DYLIB_PATH").expect("ORT_DYLIB_PATH is set");
     for (what, side, matrices) in [("4 MiB", SIDE, 1), ("64 MiB", SIDE, 16), ("16 numbers", 4, 1)] {
         let path = directory.join("called.onnx");
         write(&path, side, matrices);
-        let path = path.display().to_string();
         for (threads, on) in [("1", "one thread"), ("0", "all cores")] {
-            let (mut ours, mut blocking, mut raw) = (Vec::new(), Vec::new(), Vec::new());
-            for _ in 0..ROUNDS {
-                ours.push(process(&["managed", &path, threads]));
-                blocking.push(process(&["blocking", &path, threads]));
-                raw.push(process(&["direct", &path, threads, &library]));
-            }
-            let raw = median(raw);
-            for (how, ours) in [("awaited", median(ours)), ("blocking", median(blocking))] {
-                report
-                    .add(format!("{how} calls a second, {what}, {on}"), "1/s", 1e6 / ours)
-                    .beside(1e6 / raw)
-                    .goal(">= 0.97");
-                report.add(format!("added to a call, {what}, {on}, {how}"), "µs", ours - raw).goal("< 20 µs");
-            }
+            calls_of(report, &format!("{what}, {on}"), &path, threads);
         }
+    }
+}
+
+/// Every way in turn, many times: what else the machine does meets all alike. A ratio is the median of those of the rounds, as is
+/// what a call costs more.
+fn calls_of(report: &mut Report, what: &str, path: &Path, threads: &str) {
+    let mut bare = Caller::start(Way::Bare, path, threads);
+    let mut ways = [
+        ("blocking", Way::Blocking),
+        ("awaited", Way::Awaited),
+        ("awaited, none short", Way::Crossing),
+        ("bare, by spawn_blocking", Way::BareSpawned),
+        ("bare, by a thread and channels", Way::BareThread),
+    ]
+    .map(|(how, way)| (how, Caller::start(way, path, threads), Vec::new(), Vec::new()));
+    let mut alone = Vec::new();
+    for _ in 0..BLOCKS {
+        for (_, caller, ratios, added) in &mut ways {
+            let (without, with) = (bare.block(), caller.block());
+            alone.push(without);
+            ratios.push(without / with);
+            added.push(with - without);
+        }
+    }
+    let alone = 1e6 / median(alone);
+    for (how, _, ratios, added) in ways {
+        let is_ours = !how.starts_with("bare");
+        let line = report.add(format!("calls a second, {what}, {how}"), "1/s", alone * median(ratios));
+        line.beside(alone).goal(if is_ours { ">= 0.97" } else { "" });
+        let line = report.add(format!("added to a call, {what}, {how}"), "µs", median(added));
+        line.goal(if is_ours { "< 20 µs" } else { "" });
     }
 }
 

@@ -173,6 +173,8 @@ pub struct ModelStats {
     pub loads: u64,
     /// Leases of models that were in memory when they were asked for.
     pub hits: u64,
+    /// Leases of models that were not, those that were never granted included.
+    pub misses: u64,
     /// Models that were taken out of memory.
     pub evictions: u64,
     /// Bytes that models take.

@@ -157,6 +157,10 @@ type Given = Vec<Option<DynTensor>>;
 impl Work for Call {
     type Output = Given;
 
+    fn elements(&self) -> usize {
+        self.0.inputs.iter().map(|input| input.value.shape().num_elements()).sum()
+    }
+
     fn run(&mut self, session: &mut Session, options: &RunOptions) -> Result<Given, ModelError> {
         self.0.run(session, options)
     }

@@ -35,6 +35,14 @@ const SESSIONS: Var = Var::new(
     "1",
     "Calls of one model at the same time; its threads are shared out among them. Each takes memory of its own.",
 );
+const SHORT_CALL: Var = Var::new(
+    "WORKER_ORT_SHORT_CALL_US",
+    "microseconds",
+    "200",
+    "A call of a model that is awaited is made on the thread that awaits it, which spares the way to another and back, if the last \
+     8 of the model took no longer than this with inputs as large; it computes there until it is done or the run is told to stop. \
+     All others are made on a thread of the model's. 0: all are.",
+);
 const GPUS: Var = Var::new(
     "WORKER_ORT_GPUS",
     "cards",
@@ -75,6 +83,13 @@ const HOST_TIER: Var = Var::new(
      model's file, and the weights in main memory while there is room. Sessions share the weights as they are, so calls may be \
      slower than with weights that were repacked for the processor.",
 );
+pub(crate) const WARM_UP: Var = Var::new(
+    "WORKER_ORT_WARM_UP_SECONDS",
+    "seconds",
+    "60",
+    "Longest warm-up of a graph with the `warmup.json` beside it, all its sessions together, as part of the model's load. One that \
+     takes longer is ended, and the model taken as it is. 0: no model is warmed up.",
+);
 pub(crate) const WAIT: Var = Var::new(
     "WORKER_MODEL_WAIT_SECONDS",
     "seconds",
@@ -84,8 +99,21 @@ pub(crate) const WAIT: Var = Var::new(
 );
 
 /// The variables that [`OrtConfig::from_env`] reads.
-pub const VARS: &[Var] =
-    &[DYLIB, THREADS, PROVIDERS, SESSIONS, GPUS, MAX_VRAM, VRAM_MARGIN, MAX_RAM, RAM_MARGIN, HOST_TIER, WAIT];
+pub const VARS: &[Var] = &[
+    DYLIB,
+    THREADS,
+    PROVIDERS,
+    SESSIONS,
+    SHORT_CALL,
+    GPUS,
+    MAX_VRAM,
+    VRAM_MARGIN,
+    MAX_RAM,
+    RAM_MARGIN,
+    HOST_TIER,
+    WARM_UP,
+    WAIT,
+];
 
 /// How models are run.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -98,6 +126,8 @@ pub struct OrtConfig {
     pub providers: Vec<Provider>,
     /// Calls of one model at the same time.
     pub sessions: NonZeroUsize,
+    /// Longest call that is made on the thread that awaits it, as far as those before it tell; zero: none is.
+    pub short_call: Duration,
     /// Cards that models are spread over, of those that are visible; 0: all.
     pub gpus: usize,
     /// The cards that CUDA shows this process.
@@ -112,6 +142,8 @@ pub struct OrtConfig {
     pub ram_margin: ByteSize,
     /// Whether the weights of models that are evicted stay in main memory while there is room.
     pub host_tier: bool,
+    /// Longest warm-up of a graph; zero: none is warmed up.
+    pub warm_up: Duration,
     /// Longest wait for a model to come into memory.
     pub wait: Duration,
 }
@@ -147,6 +179,7 @@ impl OrtConfig {
             intra_threads,
             providers: Vec::new(),
             sessions: NonZeroUsize::new(sessions).unwrap_or(NonZeroUsize::MIN),
+            short_call: Duration::from_micros(reader.number(&SHORT_CALL)),
             gpus: reader.number(&GPUS),
             visible_gpus: VisibleGpus::from_env(env),
             max_vram: reader.gigabytes(&MAX_VRAM),
@@ -154,6 +187,7 @@ impl OrtConfig {
             max_ram: reader.gigabytes(&MAX_RAM),
             ram_margin: reader.gigabytes(&RAM_MARGIN).unwrap_or_default(),
             host_tier: reader.flag(&HOST_TIER),
+            warm_up: reader.seconds(&WARM_UP),
             wait: reader.seconds(&WAIT),
         };
         let parsed =

@@ -234,8 +234,8 @@ impl Classify for ModelError {
             | Self::LibraryUnusable { .. }
             | Self::Environment { .. }
             | Self::ProviderMissing { .. }
-            | Self::Thread { .. }
-            | Self::Panicked => "models cannot be run on this worker".into(),
+            | Self::Thread { .. } => "models cannot be run on this worker".into(),
+            Self::Panicked => "a fault of the worker ended the load or the call of the model".into(),
         }
     }
 }

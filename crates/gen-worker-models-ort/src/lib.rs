@@ -2,7 +2,7 @@
 //!
 //! [`OrtModels`] is the port through which the runtime leases models: it loads each once and keeps it in memory. Functions
 //! take an [`OrtModel`] and call [`run`](OrtModel::run) on it with named [`Tensor`]s. Every model in memory has sessions, each of
-//! which runs one call after the other, on the caller's thread if that may block, else on one of its own; dropping a call ends its
+//! which runs one call after the other, on the caller's thread if that may block or the call is short, else on one of its own; dropping a call ends its
 //! inference. An [`OrtBinding`] keeps tensors where the model runs from one call to the next.
 //!
 //! ```
@@ -28,6 +28,7 @@ mod manager;
 mod model;
 mod native;
 mod outputs;
+mod pace;
 mod pool;
 mod residency;
 mod session;

@@ -1,6 +1,8 @@
 //! Carries out what residency decides: loads, evictions, leases, and who hears of them.
 
 mod desk;
+#[cfg(test)]
+mod tests;
 mod work;
 
 use std::{

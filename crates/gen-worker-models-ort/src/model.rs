@@ -1,6 +1,6 @@
 //! A model in memory, as functions see it.
 
-use std::{collections::HashMap, error::Error, fmt, path::Path, sync::Arc};
+use std::{collections::HashMap, error::Error, fmt, path::Path, sync::Arc, time::Duration};
 
 use gen_worker_core::{
     CallParts, Cancellation, Extract, JobFailure, LocalModel, ModelNeed, ModelRef, WorkerError,
@@ -84,9 +84,9 @@ impl Loaded {
             .into_iter()
             .map(|(name, file)| {
                 let mut opened = recipe.open(&local.model, &file, device, kept.remove(&name))?;
-                warm_up(local, &name, &file, &mut opened);
+                warm_up(local, &name, &file, &mut opened, recipe.warm_up());
                 let Opened { sessions, graph, kept } = opened;
-                let pool = SessionPool::start(sessions, recipe.arenas(device))?;
+                let pool = SessionPool::start(sessions, recipe.arenas(device), recipe.short_call())?;
                 Ok(LoadedGraph { name, graph, pool, kept })
             })
             .collect::<Result<_, ModelError>>()?;
@@ -135,9 +135,12 @@ impl Loaded {
 
 /// With the example beside the graph, if there is one. A graph that cannot be warmed up is taken as it is: its first call will
 /// say what is wrong.
-fn warm_up(local: &LocalModel, name: &str, file: &Path, opened: &mut Opened) {
+fn warm_up(local: &LocalModel, name: &str, file: &Path, opened: &mut Opened, limit: Duration) {
+    if limit.is_zero() {
+        return;
+    }
     let Some(example) = warmup::example(local, file, &opened.graph) else { return };
-    match warmup::warm_up(&mut opened.sessions, &opened.graph, example) {
+    match warmup::warm_up(&mut opened.sessions, &opened.graph, example, limit) {
         Ok(sessions) => debug!(model = %local.model, graph = name, sessions, "model warmed up"),
         Err(error) => {
             let cause = error.source().map(ToString::to_string);
@@ -247,8 +250,8 @@ impl OrtSession {
         &self.own().graph.outputs
     }
 
-    /// Runs the graph on a thread of its own: `session.run([("x", array)]).await?`. When the run is told to stop, the
-    /// inference ends before its next step. When memory runs out, what nobody leases is evicted and the call made once more.
+    /// Runs the graph on a thread of its own: `session.run([("x", array)]).await?`; or within the future, if the last calls say that
+    /// it takes no longer than `WORKER_ORT_SHORT_CALL_US`. When the run is told to stop, the inference ends before its next step. When memory runs out, what nobody leases is evicted and the call made once more.
     ///
     /// An owned array that lies row by row becomes the library's input as it is, without a copy, and is freed when the call is
     /// over. One that lies otherwise is copied into that order.
@@ -325,33 +328,35 @@ impl OrtSession {
     /// # Cancel safety
     /// Dropping the future ends the inference.
     pub(crate) async fn call<W: Work>(&self, work: W) -> Result<(W, W::Output), WorkerError> {
-        tokio::select! {
+        let given = tokio::select! {
             biased;
-            reason = self.lease.cancellation.canceled() => Err(WorkerError::canceled(reason.as_str())),
-            given = self.call_twice(work) => given.map_err(reported),
-        }
+            _ = self.lease.cancellation.canceled() => None,
+            given = self.call_twice(work) => given,
+        };
+        self.unless_canceled(given)
     }
 
-    async fn call_twice<W: Work>(&self, work: W) -> Result<(W, W::Output), ModelError> {
-        let (pool, pin) = (&self.own().pool, &self.lease.pin);
-        let (work, given) = match pool.call(work).await? {
-            (work, Err(ModelError::OutOfMemory { .. }))
+    /// `None`: it was told to stop.
+    async fn call_twice<W: Work>(&self, work: W) -> Option<Result<(W, W::Output), ModelError>> {
+        let (pool, pin, cancellation) = (&self.own().pool, &self.lease.pin, &self.lease.cancellation);
+        let called = match pool.call(work, cancellation).await? {
+            Ok((work, Err(ModelError::OutOfMemory { .. })))
                 if timeout(pin.wait(), pin.make_room()).await.is_ok_and(|is_room| is_room) =>
             {
-                pool.call(work).await?
+                pool.call(work, cancellation).await?
             }
             called => called,
         };
-        Ok((work, given?))
+        Some(called.and_then(|(work, given)| Ok((work, given?))))
+    }
+
+    fn unless_canceled<T>(&self, given: Option<Result<T, ModelError>>) -> Result<T, WorkerError> {
+        let reason = || self.lease.cancellation.reason().map_or("", |reason| reason.as_str());
+        given.map_or_else(|| Err(WorkerError::canceled(reason())), |given| given.map_err(reported))
     }
 
     pub(crate) fn call_blocking<W: Work>(&self, work: &mut W) -> Result<W::Output, WorkerError> {
-        let cancellation = &self.lease.cancellation;
-        let given = self.call_twice_blocking(work, cancellation);
-        given.map_or_else(
-            || Err(WorkerError::canceled(cancellation.reason().map_or("", |reason| reason.as_str()))),
-            |given| given.map_err(reported),
-        )
+        self.unless_canceled(self.call_twice_blocking(work, &self.lease.cancellation))
     }
 
     /// `None`: it was told to stop.

@@ -12,24 +12,29 @@ use std::{
     },
     task::{Context, Wake, Waker},
     thread::{self, JoinHandle},
+    time::{Duration, Instant},
 };
 
 use gen_worker_core::Cancellation;
 use ort::session::{RunOptions, Session};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
-use crate::{block::block_on, error::ModelError};
+use crate::{block::block_on, error::ModelError, pace::Pace};
 
 /// What is done with a session: one call. After it failed it may be made once more.
 pub(crate) trait Work: Send + 'static {
     type Output: Send;
+
+    /// How many elements its inputs have.
+    fn elements(&self) -> usize;
 
     /// Blocks until it is done, or until the options are told to terminate.
     fn run(&mut self, session: &mut Session, options: &RunOptions) -> Result<Self::Output, ModelError>;
 }
 
 /// Sessions of one graph, which calls take in the order in which they come: a caller that may block on its own thread, all
-/// others on a thread of the pool. Dropping it blocks until the calls that go on have ended, and its memory is free.
+/// others on a thread of the pool, unless the call is a short one. Dropping it blocks until the calls that go on have ended, and its
+/// memory is free.
 pub(crate) struct SessionPool {
     sessions: Arc<Sessions>,
     jobs: Option<mpsc::Sender<Job>>,
@@ -47,6 +52,7 @@ struct Sessions {
     arenas: String,
     /// How often sessions were told to let go of it.
     shrinks: AtomicU64,
+    pace: Mutex<Pace>,
 }
 
 struct Idle {
@@ -66,8 +72,9 @@ struct Taken {
 struct Terminate(Arc<RunOptions>);
 
 impl SessionPool {
-    /// Starts a thread for each session. `arenas` is the memory that they can let go of, in the library's words.
-    pub(crate) fn start(sessions: Vec<Session>, arenas: String) -> Result<Self, ModelError> {
+    /// Starts a thread for each session. `arenas` is the memory that they can let go of, in the library's words; a call that takes
+    /// no longer than `short` is made where it is awaited.
+    pub(crate) fn start(sessions: Vec<Session>, arenas: String, short: Duration) -> Result<Self, ModelError> {
         let (queue, jobs) = mpsc::channel();
         let (jobs, count) = (Arc::new(Mutex::new(jobs)), sessions.len());
         let serve = || {
@@ -82,21 +89,36 @@ impl SessionPool {
             count: count as u32,
             arenas,
             shrinks: AtomicU64::new(0),
+            pace: Mutex::new(Pace::new(short)),
         };
         let threads =
             threads.map_err(|source: std::io::Error| ModelError::Thread { source: source.into() })?;
         Ok(Self { sessions: Arc::new(sessions), jobs: Some(queue), threads })
     }
 
-    /// Does the work on a thread of the pool, and gives it back with what it gave.
+    /// Does the work, and gives it back with what it gave: on a thread of the pool, or here if that is done as soon as the thread
+    /// would be woken. `None`: it was told to stop, which is not looked for while the pool's thread works.
     ///
     /// # Cancel safety
     /// Dropping the future ends the inference.
     pub(crate) async fn call<W: Work>(
         &self,
         mut work: W,
+        cancellation: &Cancellation,
+    ) -> Option<Result<(W, Result<W::Output, ModelError>), ModelError>> {
+        let taken = self.sessions.take().await;
+        if self.sessions.pace().is_short(work.elements()) {
+            let given = taken.run_here(&mut work, cancellation)?;
+            return Some(Ok((work, given)));
+        }
+        Some(self.call_elsewhere(taken, work).await)
+    }
+
+    async fn call_elsewhere<W: Work>(
+        &self,
+        mut taken: Taken,
+        mut work: W,
     ) -> Result<(W, Result<W::Output, ModelError>), ModelError> {
-        let mut taken = self.sessions.take().await;
         let options = taken.options()?;
         let _terminate = Terminate(options.clone());
         let (answer, answered) = oneshot::channel();
@@ -118,25 +140,14 @@ impl SessionPool {
         work: &mut W,
         cancellation: &Cancellation,
     ) -> Option<Result<W::Output, ModelError>> {
-        let mut taken = block_on(async {
+        let taken = block_on(async {
             tokio::select! {
                 biased;
                 _ = cancellation.canceled() => None,
                 taken = self.sessions.take() => Some(taken),
             }
         })?;
-        let options = match taken.options() {
-            Ok(options) => options,
-            Err(error) => return Some(Err(error)),
-        };
-        // The cancel wakes nobody who waits: it ends the inference, from whatever thread it comes.
-        let terminate = Waker::from(Arc::new(Terminate(options.clone())));
-        let mut canceled = pin!(cancellation.canceled());
-        if canceled.as_mut().poll(&mut Context::from_waker(&terminate)).is_ready() {
-            return None;
-        }
-        let given = taken.run(work, &options);
-        cancellation.reason().is_none().then_some(given)
+        taken.run_here(work, cancellation)
     }
 
     /// How many calls run at the same time.
@@ -173,6 +184,10 @@ impl Sessions {
     fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    fn pace(&self) -> MutexGuard<'_, Pace> {
+        self.pace.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 impl Taken {
@@ -188,9 +203,32 @@ impl Taken {
         Ok(Arc::new(options))
     }
 
+    /// On this thread; `None`: it was told to stop.
+    fn run_here<W: Work>(
+        mut self,
+        work: &mut W,
+        cancellation: &Cancellation,
+    ) -> Option<Result<W::Output, ModelError>> {
+        let options = match self.options() {
+            Ok(options) => options,
+            Err(error) => return Some(Err(error)),
+        };
+        // The cancel wakes nobody who waits: it ends the inference, from whatever thread it comes.
+        let terminate = Waker::from(Arc::new(Terminate(options.clone())));
+        let mut canceled = pin!(cancellation.canceled());
+        if canceled.as_mut().poll(&mut Context::from_waker(&terminate)).is_ready() {
+            return None;
+        }
+        let given = self.run(work, &options);
+        cancellation.reason().is_none().then_some(given)
+    }
+
     fn run<W: Work>(&mut self, work: &mut W, options: &RunOptions) -> Result<W::Output, ModelError> {
         let session = &mut self.idle.as_mut().expect("a permit is a session").session;
-        catch_unwind(AssertUnwindSafe(|| work.run(session, options))).unwrap_or(Err(ModelError::Panicked))
+        let (started, elements) = (Instant::now(), work.elements());
+        let given = catch_unwind(AssertUnwindSafe(|| work.run(session, options)));
+        self.sessions.pace().took(elements, started.elapsed());
+        given.unwrap_or(Err(ModelError::Panicked))
     }
 }
 
@@ -248,6 +286,10 @@ mod tests {
     impl Work for Second {
         type Output = &'static str;
 
+        fn elements(&self) -> usize {
+            1
+        }
+
         fn run(&mut self, session: &mut Session, _options: &RunOptions) -> Result<&'static str, ModelError> {
             assert!(std::mem::replace(&mut self.0, true), "the first time");
             assert_eq!(session.inputs().len(), 1);
@@ -259,11 +301,12 @@ mod tests {
     async fn a_call_that_panics_leaves_the_session_to_the_next() {
         let engine = library::for_tests();
         let session = Session::builder(&engine.environment).unwrap().commit_from_file(GRAPH).unwrap();
-        let pool = SessionPool::start(vec![session], String::new()).unwrap();
-        let (work, panicked) = pool.call(Second(false)).await.unwrap();
+        let pool = SessionPool::start(vec![session], String::new(), Duration::ZERO).unwrap();
+        let cancellation = Cancellation::new();
+        let (work, panicked) = pool.call(Second(false), &cancellation).await.unwrap().unwrap();
         assert!(matches!(panicked, Err(ModelError::Panicked)));
-        assert_eq!(pool.call(work).await.unwrap().1.unwrap(), "done");
-        let (mut work, cancellation) = (Second(false), Cancellation::new());
+        assert_eq!(pool.call(work, &cancellation).await.unwrap().unwrap().1.unwrap(), "done");
+        let mut work = Second(false);
         let panicked = pool.call_blocking(&mut work, &cancellation);
         assert!(matches!(panicked, Some(Err(ModelError::Panicked))));
         assert_eq!(pool.call_blocking(&mut work, &cancellation).unwrap().unwrap(), "done");

@@ -1,6 +1,6 @@
 //! A graph's file to sessions, and one call of one. The only place that uses ONNX Runtime's builder.
 
-use std::{num::NonZeroUsize, path::Path, sync::Arc};
+use std::{num::NonZeroUsize, path::Path, sync::Arc, time::Duration};
 
 use gen_worker_core::ModelRef;
 use ort::{
@@ -34,6 +34,10 @@ pub(crate) struct Recipe {
     limits: Vec<u64>,
     threads: usize,
     sessions: NonZeroUsize,
+    /// The longest call that is made where it is awaited.
+    short: Duration,
+    /// The longest warm-up of a graph.
+    warm_up: Duration,
     /// The library's version, if graphs are kept.
     keeps: Option<String>,
 }
@@ -54,6 +58,8 @@ impl Recipe {
             limits,
             threads: config.threads(),
             sessions: config.sessions,
+            short: config.short_call,
+            warm_up: config.warm_up,
             keeps: engine.version.clone().filter(|_| config.host_tier),
         }
     }
@@ -70,6 +76,16 @@ impl Recipe {
             Provider::Cuda => format!("gpu:{device}"),
             Provider::TensorRt | Provider::CoreMl | Provider::DirectMl | Provider::OpenVino => String::new(),
         }
+    }
+
+    /// The longest call that is made where it is awaited.
+    pub(crate) fn short_call(&self) -> Duration {
+        self.short
+    }
+
+    /// The longest warm-up of a graph; zero: there is none.
+    pub(crate) fn warm_up(&self) -> Duration {
+        self.warm_up
     }
 
     fn builder(&self, device: usize) -> ort::Result<SessionBuilder> {
@@ -288,6 +304,11 @@ pub(crate) fn values(inputs: Inputs) -> Result<Values, ModelError> {
 
 impl Work for Values {
     type Output = Outputs;
+
+    fn elements(&self) -> usize {
+        let of = |value: &DynValue| value.dtype().tensor_shape().map_or(0, |shape| shape.num_elements());
+        self.iter().map(|(_, value)| of(value)).sum()
+    }
 
     fn run(&mut self, session: &mut Session, options: &RunOptions) -> Result<Outputs, ModelError> {
         run(session, self, options)

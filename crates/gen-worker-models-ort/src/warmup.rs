@@ -16,6 +16,7 @@ use ort::session::{RunOptions, Session};
 use serde_json::{Map, Value};
 
 use crate::{
+    config::WARM_UP,
     error::ModelError,
     graph::{Graph, Inputs},
     session::{self, Values},
@@ -25,8 +26,6 @@ use crate::{
 /// The example's name: a JSON object with an object for each input, `{"x": {"shape": [1, 3], "data": [1, 2, 3]}}`. Without
 /// `data` it is all zeros, empty texts or `false`.
 const EXAMPLE: &str = "warmup.json";
-/// Longest warm-up of all sessions of a graph; one that takes longer is taken as it is.
-const LIMIT: Duration = Duration::from_secs(60);
 /// Most elements of an input: 64 MiB of 32-bit numbers.
 const MAX_ELEMENTS: usize = 1 << 24;
 /// Longest example: a million numbers with all their digits. Larger inputs can do without `data`.
@@ -54,30 +53,33 @@ pub(crate) enum WarmUpError {
     Example(#[from] ExampleError),
     #[error("its example does not run")]
     Call(#[from] ModelError),
-    #[error("its example takes more than {LIMIT:?}")]
-    TooLong,
+    #[error("its example takes more than {limit:?}: {} says how long it may take", WARM_UP.name)]
+    TooLong { limit: Duration },
 }
 
-/// Calls each session once, one after the other, and says how many they were. Blocks.
+/// Calls each session once, one after the other and within `limit`, and says how many they were. Blocks.
 pub(crate) fn warm_up(
     sessions: &mut [Session],
     graph: &Graph,
     example: Result<Inputs, ExampleError>,
+    limit: Duration,
 ) -> Result<usize, WarmUpError> {
-    let (example, end) = (example?, Instant::now() + LIMIT);
+    let (example, started) = (example?, Instant::now());
     graph.check(&example)?;
     let values = session::values(example)?;
-    sessions.iter_mut().try_fold(0, |called, session| call_until(end, session, &values).map(|()| called + 1))
+    sessions.iter_mut().try_fold(0, |called, session| {
+        let is_in_time = call_within(limit.saturating_sub(started.elapsed()), session, &values)?;
+        if is_in_time { Ok(called + 1) } else { Err(WarmUpError::TooLong { limit }) }
+    })
 }
 
-/// One call, which another thread ends when it takes too long.
-fn call_until(end: Instant, session: &mut Session, values: &Values) -> Result<(), WarmUpError> {
+/// One call, which another thread ends when it takes too long; false: it did.
+fn call_within(limit: Duration, session: &mut Session, values: &Values) -> Result<bool, ModelError> {
     let options = &RunOptions::new().map_err(ModelError::run)?;
     let (done, waited_for) = mpsc::channel::<()>();
     thread::scope(|scope| {
         let watch = move || {
-            let left = end.saturating_duration_since(Instant::now());
-            let is_late = waited_for.recv_timeout(left) == Err(RecvTimeoutError::Timeout);
+            let is_late = waited_for.recv_timeout(limit) == Err(RecvTimeoutError::Timeout);
             is_late.then(|| options.terminate())
         };
         let watch = thread::Builder::new()
@@ -87,8 +89,8 @@ fn call_until(end: Instant, session: &mut Session, values: &Values) -> Result<()
         let outputs = session::run(session, values, options);
         drop(done);
         match watch.join() {
-            Ok(None) => outputs.map(drop).map_err(WarmUpError::from),
-            Ok(Some(_)) | Err(_) => Err(WarmUpError::TooLong),
+            Ok(None) => outputs.map(|_| true),
+            Ok(Some(_)) | Err(_) => Ok(false),
         }
     })
 }

@@ -84,6 +84,10 @@ async fn a_model_is_called_once_with_its_example_or_taken_as_it_is() {
         drop(model);
         models.unload(&local.model).await.unwrap();
     }
+    log.take();
+    an_example_that_takes_too_long_is_ended().await;
+    let said = log.take();
+    assert!(said.contains("its example takes more than 50ms: WORKER_ORT_WARM_UP_SECONDS says"), "{said}");
     let local = with_example(&directory, "");
     fs::File::options()
         .write(true)
@@ -95,4 +99,20 @@ async fn a_model_is_called_once_with_its_example_or_taken_as_it_is() {
     models.load(&local).await.unwrap();
     let log = log.take();
     assert!(log.contains("warmup.json has more than 16.0 MiB"), "{log}");
+}
+
+/// It would take hundreds of years.
+async fn an_example_that_takes_too_long_is_ended() {
+    let directory = tempfile::tempdir().unwrap();
+    let local = with_example(
+        &directory,
+        &format!(r#"{{"rounds": {{"shape": [], "data": [{}]}}, "x": {{"shape": [1]}}}}"#, i64::MAX),
+    );
+    fs::copy(FIXTURE.replace("double_plus_one", "count_up"), &local.files["net.onnx"]).unwrap();
+    for seconds in ["0.05", "0"] {
+        let env = Env::from_iter([("WORKER_ORT_WARM_UP_SECONDS", seconds)]);
+        let config = OrtConfig::from_env(&env, &mut ConfigErrors::default());
+        let models = OrtModels::new(OrtConfig { dylib: given::library(), ..config }).unwrap();
+        models.load(&local).await.unwrap();
+    }
 }

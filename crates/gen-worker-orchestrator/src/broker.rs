@@ -29,8 +29,8 @@ use crate::{
 };
 
 /// The extensions honoured here.
-const FEATURES: [&str; 6] =
-    ["result-ack", "run-accepted", "attempt", "active-runs", "drain", "loading-functions"];
+const FEATURES: [&str; 7] =
+    ["result-ack", "run-accepted", "attempt", "active-runs", "drain", "loading-functions", "model-memory"];
 
 /// How long nothing is leased after the queue could not say what was.
 const LEASE_AGAIN: Duration = Duration::from_secs(1);

@@ -302,6 +302,14 @@ impl Session {
                 "memory_used_bytes": of.gpu_memory_used_bytes,
             },
             "models": self.models(),
+            "model_memory": of.model_memory.map(|memory| json!({
+                "used_bytes": memory.used_bytes,
+                "budget_bytes": memory.budget_bytes,
+                "hits": memory.hits,
+                "misses": memory.misses,
+                "loads": memory.loads,
+                "evictions": memory.evictions,
+            })),
             "versions": {
                 "onnxruntime": of.onnxruntime_version,
                 "cuda": of.cuda_version,

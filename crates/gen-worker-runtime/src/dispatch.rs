@@ -28,6 +28,8 @@ pub(crate) struct Dispatcher {
     shutdown: Shutdown,
     /// The scheduler of this stream wants to hear that a run was admitted.
     tell_accepted: AtomicBool,
+    /// It wants to hear soon how models come and go.
+    tell_model_memory: AtomicBool,
 }
 
 impl Dispatcher {
@@ -46,6 +48,7 @@ impl Dispatcher {
             credential,
             shutdown,
             tell_accepted: AtomicBool::new(false),
+            tell_model_memory: AtomicBool::new(false),
         }
     }
 
@@ -148,14 +151,21 @@ impl Dispatcher {
     /// What the scheduler of an earlier stream announced says nothing about this one's.
     pub(crate) fn new_stream(&self) {
         self.tell_accepted.store(false, Ordering::Relaxed);
+        self.tell_model_memory.store(false, Ordering::Relaxed);
     }
 
     fn greeted(&self, features: &[String]) {
         let speaks = |feature: &str| features.iter().any(|spoken| spoken == feature);
         self.tell_accepted.store(speaks("run-accepted"), Ordering::Relaxed);
+        self.tell_model_memory.store(speaks("model-memory"), Ordering::Relaxed);
         if speaks("result-ack") {
             self.jobs.outbox().await_acknowledgements();
         }
+    }
+
+    /// Whether the scheduler of this stream does not wait for the next heartbeat to hear how models come and go.
+    pub(crate) fn tells_model_memory(&self) -> bool {
+        self.tell_model_memory.load(Ordering::Relaxed)
     }
 
     fn accepted(&self, run_id: &RunId, attempt: i64) {

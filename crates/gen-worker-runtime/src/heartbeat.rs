@@ -24,7 +24,7 @@ use crate::{
 };
 
 /// The extensions this worker speaks.
-const FEATURES: [&str; 8] = [
+const FEATURES: [&str; 9] = [
     "result-ack",
     "run-accepted",
     "attempt",
@@ -33,6 +33,7 @@ const FEATURES: [&str; 8] = [
     "token-refresh",
     "loading-functions",
     "trace-context",
+    "model-memory",
 ];
 
 /// Everything a report is made from. Making one takes no lock that work holds, and asks no driver.
@@ -133,6 +134,20 @@ impl Reporter {
         self.waits.prefetch.changes()
     }
 
+    /// What models take of memory, and how they came and went; `None`: none are held in memory.
+    pub(crate) fn model_memory(&self) -> Option<v1::ModelMemory> {
+        let stats = self.model_manager()?.stats();
+        let number = |number| i64::try_from(number).unwrap_or(i64::MAX);
+        Some(v1::ModelMemory {
+            used_bytes: number(stats.used_bytes),
+            budget_bytes: number(stats.budget_bytes),
+            hits: number(stats.hits),
+            misses: number(stats.misses),
+            loads: number(stats.loads),
+            evictions: number(stats.evictions),
+        })
+    }
+
     /// The report of this moment.
     pub(crate) fn registration(&self, is_heartbeat: bool) -> Message {
         outbound::registration(self.resources(), self.admission.active(), is_heartbeat)
@@ -202,6 +217,7 @@ impl Reporter {
             disk_models: self.on_disk(),
             features: FEATURES.map(str::to_owned).to_vec(),
             loading_functions: capacity.loading,
+            model_memory: self.model_memory(),
         }
     }
 }

@@ -167,6 +167,8 @@ metrics! {
     MODEL_LOADS = counter("gen_worker_model_loads_total", "models", &[], "Loads of models into memory that were begun.");
     MODEL_HITS = counter("gen_worker_model_memory_hits_total", "leases", &[],
         "Leases of models that were in memory when they were asked for.");
+    MODEL_MISSES = counter("gen_worker_model_memory_misses_total", "leases", &[],
+        "Leases of models that were not in memory when they were asked for, those that were never granted included.");
     MODEL_EVICTIONS = counter("gen_worker_model_memory_evictions_total", "models", &[], "Models that were taken out of memory.");
     GPU_MEMORY = gauge("gen_worker_gpu_memory_bytes", "bytes", &["device"], "Memory of each GPU.");
     GPU_MEMORY_USED = gauge("gen_worker_gpu_memory_used_bytes", "bytes", &["device"],

@@ -159,6 +159,7 @@ fn measure_models(manager: &dyn ModelManager, readings: &mut Readings) {
     }
     readings.add(&meters::MODEL_LOADS, stats.loads);
     readings.add(&meters::MODEL_HITS, stats.hits);
+    readings.add(&meters::MODEL_MISSES, stats.misses);
     readings.add(&meters::MODEL_EVICTIONS, stats.evictions);
 }
 

@@ -10,9 +10,10 @@ use serde_json::{Value, json};
 use tempfile::TempDir;
 
 use self::scripted::Scripted;
-use super::CONFORMANCE;
+use super::{CONFORMANCE, status};
 
 const UPSCALE: &str = env!("CARGO_BIN_EXE_upscale-under-test");
+const CHECKPOINTS: &str = env!("CARGO_BIN_EXE_checkpoints-under-test");
 const EXAMPLE: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/../examples/upscale");
 
 /// What a page must not take for markup.
@@ -54,10 +55,14 @@ impl Scene {
 
     /// A worker of this binary.
     fn worker(&self, binary: &str) -> WorkerProcess {
+        self.settings(binary).start()
+    }
+
+    /// What a worker of this binary is started with.
+    fn settings(&self, binary: &str) -> WorkerSettings {
         WorkerSettings::anywhere(binary)
             .set("SCHEDULER_ADDR", self.orchestrator.grpc_addr().to_string())
             .set("COZY_HUB_URL", format!("{}hub", self.url))
-            .start()
     }
 
     /// A worker that the test speaks for.
@@ -137,6 +142,42 @@ async fn a_picture_is_enlarged_from_the_page() {
     assert!(shares.as_array().unwrap().len() > 1, "{shares}");
     scene.page.until("document.querySelectorAll('.waterfall tbody tr').length >= 3");
     scene.page.until("document.querySelector('.model-list .hint')?.textContent.startsWith('resident')");
+    scene.assert_legible();
+    scene.assert_quiet();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn hits_and_evictions_are_shown_while_more_models_than_fit_are_called() {
+    const COUNT: usize = 12;
+    let checkpoints = tempfile::tempdir().unwrap();
+    checkpoints::make(checkpoints.path(), COUNT).unwrap();
+    let mut scene = Scene::start(|config| config.models_dir = Some(checkpoints.path().to_owned())).await;
+    let worker = scene.settings(CHECKPOINTS).set("WORKER_MAX_RAM_GB", "0.0625");
+    let worker = worker.set("WORKER_HTTP_ADDR", "127.0.0.1:0").start();
+    let address = status::address(&worker).await;
+    let mut calls = 0.0;
+    for seed in 1..=3 {
+        checkpoints::send(&scene.client, COUNT, 20, seed, |_, _| ()).await.unwrap();
+        let text = status::metrics(address).await;
+        let of = |what: &str| status::value(&text, &format!("gen_worker_model_{what}_total"));
+        let [hits, misses, loads, evictions] =
+            ["memory_hits", "memory_misses", "loads", "memory_evictions"].map(of);
+        calls += 20.0;
+        assert_eq!((hits + misses, misses), (calls, loads), "one call after the other");
+        let rate = (hits / calls * 100.0).round();
+        for (place, shown) in [
+            (".meter-value", format!("{rate} %, {hits} of {calls}")),
+            (".hint", format!("{loads} loads, {evictions} evictions")),
+        ] {
+            scene.page.until(&format!(
+                "document.querySelector('.model-traffic {place}')?.textContent === '{shown}'"
+            ));
+        }
+        assert!(hits > 0.0 && evictions > 0.0 || seed == 1, "{text}");
+    }
+    let budget = "document.querySelector('.worker [aria-label=\"models in memory\"]').value";
+    let share = scene.page.eval(budget);
+    assert!(share.as_f64().is_some_and(|share| share > 0.8), "{share}");
     scene.assert_legible();
     scene.assert_quiet();
 }

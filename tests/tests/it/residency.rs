@@ -113,12 +113,14 @@ struct Bench {
 
 /// A worker with a GPU of 2 GiB and this manager, whose functions hold their models.
 async fn bench(scheduler: &FakeScheduler, manager: Arc<dyn ModelManager>) -> Bench {
+    bench_with(scheduler, manager, Duration::from_millis(20)).await
+}
+
+/// With so long between its heartbeats.
+async fn bench_with(scheduler: &FakeScheduler, manager: Arc<dyn ModelManager>, heartbeat: Duration) -> Bench {
     let gpu = FakeGpu { count: 1, memory_bytes: 2 << 30, name: String::new(), driver: String::new() };
-    let settings = RuntimeConfig {
-        fake_gpu: Some(gpu),
-        heartbeat: Duration::from_millis(20),
-        ..Embedded::settings(&scheduler.addr().to_string())
-    };
+    let settings =
+        RuntimeConfig { fake_gpu: Some(gpu), heartbeat, ..Embedded::settings(&scheduler.addr().to_string()) };
     let ends = Arc::new(Semaphore::new(0));
     let needs = |gib, requires_gpu| ResourceRequirements {
         min_vram_gb: Some(gib),
@@ -171,6 +173,25 @@ async fn a_model_that_a_run_holds_is_not_unloaded() {
     assert!(stream.next_result().await.success);
     assert_eq!(unload(stream, "cozy:acme/held:latest").await, (true, String::new()));
     resident(stream, &[]).await;
+    bench.worker.leave(bench.stream).await;
+}
+
+#[tokio::test]
+async fn a_scheduler_that_asks_hears_how_models_come_and_go_before_the_next_heartbeat() {
+    let scheduler = FakeScheduler::start().await;
+    let manager = Arc::new(FakeModels::default());
+    let mut bench = bench_with(&scheduler, manager, Duration::from_secs(3600)).await;
+    let stream = &mut bench.stream;
+    assert_eq!(bench.resources.model_memory, Some(v1::ModelMemory::default()));
+    stream.hello(&["model-memory"]).await;
+    bench.ends.add_permits(2);
+    for (run, expected) in [
+        ("first", v1::ModelMemory { misses: 1, loads: 1, ..Default::default() }),
+        ("second", v1::ModelMemory { misses: 1, loads: 1, hits: 1, ..Default::default() }),
+    ] {
+        stream.run(run, "hold", json!({"model": "acme/m"})).await;
+        while stream.next_registration().await.resources.unwrap().model_memory != Some(expected) {}
+    }
     bench.worker.leave(bench.stream).await;
 }
 

@@ -39,7 +39,7 @@ async fn health(address: SocketAddr, path: &str) -> (u16, Vec<String>) {
     (status, serde_json::from_value(body["why"].clone()).unwrap())
 }
 
-async fn metrics(address: SocketAddr) -> String {
+pub(super) async fn metrics(address: SocketAddr) -> String {
     let (status, text) = get(address, "/metrics").await;
     assert_eq!(status, 200);
     text
@@ -47,7 +47,7 @@ async fn metrics(address: SocketAddr) -> String {
 
 /// The value of this series.
 #[track_caller]
-fn value(text: &str, series: &str) -> f64 {
+pub(super) fn value(text: &str, series: &str) -> f64 {
     let found = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
     found.unwrap_or_else(|| panic!("{series} is missing in\n{text}")).parse().unwrap()
 }
@@ -60,7 +60,7 @@ async fn in_flight(address: SocketAddr, runs: usize) {
 }
 
 /// Where the worker says that it is seen.
-async fn address(worker: &WorkerProcess) -> SocketAddr {
+pub(super) async fn address(worker: &WorkerProcess) -> SocketAddr {
     worker.says("health and metrics are served").await;
     let log = worker.log();
     let line = log.lines().find(|line| line.contains("health and metrics are served")).unwrap();

@@ -69,7 +69,10 @@ impl FakeModels {
         shelf.stats.leased += 1;
         match is_there {
             true => shelf.stats.hits += 1,
-            false => shelf.stats.loads += 1,
+            false => {
+                shelf.stats.misses += 1;
+                shelf.stats.loads += 1;
+            }
         }
         let id = shelf.last;
         let user = holder.run_id.as_ref().map(ToString::to_string).unwrap_or_default();
@@ -146,6 +149,7 @@ async fn one_load_serves_all_who_ask(manager: &dyn ModelManager, model: &LocalMo
     assert!(leases.iter().all(Result::is_ok), "a good model can be leased");
     let stats = manager.stats();
     assert_eq!((stats.loads, stats.leased, stats.resident), (1, 8, 1), "callers share one load");
+    assert_eq!(stats.hits + stats.misses, 8, "a lease is a hit or a miss");
     assert_eq!(manager.resident(), [model.model.known_as()], "as it was written");
     drop(leases);
     assert_eq!(manager.stats().leased, 0, "a lease ends when it is dropped");

@@ -46,6 +46,7 @@ pub(super) struct Desk {
     kept: HashMap<Key, KeptGraphs>,
     loads: u64,
     hits: u64,
+    misses: u64,
     evictions: u64,
 }
 
@@ -65,6 +66,7 @@ impl Desk {
             kept: HashMap::new(),
             loads: 0,
             hits: 0,
+            misses: 0,
             evictions: 0,
         }
     }
@@ -81,6 +83,7 @@ impl Desk {
             self.hits += 1;
             return (id, Answer::Now(loaded.clone()), Vec::new());
         }
+        self.misses += 1;
         let (tell, told) = oneshot::channel();
         self.waiting.insert(id, tell);
         steps.extend(self.retire_others(&key));
@@ -257,6 +260,7 @@ impl Desk {
             leased: self.residency.leased() as u64,
             loads: self.loads,
             hits: self.hits,
+            misses: self.misses,
             evictions: self.evictions,
             used_bytes: bytes(self.residency.used().total()),
             budget_bytes: limited(bytes(self.residency.budget().total())),

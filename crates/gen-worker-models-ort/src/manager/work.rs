@@ -58,22 +58,30 @@ fn spawn(name: &str, work: impl FnOnce() + Send + 'static) -> std::io::Result<()
 }
 
 impl Office {
+    /// Whatever ends it, those who wait for the model hear of it.
     fn load(self: &Arc<Self>, key: &Key, local: &LocalModel, device: usize, kept: KeptGraphs) {
-        let (started, before) = (Instant::now(), self.gauge.used());
-        let warm = kept.values().map(|kept| kept.bytes).sum();
-        let open = AssertUnwindSafe(|| Loaded::open(&self.recipe, local, device, kept));
-        let opened = catch_unwind(open).unwrap_or(Err(ModelError::Panicked));
-        let (took, gained) = (started.elapsed(), self.gauge.used().minus(before).of(device));
-        match opened {
-            Ok(loaded) => {
-                let gained = gained.plus(Bytes { host: warm, device: 0 });
-                self.load_done(key, loaded, took, gained);
-            }
+        let open = AssertUnwindSafe(|| self.open(local, device, kept));
+        match catch_unwind(open).unwrap_or(Err(ModelError::Panicked)) {
+            Ok((loaded, took, gained)) => self.load_done(key, loaded, took, gained),
             Err(error) => {
                 warn!(model = %key.model, %error, "model not loaded");
                 self.load_failed(key, &error);
             }
         }
+    }
+
+    /// The model, how long that took, and the bytes that were gained by it.
+    fn open(
+        &self,
+        local: &LocalModel,
+        device: usize,
+        kept: KeptGraphs,
+    ) -> Result<(Loaded, Duration, Bytes), ModelError> {
+        let (started, before) = (Instant::now(), self.gauge.used());
+        let warm = kept.values().map(|kept| kept.bytes).sum();
+        let loaded = Loaded::open(&self.recipe, local, device, kept)?;
+        let gained = self.gauge.used().minus(before).of(device);
+        Ok((loaded, started.elapsed(), gained.plus(Bytes { host: warm, device: 0 })))
     }
 
     /// Charges what was measured, or the size of the files if that is more: memory that earlier models gave back to the
@@ -120,8 +128,11 @@ impl Office {
     }
 
     fn report(&self, key: &Key, state: ModelState, bytes: u64, took: Duration) {
-        if let Some(events) = self.events.get() {
-            events.emit(Event::model_state(key.model.known_as(), state, bytes, took));
+        let Some(events) = self.events.get() else { return };
+        let event = Event::model_state(key.model.known_as(), state, bytes, took);
+        // Who listens is not ours: what goes wrong there costs the event, and not the model.
+        if catch_unwind(AssertUnwindSafe(|| events.emit(event))).is_err() {
+            warn!(model = %key.model, state = state.as_str(), "nobody was told");
         }
     }
 

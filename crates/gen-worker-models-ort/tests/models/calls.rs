@@ -126,3 +126,53 @@ async fn a_model_of_several_graphs_has_a_session_for_each() {
     assert_eq!(told(model.session("clip").unwrap_err()), (FailureKind::Validation, expected("clip")));
     assert!(model.inputs().is_empty() && model.outputs().is_empty());
 }
+
+#[tokio::test]
+async fn a_call_after_short_ones_is_made_where_it_is_awaited() {
+    let local = fixture("double_plus_one");
+    // Whatever the machine is busy with.
+    for (short_call, is_here) in [(Duration::from_secs(3600), true), (Duration::ZERO, false)] {
+        let models = OrtModels::new(OrtConfig { short_call, ..config() }).unwrap();
+        let model = model(&models, &local).await.unwrap();
+        for _ in 0..8 {
+            model.run([("x", array![[1.0_f32, 2.0]])]).await.unwrap();
+        }
+        for (inputs, is_no_larger) in
+            [(array![[1.0_f32, 2.0]], true), (array![[1.0_f32, 2.0, 3.0]], false), (array![[1.0_f32]], true)]
+        {
+            // Made elsewhere it is not answered before this thread has looked for it.
+            let mut call = Box::pin(model.run([("x", inputs)]));
+            let polled = futures_util::poll!(&mut call);
+            if is_here && is_no_larger {
+                assert!(polled.is_ready());
+            }
+            if polled.is_pending() {
+                call.await.unwrap();
+            }
+        }
+        if !is_here {
+            let mut pending = 0;
+            while pending == 0 {
+                let mut call = Box::pin(model.run([("x", array![[1.0_f32]])]));
+                pending += u32::from(futures_util::poll!(&mut call).is_pending());
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_cancel_ends_a_call_that_is_made_where_it_is_awaited() {
+    let config = OrtConfig { short_call: Duration::from_secs(3600), ..config() };
+    let models = OrtModels::new(config).unwrap();
+    let signal = Cancellation::new();
+    let holder = LeaseHolder { run_id: None, cancellation: signal.clone() };
+    let model = models.model(&fixture("count_up"), &holder).await.unwrap();
+    for _ in 0..8 {
+        model.run(counting(5)).await.unwrap();
+    }
+    let canceling = std::thread::spawn(move || signal.cancel(CancelReason::User));
+    // It has begun, or begins and ends at once; either way it would not end by itself.
+    let error = model.run(counting(i64::MAX)).await.unwrap_err();
+    assert_eq!(told(error).0, FailureKind::Canceled);
+    assert!(canceling.join().unwrap());
+}

@@ -24,6 +24,7 @@ function card(worker) {
       ? meter("runs", running / max_concurrency, { shown: `${running} of ${max_concurrency}` })
       : el("p", { class: "hint" }, `${running} running, no limit of its own`),
     memory(worker),
+    traffic(worker),
     el("ul", { class: "chips", "aria-label": "Functions" }, functions.map(({ name, ready }) =>
       el("li", { class: "chip", "data-ready": String(ready) }, name, ready ? null : " (loading)", slots(worker, name)))),
     models(worker));
@@ -45,20 +46,29 @@ function machine({ cpu_cores, memory_bytes, gpu, versions = {}, deployment_id })
   return parts.filter(Boolean).join(" · ");
 }
 
-/** The memory that models are in: the device's where there is one, else what models take of the machine's. */
-function memory({ gpu, memory_bytes, models = [] }) {
-  if (gpu.count > 0 && gpu.memory_bytes > 0) {
-    return meter("GPU memory", gpu.memory_used_bytes / gpu.memory_bytes, {
-      shown: `${bytes(gpu.memory_used_bytes)} of ${bytes(gpu.memory_bytes)}`,
-      level: level(gpu.memory_used_bytes / gpu.memory_bytes),
-    });
-  }
-  const held = models.filter(({ state }) => state === "resident").reduce((sum, { bytes = 0 }) => sum + bytes, 0);
-  if (!(memory_bytes > 0) || held === 0) return null;
-  return meter("models in memory", held / memory_bytes, {
-    shown: `${bytes(held)} of ${bytes(memory_bytes)}`, level: level(held / memory_bytes),
-  });
+/** The memory that models are in: the device's where there is one, else what models take of main memory. */
+function memory({ gpu, memory_bytes, models = [], model_memory }) {
+  if (gpu.count > 0 && gpu.memory_bytes > 0) return share("GPU memory", gpu.memory_used_bytes, gpu.memory_bytes);
+  const resident = models.filter(({ state }) => state === "resident");
+  const held = model_memory?.used_bytes ?? resident.reduce((sum, { bytes = 0 }) => sum + bytes, 0);
+  const most = model_memory?.budget_bytes || memory_bytes;
+  return most > 0 && held > 0 ? share("models in memory", held, most) : null;
 }
+
+const share = (name, held, most) =>
+  meter(name, held / most, { shown: `${bytes(held)} of ${bytes(most)}`, level: level(held / most) });
+
+/** How often a model was there when it was wanted, and what came and went for it. */
+function traffic({ model_memory }) {
+  const { hits = 0, misses = 0, loads = 0, evictions = 0 } = model_memory ?? {};
+  if (hits + misses === 0) return null;
+  const rate = hits / (hits + misses);
+  return el("div", { class: "model-traffic" },
+    meter("model hits", rate, { shown: `${Math.round(rate * 100)} %, ${hits} of ${hits + misses}` }),
+    el("p", { class: "hint" }, `${count(loads, "load")}, ${count(evictions, "eviction")}`));
+}
+
+const count = (number, what) => `${number} ${what}${number === 1 ? "" : "s"}`;
 
 const level = (share) => (share > 0.9 ? "high" : null);
 

@@ -161,6 +161,31 @@ pub struct WorkerResources {
     /// Functions that are registered but not ready yet. Extension `loading-functions`.
     #[prost(string, repeated, tag = "201")]
     pub loading_functions: ::prost::alloc::vec::Vec<::prost::alloc::string::String>,
+    /// The models in memory; absent: this worker has no place for any. Extension `model-memory`.
+    #[prost(message, optional, tag = "202")]
+    pub model_memory: ::core::option::Option<ModelMemory>,
+}
+/// What models take of the memory that they run in, and how they came and went since the worker's start.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, ::prost::Message)]
+pub struct ModelMemory {
+    /// Bytes that models take.
+    #[prost(int64, tag = "1")]
+    pub used_bytes: i64,
+    /// Bytes that they may take; 0: there is no budget.
+    #[prost(int64, tag = "2")]
+    pub budget_bytes: i64,
+    /// Leases of models that were in memory when they were asked for.
+    #[prost(int64, tag = "3")]
+    pub hits: i64,
+    /// Leases of models that were not, those that were never granted included.
+    #[prost(int64, tag = "4")]
+    pub misses: i64,
+    /// Loads that were begun.
+    #[prost(int64, tag = "5")]
+    pub loads: i64,
+    /// Models that were taken out of memory.
+    #[prost(int64, tag = "6")]
+    pub evictions: i64,
 }
 /// What a function takes and gives. The bytes are JSON documents.
 #[derive(Clone, PartialEq, Eq, Hash, ::prost::Message)]

@@ -44,6 +44,9 @@ const LAST_DIAL: Duration = Duration::from_secs(2);
 /// How long the peer may take to read what was said and end the stream, once the worker leaves.
 const GOODBYE: Duration = Duration::from_secs(5);
 
+/// How soon a scheduler that wants to know hears how models came and went. People watch it.
+const MODELS: Duration = Duration::from_secs(1);
+
 /// How many messages are heard in a row before anything else is looked at.
 const BURST: usize = 64;
 
@@ -203,13 +206,16 @@ impl<'a> Session<'a> {
         mut said: oneshot::Receiver<()>,
         mut news: watch::Receiver<()>,
     ) -> Result<(), Status> {
-        let Link { outbox, shutdown, .. } = self.link;
+        let Link { outbox, shutdown, reporter, dispatcher, .. } = self.link;
         let call = call.fuse();
         tokio::pin!(call);
         let mut heard: Option<Heard> = None;
         let now = Instant::now();
         let mut heartbeat = interval_at(now + self.config.heartbeat, self.config.heartbeat);
         heartbeat.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut models = interval_at(now + MODELS, MODELS);
+        models.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut model_memory = None;
         let proven = sleep_until(now + self.config.connected_after);
         tokio::pin!(proven);
         let mut phase = shutdown.phase();
@@ -223,18 +229,24 @@ impl<'a> Session<'a> {
                 biased;
                 due = heartbeat.tick() => {
                     self.link.meters.heartbeat(due.elapsed());
-                    outbox.heartbeat(self.link.reporter.registration(true));
+                    outbox.heartbeat(reporter.registration(true));
                     self.keep_books();
                 }
                 next = &mut next_phase => {
                     phase = next;
                     next_phase.set(shutdown.changed(phase));
                     if phase < Phase::Flushing {
-                        outbox.heartbeat(self.link.reporter.registration(true));
+                        outbox.heartbeat(reporter.registration(true));
                     }
                 }
                 // The sender lives as long as the link.
-                _ = news.changed() => outbox.heartbeat(self.link.reporter.registration(true)),
+                _ = news.changed() => outbox.heartbeat(reporter.registration(true)),
+                _ = models.tick(), if dispatcher.tells_model_memory() => {
+                    let now = reporter.model_memory();
+                    if std::mem::replace(&mut model_memory, now) != now {
+                        outbox.heartbeat(reporter.registration(true));
+                    }
+                }
                 () = &mut proven, if !self.connected => self.connected(),
                 answer = &mut call, if heard.is_none() => {
                     heard = Some(answer?.into_inner());
