@@ -40,7 +40,7 @@ use self::{
     names::{Names, token},
     packed::{pack, unpack},
     records::{Entry, Held, INLINE, Missed, Records, TRIES, lost},
-    said::{QUEUED, STARTED, Said, Word},
+    said::{FAILED, QUEUED, STARTED, Said, Word, number},
     servers::Servers,
 };
 use super::{
@@ -52,6 +52,7 @@ use crate::{
     auth::Now,
     config::NatsConfig,
     dispatch::{Load, best},
+    events::may_be_told,
     run::{RunRequest, RunView},
 };
 
@@ -252,7 +253,7 @@ impl JetStream {
     async fn start(&self, offer: Offer, session: u64, worker_id: &str) -> Option<Lease> {
         let Offer { message, mut held, payload, failed } = offer;
         let run_id = held.entry.record.run_id.clone();
-        let started = held.entry.record.start(worker_id, Now::read().unix_ms);
+        let started = held.entry.record.start(worker_id, Now::read().unix_ms).to_string();
         if let Err(missed) = self.records.put(&mut held, &[]).await {
             debug!(run_id, ?missed, "run not leased");
             let _ = message.ack_with(AckKind::Nak(Some(CONTESTED))).await;
@@ -260,8 +261,10 @@ impl JetStream {
         }
         let request = held.entry.record.to_request(payload);
         self.leases.keep(held);
-        self.failed(&run_id, failed);
-        self.say(&run_id, Word::event(STARTED, started.to_string().into()));
+        if let Some(failed) = failed {
+            self.say_of_lease(&run_id, FAILED, failed.to_string().into());
+        }
+        self.say_of_lease(&run_id, STARTED, started.into());
         Some(Lease { session, request })
     }
 
@@ -275,9 +278,17 @@ impl JetStream {
         }
     }
 
-    fn failed(&self, run_id: &str, failed: Option<Value>) {
-        if let Some(failed) = failed {
-            self.say(run_id, Word::event("attempt_failed", failed.to_string().into()));
+    /// Says what belongs to the step that was just made.
+    fn say_of_step(&self, held: &Held, event_type: &str, payload: Bytes) {
+        if let Some(number) = number(held.revision, 1) {
+            self.say(&held.entry.record.run_id, Word::event(number, event_type, payload));
+        }
+    }
+
+    /// Says what a worker has said whose stream is here. What another has by now is said there.
+    fn say_of_lease(&self, run_id: &str, event_type: &str, payload: Bytes) {
+        if let Some(number) = self.leases.next_number(run_id) {
+            self.say(run_id, Word::event(number, event_type, payload));
         }
     }
 
@@ -373,7 +384,7 @@ impl Queue for JetStream {
         for _ in 0..TRIES {
             if let Some(held) = self.records.create(&entry).await? {
                 self.take(&held, &payload).await?;
-                self.say(run_id, Word::event(QUEUED, Bytes::from_static(b"{}")));
+                self.say_of_step(&held, QUEUED, Bytes::from_static(b"{}"));
                 self.tell(self.names.nudge(), HeaderMap::new(), Bytes::new());
                 self.changed.notify_one();
                 return Ok(true);
@@ -484,7 +495,9 @@ impl Queue for JetStream {
             Verdict::Stale => {}
             Verdict::Ended { .. } => self.ended(&settled.entry).await,
             Verdict::Again { after, failed } => {
-                self.failed(&run_id, failed);
+                if let Some(failed) = failed {
+                    self.say_of_step(&settled, FAILED, failed.to_string().into());
+                }
                 self.acknowledge(&settled.entry.ack, AckKind::Nak(Some(after))).await;
             }
         }
@@ -521,12 +534,14 @@ impl Queue for JetStream {
     }
 
     fn event(&self, event: v1::WorkerEvent) {
-        self.say(&event.run_id, Word::Event { event_type: event.event_type, payload: event.payload_json });
+        if may_be_told(&event.event_type, &event.payload_json) {
+            self.say_of_lease(&event.run_id, &event.event_type, event.payload_json);
+        }
     }
 
     async fn view(&self, run_id: &str) -> Result<Option<RunView>, Unavailable> {
         let known = self.records.read(run_id).await?;
-        Ok(known.map(|(record, output)| record.view(&output)))
+        Ok(known.map(|(held, output)| held.entry.record.view(&output)))
     }
 
     async fn list(&self, tenant_id: Option<&str>, limit: usize) -> Result<Vec<RunView>, Unavailable> {
@@ -535,20 +550,26 @@ impl Queue for JetStream {
 
     async fn outcome(&self, run_id: &str) -> Result<Option<Option<Outcome>>, Unavailable> {
         let known = self.records.read(run_id).await?;
-        Ok(known.map(|(record, output)| record.outcome(&output)))
+        Ok(known.map(|(held, output)| held.entry.record.outcome(&output)))
     }
 
     async fn watch(&self, run_id: &str) -> Result<Option<watch::Receiver<()>>, Unavailable> {
         let known = self.records.get(run_id).await?;
-        Ok(known.map(|_| self.said.watch(run_id)))
+        Ok(known.map(|(held, _)| self.said.watch(run_id, held.entry.record.has_ended())))
     }
 
     async fn events(&self, run_id: &str, after: u64) -> Result<Option<Heard>, Unavailable> {
+        // Of a run that talks nothing is read: whoever waits for its end looks when it is silent, at the latest a second later.
+        let (batch, has_ended) = self.said.after(run_id, after);
+        if !has_ended && !batch.events.is_empty() {
+            return Ok(Some((batch, None)));
+        }
         // First how it stands: what was said before its end is then heard.
-        let Some((record, output)) = self.records.read(run_id).await? else { return Ok(None) };
-        let (batch, last_id) = self.said.after(run_id, after);
-        let end = record.has_ended().then(|| (last_id + 1, record.view(&output)));
-        Ok(Some((batch, end)))
+        let Some((held, output)) = self.records.read(run_id).await? else { return Ok(None) };
+        let (batch, _) = self.said.after(run_id, after);
+        let record = &held.entry.record;
+        let end = number(held.revision, 0).filter(|_| record.has_ended());
+        Ok(Some((batch, end.map(|id| (id, record.view(&output))))))
     }
 
     async fn file_scope(&self, token: &str) -> Result<Option<FileScope>, Unavailable> {

@@ -111,10 +111,11 @@ impl Records {
     }
 
     /// A run's record with its output.
-    pub(super) async fn read(&self, run_id: &str) -> Result<Option<(Record, Bytes)>, Unavailable> {
-        let Some((Held { entry, .. }, output)) = self.get(run_id).await? else { return Ok(None) };
-        let output = if entry.output_blob { self.blob(&names::output(&entry.record)).await? } else { output };
-        Ok(Some((entry.record, output)))
+    pub(super) async fn read(&self, run_id: &str) -> Result<Option<(Held, Bytes)>, Unavailable> {
+        let Some((held, output)) = self.get(run_id).await? else { return Ok(None) };
+        let Entry { record, output_blob, .. } = &held.entry;
+        let output = if *output_blob { self.blob(&names::output(record)).await? } else { output };
+        Ok(Some((held, output)))
     }
 
     /// Makes the record of a new run; `None`: there is one.

@@ -196,7 +196,11 @@ async fn while_the_servers_are_away_no_run_is_said_to_be_unknown() {
     );
     assert_eq!((adopted, canceled), (Err(Unavailable), Err(Unavailable)));
     assert_eq!((view, list, outcome), (Err(Unavailable), Err(Unavailable), Err(Unavailable)));
-    assert!(watch.is_err() && events.is_err() && scope.is_err());
+    assert!(watch.is_err() && scope.is_err());
+    // What was heard is told without them; whether there is more is not.
+    let heard = events.unwrap().unwrap().0.events;
+    assert_eq!(heard.iter().map(|event| &*event.event_type).collect::<Vec<_>>(), ["queued", "started"]);
+    assert!(queue.events("r", heard[1].id).await.is_err());
     servers.restart(0).await;
     let adopted = timeout(4 * PATIENCE, async {
         loop {
@@ -221,4 +225,51 @@ async fn the_servers_own_limits_are_the_limits_of_a_fleet() {
     assert_eq!(queue.view("b").await, Ok(None));
     assert_eq!(queue.enqueue("b", of("u")).await, Ok(true));
     assert_eq!(queue.enqueue("c", of("v")).await, Err(Refusal::Full { retry_after: RETRY_AFTER }));
+}
+
+/// What a run has said after an event, as far as there is something.
+async fn heard(queue: &JetStream, after: u64) -> Vec<(u64, String)> {
+    let heard = timeout(PATIENCE, async {
+        loop {
+            let (batch, _) = queue.events("r", after).await.unwrap().unwrap();
+            if !batch.events.is_empty() {
+                return batch.events.into_iter().map(|event| (event.id, event.event_type)).collect();
+            }
+            tokio::task::yield_now().await;
+        }
+    });
+    heard.await.unwrap()
+}
+
+#[tokio::test]
+async fn whoever_goes_on_elsewhere_hears_what_it_has_not_heard_and_nothing_twice() {
+    let servers = NatsServers::start(program(), 1).await;
+    let here = engine(&servers, TenantLimits::default()).await;
+    let _running = running(&[&here]);
+    let said = |event_type: &str| v1::WorkerEvent {
+        run_id: "r".to_owned(),
+        event_type: event_type.to_owned(),
+        payload_json: Bytes::from_static(b"{}"),
+    };
+    here.enqueue("r", RunRequest::of("f")).await.unwrap();
+    let run = next(here.as_ref()).await;
+    here.event(said("first"));
+    // It has not heard how the run began.
+    let there = engine(&servers, TenantLimits::default()).await;
+    let mut hears = there.client.subscribe(there.names.everything_said()).await.unwrap();
+    there.client.flush().await.unwrap();
+    here.event(said("second"));
+    there.hear(timeout(PATIENCE, hears.next()).await.unwrap().unwrap());
+    let all = heard(&here, 0).await;
+    assert_eq!(heard(&there, 0).await, all[3..]);
+    let (second, _) = all[3];
+    here.event(said("third"));
+    let third = heard(&here, second).await;
+    assert_eq!(third[0].1, "third");
+    there.hear(timeout(PATIENCE, hears.next()).await.unwrap().unwrap());
+    assert_eq!(heard(&there, second).await, third);
+    // Its end is beyond all that it said.
+    here.settle(result(&run, false), "w1", true).await.unwrap();
+    let (_, end) = here.events("r", third[0].0).await.unwrap().unwrap();
+    assert!(end.unwrap().0 > third[0].0);
 }
