@@ -304,11 +304,16 @@ impl Broker {
         self.sessions().open.values().map(|session| session.view(now)).collect()
     }
 
-    /// What Prometheus and an autoscaler are told.
+    /// Whether the queue can be asked.
+    pub(crate) async fn is_ready(&self) -> Result<(), Unavailable> {
+        self.queue.stats().await.map(drop)
+    }
+
+    /// What Prometheus and an autoscaler are told; of a queue that cannot be asked, nothing.
     pub(crate) async fn metrics(&self) -> String {
-        let functions = self.queue.stats().await;
+        let functions = self.queue.stats().await.ok();
         let loads = self.loads(|_| true);
-        self.stats.render(&functions, &loads)
+        self.stats.render(functions.as_ref(), &loads)
     }
 
     /// Tells every stream of a worker to finish and leave. `None`: there is no such worker; false: it cannot be told.

@@ -114,7 +114,7 @@ mod tests {
         let mut record = Record::new("r", RunRequest::of("f"), 0);
         record.start("w", 0);
         then(&mut record);
-        let mut entry = Entry::new(record, false);
+        let mut entry = Entry::new(record, false, 0);
         entry.ack = "ack".to_owned();
         Held { entry, revision }
     }
