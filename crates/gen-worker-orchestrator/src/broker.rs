@@ -341,12 +341,17 @@ impl Broker {
         self.sessions().open.values().map(|session| session.view(now)).collect()
     }
 
-    /// What Prometheus and an autoscaler are told.
+    /// Whether the queue can be asked.
+    pub(crate) async fn is_ready(&self) -> Result<(), Unavailable> {
+        self.queue.stats().await.map(drop)
+    }
+
+    /// What Prometheus and an autoscaler are told; of a queue that cannot be asked, nothing.
     pub(crate) async fn metrics(&self) -> String {
-        let functions = self.queue.stats().await;
+        let functions = self.queue.stats().await.ok();
         let loads = self.loads(|_| true);
-        let talking = self.sessions().conversations().map(|open| open.function.clone()).collect();
-        self.stats.render(&functions, &loads, talking)
+        let talking: Vec<_> = self.sessions().conversations().map(|open| open.function.clone()).collect();
+        self.stats.render(functions.as_ref(), &loads, &talking)
     }
 
     /// Tells every stream of a worker to finish and leave. `None`: there is no such worker; false: it cannot be told.

@@ -89,6 +89,7 @@ fn routes() -> Vec<Route> {
         (For::All, "/presigned/{*key}", get(uploads::read).put(uploads::write)),
         (For::All, "/v1/openapi.json", get(openapi::document)),
         (For::All, "/healthz", get(|| async { "ok" })),
+        (For::All, "/readyz", get(ready)),
         (For::All, "/metrics", get(metrics)),
         (For::All, "/", get(dashboard::page)),
         (For::All, "/dashboard/{part}", get(dashboard::part)),
@@ -170,6 +171,12 @@ fn is_from_here(headers: &HeaderMap) -> bool {
     host.as_deref().is_none_or(local)
         && text(header::ORIGIN).is_none_or(|origin| host.as_deref() == Some(origin))
         && site.is_none_or(|site| matches!(site, "same-origin" | "none"))
+}
+
+/// 503 while the queue cannot be asked: others, if there are any, are to be asked meanwhile.
+async fn ready(State(app): State<Arc<App>>) -> Result<&'static str, HttpError> {
+    app.broker().is_ready().await?;
+    Ok("ok")
 }
 
 async fn metrics(State(app): State<Arc<App>>) -> Response {

@@ -163,7 +163,7 @@ pub(crate) trait Queue: Debug + Send + Sync {
     async fn file_scope(&self, token: &str) -> Result<Option<FileScope>, Unavailable>;
 
     /// What waits and what runs, by function.
-    async fn stats(&self) -> BTreeMap<String, FunctionStats>;
+    async fn stats(&self) -> Result<BTreeMap<String, FunctionStats>, Unavailable>;
 
     /// Stores what is not stored yet, and lets go of what is held.
     async fn close(&self);

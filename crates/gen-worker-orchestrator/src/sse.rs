@@ -1,7 +1,8 @@
 //! What a run says, as server-sent events: from the beginning or after the last one seen, until the run ends.
 //!
-//! Each event has the id that `Last-Event-ID` takes. The last one is `result`, with the run as `GET /v1/runs/{id}`
-//! shows it. Where the oldest events are no longer kept, an `events.dropped` without id says how many are missing.
+//! Each event has the id that `Last-Event-ID` takes, the same at every orchestrator of a fleet. The last one is `result`, with
+//! the run as `GET /v1/runs/{id}` shows it. Where events are no longer kept, or were not heard, an `events.dropped` without id
+//! says how many are missing before the next ones; those of which nobody knows how many they were count as one.
 
 use std::{collections::VecDeque, convert::Infallible, sync::Arc, time::Duration};
 

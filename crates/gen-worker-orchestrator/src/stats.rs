@@ -83,12 +83,13 @@ impl Stats {
         }
     }
 
-    /// Everything in Prometheus's text format.
+    /// Everything in Prometheus's text format. Of a queue that cannot be asked (`None`) there is nothing: no number is better than
+    /// one that would have workers sent home.
     pub(crate) fn render(
         &self,
-        functions: &BTreeMap<String, FunctionStats>,
+        queue: Option<&BTreeMap<String, FunctionStats>>,
         workers: &[Load],
-        talking: Vec<String>,
+        talking: &[String],
     ) -> String {
         let mut capacity: BTreeMap<&str, usize> = BTreeMap::new();
         for worker in workers {
@@ -96,17 +97,18 @@ impl Stats {
                 *capacity.entry(function).or_default() += worker.slots_for(function);
             }
         }
-        let known: BTreeSet<&str> =
-            functions.keys().map(String::as_str).chain(capacity.keys().copied()).collect();
+        let waiting = queue.into_iter().flat_map(BTreeMap::keys).map(String::as_str);
+        let known: BTreeSet<&str> = waiting.chain(capacity.keys().copied()).collect();
         let mut readings = Readings::default();
-        let idle = FunctionStats::default();
         for function in known {
-            let FunctionStats { waiting, oldest, running } = functions.get(function).unwrap_or(&idle);
-            readings.add_by(&WAITING, [function], *waiting);
-            readings.add_by(&OLDEST, [function], *oldest);
-            readings.add_by(&RUNNING, [function], *running);
-            let talking = talking.iter().filter(|of| *of == function).count();
-            readings.add_by(&REALTIME, [function], talking);
+            if let Some(queue) = queue {
+                let FunctionStats { waiting, oldest, running } =
+                    queue.get(function).cloned().unwrap_or_default();
+                readings.add_by(&WAITING, [function], waiting);
+                readings.add_by(&OLDEST, [function], oldest);
+                readings.add_by(&RUNNING, [function], running);
+            }
+            readings.add_by(&REALTIME, [function], talking.iter().filter(|of| *of == function).count());
             readings.add_by(&CAPACITY, [function], capacity.get(function).copied().unwrap_or(0));
         }
         readings.add(&WORKERS, workers.len());

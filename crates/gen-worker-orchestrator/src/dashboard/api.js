@@ -58,16 +58,16 @@ export const nonce = () =>
  * EventSource could send no token, so the stream is read by hand.
  */
 export async function follow(runId, { onEvent, onLost, signal }) {
-  let lastId = 0;
+  let lastId = "0";
   for (let failures = 0; !signal.aborted; ) {
     try {
       const answer = await call(`/v1/runs/${encodeURIComponent(runId)}/events`, {
-        headers: { "Last-Event-ID": String(lastId) },
+        headers: { "Last-Event-ID": lastId },
         signal,
       });
       for await (const event of events(answer.body)) {
         failures = 0;
-        lastId = Math.max(lastId, event.id);
+        lastId = event.id || lastId;
         onEvent(event);
         if (event.type === "result") return;
       }
@@ -105,11 +105,11 @@ async function* events(body) {
 
 /** One event of a stream; `null`: a comment that keeps the connection alive. */
 function parse(block) {
-  const event = { id: 0, type: "", data: null };
+  const event = { id: "", type: "", data: null };
   let data = "";
   for (const line of block.split(/\r?\n/)) {
     const [, field, value] = /^([^:]*):? ?(.*)$/s.exec(line);
-    if (field === "id") event.id = Number(value) || 0;
+    if (field === "id") event.id = value;
     else if (field === "event") event.type = value;
     else if (field === "data") data += value;
   }

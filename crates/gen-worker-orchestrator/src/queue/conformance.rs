@@ -145,7 +145,7 @@ pub(super) async fn no_more_is_leased_than_workers_take(queue: &dyn Queue) {
     sessions.sort_unstable();
     assert_eq!(sessions, [1, 2, 2]);
     assert!(queue.lease(&mut workers).await.unwrap().is_empty());
-    assert_eq!(queue.stats().await["f"].waiting, 1);
+    assert_eq!(queue.stats().await.unwrap()["f"].waiting, 1);
 }
 
 pub(super) async fn a_retryable_failure_is_leased_again_at_the_next_attempt(queue: &dyn Queue) {

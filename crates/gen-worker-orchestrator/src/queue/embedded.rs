@@ -203,8 +203,8 @@ impl Queue for Embedded {
         Ok(known.and_then(|(record, _)| record.file_scope(token, Now::read().unix_ms)))
     }
 
-    async fn stats(&self) -> BTreeMap<String, FunctionStats> {
-        self.core().stats(Now::read().unix_ms)
+    async fn stats(&self) -> Result<BTreeMap<String, FunctionStats>, Unavailable> {
+        Ok(self.core().stats(Now::read().unix_ms))
     }
 
     async fn close(&self) {

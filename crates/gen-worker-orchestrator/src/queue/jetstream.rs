@@ -12,22 +12,24 @@ mod consumers;
 mod leases;
 mod names;
 mod newest;
+mod offers;
 mod packed;
 mod records;
 mod said;
 mod servers;
+mod stats;
+mod submit;
 
-use std::{collections::BTreeMap, error::Error, fmt, time::Duration};
+use std::{collections::BTreeMap, error::Error, fmt, sync::atomic::AtomicU64, time::Duration};
 
 use async_nats::{
     Client, HeaderMap, Subscriber,
-    jetstream::{self, AckKind, Context, ErrorCode, context::PublishErrorKind, stream::Stream},
+    jetstream::{AckKind, Context, stream::Stream},
 };
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::{StreamExt, TryStreamExt, future::join_all};
+use futures_util::{StreamExt, future::join_all};
 use gen_worker_proto::scheduler as v1;
-use serde_json::Value;
 use tokio::{
     sync::{Notify, watch},
     time::{MissedTickBehavior, interval, sleep, timeout},
@@ -37,21 +39,21 @@ use tracing::{debug, warn};
 use self::{
     consumers::Consumers,
     leases::Leases,
-    names::{Names, token},
-    packed::{pack, unpack},
-    records::{Entry, Held, INLINE, Missed, Records, TRIES, lost},
-    said::{QUEUED, STARTED, Said, Word},
-    servers::Servers,
+    names::Names,
+    records::{Entry, Held, INLINE, Records, TRIES},
+    said::{FAILED, QUEUED, Said, Word, number},
+    servers::{AGAIN, Servers},
 };
 use super::{
     Canceled, FileScope, FunctionStats, Heard, Lease, Outcome, Queue, Refusal, Unavailable,
-    limits::{RETRY_AFTER, TenantLimits},
+    limits::TenantLimits,
     record::{Record, Standing, Verdict},
 };
 use crate::{
     auth::Now,
     config::NatsConfig,
     dispatch::{Load, best},
+    events::may_be_told,
     run::{RunRequest, RunView},
 };
 
@@ -67,29 +69,11 @@ const LISTING: Duration = Duration::from_secs(30);
 /// The shortest time between two extensions of a lease is a third of this.
 const SHORTEST_LEASE: Duration = Duration::from_millis(100);
 
-/// How often it is tried to hear what is said elsewhere.
-const AGAIN: Duration = Duration::from_millis(500);
-
 /// How often it is looked for runs that nobody told of: those that are tried again, and those whose lease ended.
 const POLL: Duration = Duration::from_millis(250);
 
-/// How long a message waits that somebody else's step got in the way of.
-const CONTESTED: Duration = Duration::from_millis(50);
-
 /// Most runs that are listed.
 const LISTED: usize = 1000;
-
-/// Carries the revision of a run's record when the run was published.
-const REVISION: &str = "Gen-Worker-Revision";
-
-/// A message that may be leased.
-struct Offer {
-    message: jetstream::Message,
-    held: Held,
-    payload: Bytes,
-    /// What is said of the attempt before, if its worker was lost.
-    failed: Option<Value>,
-}
 
 /// The engine on NATS JetStream.
 pub(crate) struct JetStream {
@@ -101,6 +85,8 @@ pub(crate) struct JetStream {
     consumers: Consumers,
     leases: Leases,
     said: Said,
+    /// The greatest number of a message that is known to be taken.
+    newest: AtomicU64,
     changed: Notify,
     grace: Duration,
 }
@@ -119,7 +105,8 @@ impl JetStream {
         grace: Duration,
     ) -> Result<Self, Box<dyn Error + Send + Sync>> {
         let names = Names::new(&config.prefix);
-        let Servers { client, context, stream, runs, blobs } = Servers::open(config, limits, &names).await?;
+        let Servers { client, context, stream, newest, runs, blobs } =
+            Servers::open(config, limits, &names).await?;
         let grace = grace.max(SHORTEST_LEASE);
         Ok(Self {
             client,
@@ -130,139 +117,10 @@ impl JetStream {
             records: Records { bucket: runs, blobs },
             leases: Leases::default(),
             said: Said::default(),
+            newest: newest.into(),
             changed: Notify::new(),
             grace,
         })
-    }
-
-    /// Puts a run into the stream, its payload first if that is large. Doing so again does no harm as long as nobody has leased it.
-    async fn publish(&self, held: &Held, payload: &Bytes) -> Result<(), Refusal> {
-        let Held { entry, revision } = held;
-        let record = &entry.record;
-        if entry.blob {
-            self.records.put_blob(&names::payload(record), payload).await?;
-        }
-        let mut headers = HeaderMap::new();
-        headers.insert(async_nats::header::NATS_MESSAGE_ID, record.run_id.as_str());
-        headers.insert(REVISION, revision.to_string().as_str());
-        let inline: &[u8] = if entry.blob { &[] } else { payload };
-        let sent = self
-            .context
-            .publish_with_headers(self.names.run(&record.request), headers, pack(entry, inline))
-            .await;
-        let stored = match sent {
-            Ok(stored) => stored.await,
-            Err(error) => Err(error),
-        };
-        stored.map(drop).map_err(|error| {
-            let refused = error.source().and_then(|source| source.downcast_ref::<jetstream::Error>());
-            match refused.filter(|_| error.kind() == PublishErrorKind::Other) {
-                Some(full) if full.error_code() == ErrorCode::STREAM_STORE_FAILED => {
-                    if full.to_string().contains("per subject") {
-                        Refusal::TenantFull { retry_after: RETRY_AFTER }
-                    } else {
-                        Refusal::Full { retry_after: RETRY_AFTER }
-                    }
-                }
-                _ => {
-                    lost("a run cannot be published")(&error);
-                    Refusal::Unavailable
-                }
-            }
-        })
-    }
-
-    /// Takes a run that has just been given a record; one that is refused has none.
-    async fn take(&self, held: &Held, payload: &Bytes) -> Result<(), Refusal> {
-        let published = self.publish(held, payload).await;
-        if published.is_err_and(|refusal| refusal != Refusal::Unavailable) {
-            self.records.withdraw(held).await;
-        }
-        published
-    }
-
-    /// Takes a run that has a record, so far as nobody has: whoever made it may have gone before the stream had the run,
-    /// or withdraws it at this moment, which a new revision prevents. `None`: it was withdrawn or leased just now.
-    async fn take_again(&self, mut known: Held, payload: &Bytes) -> Result<Option<()>, Refusal> {
-        if known.entry.sequence != 0 || known.entry.record.has_ended() {
-            return Ok(Some(()));
-        }
-        match self.records.put(&mut known, &[]).await {
-            Ok(()) => self.publish(&known, payload).await.map(Some),
-            Err(Missed::Contested) => Ok(None),
-            Err(Missed::Unavailable) => Err(Refusal::Unavailable),
-        }
-    }
-
-    /// Sees what a delivered message is about; `None`: nothing is to be leased.
-    async fn offer(&self, message: jetstream::Message) -> Result<Option<Offer>, Unavailable> {
-        let info = message.info().map_err(|error| lost("a message is not ours")(error.as_ref()))?;
-        let (sequence, delivered) = (info.stream_sequence, info.delivered);
-        let (first, payload): (Entry, Bytes) =
-            unpack(message.payload.clone()).map_err(|e| lost("a message is not ours")(&e))?;
-        let run_id = first.record.run_id.clone();
-        let revision =
-            message.headers.as_ref().and_then(|headers| headers.get(REVISION)?.as_str().parse().ok());
-        let mut held = match revision.filter(|_| delivered == 1) {
-            Some(revision) => Held { entry: first, revision },
-            None => match self.records.get(&run_id).await? {
-                Some((held, _)) => held,
-                // It is too old to be known.
-                None => return self.dismiss(&message).await,
-            },
-        };
-        let known = held.entry.sequence;
-        if held.entry.record.has_ended() || (known != 0 && known != sequence) {
-            return self.dismiss(&message).await;
-        }
-        let ack = message.reply.as_ref().map(ToString::to_string).unwrap_or_default();
-        let mut lost = None;
-        if held.entry.record.standing == Standing::Running {
-            if self.leases.delivered_again(&run_id, held.entry.record.attempt, &ack) {
-                return Ok(None);
-            }
-            match held.entry.record.lose(Now::read().unix_ms) {
-                Verdict::Again { failed, .. } => lost = failed,
-                _ => {
-                    self.records.put(&mut held, &[]).await?;
-                    self.ended(&held.entry).await;
-                    return self.dismiss(&message).await;
-                }
-            }
-        }
-        held.entry.sequence = sequence;
-        held.entry.ack = ack;
-        let payload = if held.entry.blob {
-            self.records.blob(&names::payload(&held.entry.record)).await?
-        } else {
-            payload
-        };
-        Ok(Some(Offer { message, held, payload, failed: lost }))
-    }
-
-    async fn dismiss<T>(&self, message: &jetstream::Message) -> Result<Option<T>, Unavailable> {
-        message
-            .ack()
-            .await
-            .map(|()| None)
-            .map_err(|error| lost("a message cannot be acknowledged")(error.as_ref()))
-    }
-
-    /// Gives a run to a worker.
-    async fn start(&self, offer: Offer, session: u64, worker_id: &str) -> Option<Lease> {
-        let Offer { message, mut held, payload, failed } = offer;
-        let run_id = held.entry.record.run_id.clone();
-        let started = held.entry.record.start(worker_id, Now::read().unix_ms);
-        if let Err(missed) = self.records.put(&mut held, &[]).await {
-            debug!(run_id, ?missed, "run not leased");
-            let _ = message.ack_with(AckKind::Nak(Some(CONTESTED))).await;
-            return None;
-        }
-        let request = held.entry.record.to_request(payload);
-        self.leases.keep(held);
-        self.failed(&run_id, failed);
-        self.say(&run_id, Word::event(STARTED, started.to_string().into()));
-        Some(Lease { session, request })
     }
 
     /// Tells the servers about a message by its address.
@@ -275,9 +133,17 @@ impl JetStream {
         }
     }
 
-    fn failed(&self, run_id: &str, failed: Option<Value>) {
-        if let Some(failed) = failed {
-            self.say(run_id, Word::event("attempt_failed", failed.to_string().into()));
+    /// Says what belongs to the step that was just made.
+    fn say_of_step(&self, held: &Held, event_type: &str, payload: Bytes) {
+        if let Some(number) = number(held.revision, 1) {
+            self.say(&held.entry.record.run_id, Word::event(number, event_type, payload));
+        }
+    }
+
+    /// Says what a worker has said whose stream is here. What another has by now is said there.
+    fn say_of_lease(&self, run_id: &str, event_type: &str, payload: Bytes) {
+        if let Some(number) = self.leases.next_number(run_id) {
+            self.say(run_id, Word::event(number, event_type, payload));
         }
     }
 
@@ -286,9 +152,7 @@ impl JetStream {
         let run_id = &entry.record.run_id;
         self.acknowledge(&entry.ack, AckKind::Ack).await;
         self.say(run_id, Word::End);
-        if entry.blob {
-            let _ = self.records.blobs.delete(names::payload(&entry.record)).await;
-        }
+        self.records.forget_payload(entry).await;
     }
 
     /// Tells everybody something about a run. It may be lost.
@@ -369,11 +233,11 @@ impl Queue for JetStream {
     async fn enqueue(&self, run_id: &str, request: RunRequest) -> Result<bool, Refusal> {
         let mut record = Record::new(run_id, request.clone(), Now::read().unix_ms);
         let payload = std::mem::take(&mut record.request.payload);
-        let entry = Entry::new(record, payload.len() > INLINE);
+        let entry = Entry::new(record, payload.len() > INLINE, self.newest());
         for _ in 0..TRIES {
             if let Some(held) = self.records.create(&entry).await? {
                 self.take(&held, &payload).await?;
-                self.say(run_id, Word::event(QUEUED, Bytes::from_static(b"{}")));
+                self.say_of_step(&held, QUEUED, Bytes::from_static(b"{}"));
                 self.tell(self.names.nudge(), HeaderMap::new(), Bytes::new());
                 self.changed.notify_one();
                 return Ok(true);
@@ -485,7 +349,9 @@ impl Queue for JetStream {
             Verdict::Stale => {}
             Verdict::Ended { .. } => self.ended(&settled.entry).await,
             Verdict::Again { after, failed } => {
-                self.failed(&run_id, failed);
+                if let Some(failed) = failed {
+                    self.say_of_step(&settled, FAILED, failed.to_string().into());
+                }
                 self.acknowledge(&settled.entry.ack, AckKind::Nak(Some(after))).await;
             }
         }
@@ -511,8 +377,10 @@ impl Queue for JetStream {
         self.leases.learn(&held);
         match canceled {
             Canceled::Ended => {}
-            // Its message is dropped when it is next delivered.
-            Canceled::Waiting => self.say(run_id, Word::End),
+            Canceled::Waiting => {
+                self.say(run_id, Word::End);
+                self.withdraw(&held.entry).await;
+            }
             Canceled::Running { attempt } => {
                 let interrupt = rmp_serde::to_vec(&(run_id, attempt)).unwrap_or_default();
                 self.tell(self.names.interrupt(), HeaderMap::new(), interrupt.into());
@@ -522,12 +390,14 @@ impl Queue for JetStream {
     }
 
     fn event(&self, event: v1::WorkerEvent) {
-        self.say(&event.run_id, Word::Event { event_type: event.event_type, payload: event.payload_json });
+        if may_be_told(&event.event_type, &event.payload_json) {
+            self.say_of_lease(&event.run_id, &event.event_type, event.payload_json);
+        }
     }
 
     async fn view(&self, run_id: &str) -> Result<Option<RunView>, Unavailable> {
         let known = self.records.read(run_id).await?;
-        Ok(known.map(|(record, output)| record.view(&output)))
+        Ok(known.map(|(held, output)| held.entry.record.view(&output)))
     }
 
     async fn list(&self, tenant_id: Option<&str>, limit: usize) -> Result<Vec<RunView>, Unavailable> {
@@ -536,20 +406,26 @@ impl Queue for JetStream {
 
     async fn outcome(&self, run_id: &str) -> Result<Option<Option<Outcome>>, Unavailable> {
         let known = self.records.read(run_id).await?;
-        Ok(known.map(|(record, output)| record.outcome(&output)))
+        Ok(known.map(|(held, output)| held.entry.record.outcome(&output)))
     }
 
     async fn watch(&self, run_id: &str) -> Result<Option<watch::Receiver<()>>, Unavailable> {
         let known = self.records.get(run_id).await?;
-        Ok(known.map(|_| self.said.watch(run_id)))
+        Ok(known.map(|(held, _)| self.said.watch(run_id, held.entry.record.has_ended())))
     }
 
     async fn events(&self, run_id: &str, after: u64) -> Result<Option<Heard>, Unavailable> {
+        // Of a run that talks nothing is read: whoever waits for its end looks when it is silent, at the latest a second later.
+        let (batch, has_ended) = self.said.after(run_id, after);
+        if !has_ended && !batch.events.is_empty() {
+            return Ok(Some((batch, None)));
+        }
         // First how it stands: what was said before its end is then heard.
-        let Some((record, output)) = self.records.read(run_id).await? else { return Ok(None) };
-        let (batch, last_id) = self.said.after(run_id, after);
-        let end = record.has_ended().then(|| (last_id + 1, record.view(&output)));
-        Ok(Some((batch, end)))
+        let Some((held, output)) = self.records.read(run_id).await? else { return Ok(None) };
+        let (batch, _) = self.said.after(run_id, after);
+        let record = &held.entry.record;
+        let end = number(held.revision, 0).filter(|_| record.has_ended());
+        Ok(Some((batch, end.map(|id| (id, record.view(&output))))))
     }
 
     async fn file_scope(&self, token: &str) -> Result<Option<FileScope>, Unavailable> {
@@ -558,36 +434,8 @@ impl Queue for JetStream {
         Ok(known.and_then(|(held, _)| held.entry.record.file_scope(token, Now::read().unix_ms)))
     }
 
-    async fn stats(&self) -> BTreeMap<String, FunctionStats> {
-        let mut stats: BTreeMap<String, FunctionStats> = BTreeMap::new();
-        let open = async {
-            let subjects = self.stream.info_with_subjects(self.names.all_runs()).await.ok()?;
-            subjects.try_collect::<Vec<_>>().await.ok()
-        };
-        for (subject, count) in timeout(PATIENCE, open).await.ok().flatten().unwrap_or_default() {
-            if let Some(function) = self.names.function_of(&subject) {
-                stats.entry(function).or_default().waiting += count;
-            }
-        }
-        for (function, of) in &mut stats {
-            let info = self.stream.consumer_info(token(function)).await.ok();
-            let (running, delivered) =
-                info.map_or((0, 0), |info| (info.num_ack_pending, info.delivered.stream_sequence));
-            of.running = running.min(of.waiting);
-            of.waiting -= of.running;
-            if of.waiting > 0 {
-                let first = self
-                    .stream
-                    .direct_get_next_for_subject(self.names.runs_of(function), Some(delivered + 1))
-                    .await;
-                if let Ok(first) = first {
-                    let sent_ms = first.time.unix_timestamp_nanos() / 1_000_000;
-                    let age = i128::from(Now::read().unix_ms) - sent_ms;
-                    of.oldest = Duration::from_millis(u64::try_from(age).unwrap_or(0));
-                }
-            }
-        }
-        stats
+    async fn stats(&self) -> Result<BTreeMap<String, FunctionStats>, Unavailable> {
+        self.read_stats().await
     }
 
     async fn close(&self) {

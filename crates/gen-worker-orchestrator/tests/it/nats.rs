@@ -74,6 +74,13 @@ async fn while_the_servers_are_away_nobody_is_told_what_is_not_known() {
         assert_eq!((status, code.as_str()), (503, Some("unavailable")));
         assert_eq!(again.unwrap(), "1");
     }
+    let ready = async || harness.send(Method::GET, "/readyz", &[], b"").await.status().as_u16();
+    assert_eq!(ready().await, 503);
+    // What is not known is not said to be nothing.
+    let metrics = harness.send(Method::GET, "/metrics", &[], b"").await.bytes(1 << 20).await.unwrap();
+    let metrics = String::from_utf8(metrics.to_vec()).unwrap();
+    assert!(metrics.contains("gen_worker_orchestrator_submitted_runs_total 1"), "{metrics}");
+    assert!(!metrics.contains("gen_worker_orchestrator_queue_runs{"), "{metrics}");
     // A worker that comes back is not told to stop: it is told to come once more.
     let active = v1::ActiveRun { run_id: run_id.clone(), attempt: run.attempt };
     let registered = registration(&ALL, 1, vec![active]);
@@ -82,12 +89,16 @@ async fn while_the_servers_are_away_nobody_is_told_what_is_not_known() {
     assert!(matches!(told[..], [Msg::SchedulerHello(_)]), "{told:?}");
     assert_eq!(status.unwrap().code(), tonic::Code::Unavailable);
     servers.restart(0).await;
-    loop {
-        let back = Worker::connect(&harness, registered.clone(), None).await.unwrap();
-        back.answer(&run, Ok(7.into())).await;
-        if back.hears_an_ack().await {
-            break;
+    let heard = timeout(PATIENCE, async {
+        loop {
+            let back = Worker::connect(&harness, registered.clone(), None).await.unwrap();
+            back.answer(&run, Ok(7.into())).await;
+            if back.hears_an_ack().await {
+                break;
+            }
         }
-    }
+    });
+    heard.await.unwrap();
+    assert_eq!(ready().await, 200);
     assert_eq!(harness.client.get(&run_id).await.unwrap().output, Some(7.into()));
 }

@@ -3,7 +3,10 @@
 
 use std::{
     collections::{BTreeMap, HashMap},
-    sync::atomic::{AtomicUsize, Ordering},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::Duration,
 };
 
@@ -13,7 +16,7 @@ use async_nats::jetstream::{
     stream::Stream,
 };
 use futures_util::{StreamExt, future::join_all};
-use tokio::{sync::Mutex, time::timeout};
+use tokio::time::timeout;
 use tracing::warn;
 
 use super::{
@@ -37,6 +40,10 @@ pub(super) struct Consumers {
 impl Consumers {
     pub(super) fn new(stream: Stream<()>, grace: Duration) -> Self {
         Self { stream, grace, known: Mutex::default(), turn: AtomicUsize::new(0) }
+    }
+
+    fn known(&self) -> MutexGuard<'_, HashMap<String, Consumer<pull::Config>>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Messages for what the workers could take. They are leased from here on, so whatever comes counts: it fails only
@@ -74,7 +81,7 @@ impl Consumers {
             Ok(Ok(())) => return Ok(messages),
             Ok(Err(error)) => {
                 // It may have been removed with its stream.
-                self.known.lock().await.remove(function);
+                self.known().remove(function);
                 warn!(%error, function, "runs cannot be fetched");
             }
             Err(_) => warn!(function, "runs cannot be fetched in time"),
@@ -82,9 +89,9 @@ impl Consumers {
         if messages.is_empty() { Err(Unavailable) } else { Ok(messages) }
     }
 
+    /// A function's consumer, made if need be: making it twice at once does no harm.
     async fn consumer(&self, names: &Names, function: &str) -> Result<Consumer<pull::Config>, Unavailable> {
-        let mut known = self.known.lock().await;
-        if let Some(known) = known.get(function) {
+        if let Some(known) = self.known().get(function) {
             return Ok(known.clone());
         }
         let wanted = pull::Config {
@@ -99,7 +106,7 @@ impl Consumers {
         };
         let made = self.stream.create_consumer(wanted).await;
         let made = made.map_err(|e| lost("a consumer cannot be made")(&e))?;
-        known.insert(function.to_owned(), made.clone());
+        self.known().insert(function.to_owned(), made.clone());
         Ok(made)
     }
 }

@@ -8,32 +8,52 @@ use std::{
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use super::records::Held;
+use super::{records::Held, said::number};
 use crate::queue::record::Standing;
 
+#[derive(Debug)]
+struct Lease {
+    held: Held,
+    /// The revision that made it ours, of which what its worker says has its numbers, and how much that was.
+    since: u64,
+    said: u64,
+}
+
 #[derive(Debug, Default)]
-pub(super) struct Leases(Mutex<HashMap<String, Held>>);
+pub(super) struct Leases(Mutex<HashMap<String, Lease>>);
 
 impl Leases {
-    fn lock(&self) -> MutexGuard<'_, HashMap<String, Held>> {
+    fn lock(&self) -> MutexGuard<'_, HashMap<String, Lease>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Takes a lease that was just written.
     pub(super) fn keep(&self, held: Held) {
-        self.lock().insert(held.entry.record.run_id.clone(), held);
+        let run_id = held.entry.record.run_id.clone();
+        self.lock().insert(run_id, Lease { since: held.revision, said: 0, held });
     }
 
     /// A run that a worker has whose stream is here, at this attempt.
     pub(super) fn find(&self, run_id: &str, attempt: i64, worker_id: &str) -> Option<Held> {
-        let held = self.lock().get(run_id).cloned();
-        held.filter(|held| held.entry.record.is_with(attempt, worker_id))
+        let leases = self.lock();
+        let held = leases.get(run_id).map(|lease| &lease.held);
+        held.filter(|held| held.entry.record.is_with(attempt, worker_id)).cloned()
+    }
+
+    /// The number of the next thing that a run says; `None`: it is not here, or has said too much.
+    pub(super) fn next_number(&self, run_id: &str) -> Option<u64> {
+        let mut leases = self.lock();
+        let lease = leases.get_mut(run_id)?;
+        lease.said += 1;
+        number(lease.since, lease.said)
     }
 
     /// A message was delivered once more; true if the lease here is of the same attempt. Then the servers lost track,
     /// not the worker.
     pub(super) fn delivered_again(&self, run_id: &str, attempt: i64, ack: &str) -> bool {
         let mut leases = self.lock();
-        let here = leases.get_mut(run_id).filter(|here| here.entry.record.attempt == attempt);
+        let here = leases.get_mut(run_id).map(|lease| &mut lease.held);
+        let here = here.filter(|here| here.entry.record.attempt == attempt);
         here.map(|here| ack.clone_into(&mut here.entry.ack)).is_some()
     }
 
@@ -42,7 +62,7 @@ impl Leases {
     pub(super) fn learn(&self, now: &Held) {
         let record = &now.entry.record;
         let mut leases = self.lock();
-        let Some(here) = leases.get_mut(&record.run_id) else { return };
+        let Some(Lease { held: here, .. }) = leases.get_mut(&record.run_id) else { return };
         if here.entry.record.attempt > record.attempt {
             return;
         }
@@ -60,7 +80,8 @@ impl Leases {
     /// Another has a later attempt; the attempt that was here, if one was.
     pub(super) fn overtaken(&self, run_id: &str, attempt: i64) -> Option<i64> {
         let mut leases = self.lock();
-        let here = leases.get(run_id).map(|here| here.entry.record.attempt).filter(|here| *here < attempt)?;
+        let here = leases.get(run_id).map(|here| here.held.entry.record.attempt);
+        let here = here.filter(|here| *here < attempt)?;
         leases.remove(run_id);
         Some(here)
     }
@@ -68,7 +89,7 @@ impl Leases {
     /// Lets a lease end; 0: of whichever attempt.
     pub(super) fn let_go(&self, run_id: &str, attempt: i64) {
         let mut leases = self.lock();
-        let here = leases.get(run_id).map(|here| here.entry.record.attempt);
+        let here = leases.get(run_id).map(|here| here.held.entry.record.attempt);
         if here.is_some_and(|here| attempt == 0 || attempt == here) {
             leases.remove(run_id);
         }
@@ -76,7 +97,7 @@ impl Leases {
 
     /// Where the messages of all leases are acknowledged.
     pub(super) fn acks(&self) -> Vec<String> {
-        self.lock().values().map(|held| held.entry.ack.clone()).collect()
+        self.lock().values().map(|lease| lease.held.entry.ack.clone()).collect()
     }
 }
 
@@ -93,7 +114,7 @@ mod tests {
         let mut record = Record::new("r", RunRequest::of("f"), 0);
         record.start("w", 0);
         then(&mut record);
-        let mut entry = Entry::new(record, false);
+        let mut entry = Entry::new(record, false, 0);
         entry.ack = "ack".to_owned();
         Held { entry, revision }
     }
@@ -146,5 +167,7 @@ mod tests {
         let here = leases.find("r", 1, "w").unwrap();
         assert!(here.entry.record.cancel_requested);
         assert_eq!((here.revision, leases.acks()), (6, vec!["newer".to_owned()]));
+        // What its worker says goes on as it began.
+        assert_eq!([leases.next_number("r"), leases.next_number("r")], [number(5, 1), number(5, 2)]);
     }
 }

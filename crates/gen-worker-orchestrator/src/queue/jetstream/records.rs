@@ -37,6 +37,9 @@ pub(super) struct Entry {
     pub(super) record: Record,
     /// The number of the run's message in the stream; 0: it was never leased. A repetition has another.
     pub(super) sequence: u64,
+    /// The message's number is greater than this.
+    #[serde(default)]
+    pub(super) after: u64,
     /// Where the message is acknowledged, as it was delivered last.
     pub(super) ack: String,
     /// Whether the payload is in the object store.
@@ -46,8 +49,13 @@ pub(super) struct Entry {
 }
 
 impl Entry {
-    pub(super) fn new(record: Record, blob: bool) -> Self {
-        Self { record, sequence: 0, ack: String::new(), blob, output_blob: false }
+    pub(super) fn new(record: Record, blob: bool, after: u64) -> Self {
+        Self { record, sequence: 0, after, ack: String::new(), blob, output_blob: false }
+    }
+
+    /// Whether the run has not ended, and this is the message that it may be leased by.
+    pub(super) fn waits_in(&self, sequence: u64) -> bool {
+        !self.record.has_ended() && (self.sequence == 0 || self.sequence == sequence)
     }
 }
 
@@ -111,10 +119,11 @@ impl Records {
     }
 
     /// A run's record with its output.
-    pub(super) async fn read(&self, run_id: &str) -> Result<Option<(Record, Bytes)>, Unavailable> {
-        let Some((Held { entry, .. }, output)) = self.get(run_id).await? else { return Ok(None) };
-        let output = if entry.output_blob { self.blob(&names::output(&entry.record)).await? } else { output };
-        Ok(Some((entry.record, output)))
+    pub(super) async fn read(&self, run_id: &str) -> Result<Option<(Held, Bytes)>, Unavailable> {
+        let Some((held, output)) = self.get(run_id).await? else { return Ok(None) };
+        let Entry { record, output_blob, .. } = &held.entry;
+        let output = if *output_blob { self.blob(&names::output(record)).await? } else { output };
+        Ok(Some((held, output)))
     }
 
     /// Makes the record of a new run; `None`: there is one.
@@ -181,6 +190,15 @@ impl Records {
     pub(super) async fn put_blob(&self, name: &str, bytes: &Bytes) -> Result<(), Unavailable> {
         let stored = self.blobs.put(name, &mut bytes.as_ref()).await;
         stored.map(drop).map_err(|e| lost("an object cannot be written")(&e))
+    }
+
+    /// Removes the payload of a run that nobody will have any more.
+    pub(super) async fn forget_payload(&self, entry: &Entry) {
+        if entry.blob
+            && let Err(error) = self.blobs.delete(names::payload(&entry.record)).await
+        {
+            debug!(%error, run_id = entry.record.run_id, "payload not removed");
+        }
     }
 
     pub(super) async fn blob(&self, name: &str) -> Result<Bytes, Unavailable> {

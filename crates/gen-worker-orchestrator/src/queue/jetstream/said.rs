@@ -10,10 +10,7 @@ use async_nats::HeaderMap;
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 
-use crate::{
-    auth::Now,
-    events::{Batch, EventLog},
-};
+use crate::events::{BLOCK, Batch, EventLog, RunEvent};
 
 /// Most runs of which something is remembered.
 const MAX_RUNS: usize = 10_000;
@@ -27,37 +24,48 @@ const MAX_INTERRUPTS: usize = 1024;
 /// The header that says what a word is; without it, it is a run's end.
 const TYPE: &str = "Gen-Worker-Event";
 
+/// The header with the event's number.
+const NUMBER: &str = "Gen-Worker-Number";
+
 /// Said of a run that was taken.
 pub(super) const QUEUED: &str = "queued";
 
 /// Said of a run that a worker was given, with the attempt.
 pub(super) const STARTED: &str = "started";
 
+/// The number of what is said of a run by whoever wrote a revision of its record, from 1 on; 0: of that step itself. It is the same
+/// wherever it is heard, and greater than any of an earlier step. `None`: nobody says so much.
+pub(super) fn number(revision: u64, count: u64) -> Option<u64> {
+    (count < BLOCK).then(|| revision.saturating_mul(BLOCK).saturating_add(count))
+}
+
+/// Said of an attempt that failed, if another follows.
+pub(super) const FAILED: &str = "attempt_failed";
+
 /// Something said of a run.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Word {
-    Event { event_type: String, payload: Bytes },
+    Event(RunEvent),
     End,
 }
 
 impl Word {
-    pub(super) fn event(event_type: &str, payload: Bytes) -> Self {
-        Self::Event { event_type: event_type.to_owned(), payload }
+    pub(super) fn event(id: u64, event_type: &str, payload: Bytes) -> Self {
+        Self::Event(RunEvent { id, event_type: event_type.to_owned(), payload })
     }
 
     pub(super) fn headers(&self) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        if let Self::Event { event_type, .. } = self
-            && !event_type.chars().any(char::is_control)
-        {
+        if let Self::Event(RunEvent { id, event_type, .. }) = self {
             headers.insert(TYPE, event_type.as_str());
+            headers.insert(NUMBER, id.to_string().as_str());
         }
         headers
     }
 
     pub(super) fn payload(&self) -> Bytes {
         match self {
-            Self::Event { payload, .. } => payload.clone(),
+            Self::Event(event) => event.payload.clone(),
             Self::End => Bytes::new(),
         }
     }
@@ -65,7 +73,7 @@ impl Word {
     /// The attempt that a worker was given, if it is this that is said.
     pub(super) fn started(&self) -> Option<i64> {
         match self {
-            Self::Event { event_type, payload } if event_type == STARTED => {
+            Self::Event(RunEvent { event_type, payload, .. }) if event_type == STARTED => {
                 serde_json::from_slice::<serde_json::Value>(payload).ok()?["attempt"].as_i64()
             }
             _ => None,
@@ -73,12 +81,11 @@ impl Word {
     }
 
     pub(super) fn read(message: async_nats::Message) -> Option<Self> {
-        let event_type = message.headers.as_ref().and_then(|headers| headers.get(TYPE));
-        match event_type {
-            Some(event_type) => Some(Self::event(event_type.as_str(), message.payload)),
-            None if message.payload.is_empty() => Some(Self::End),
-            None => None,
-        }
+        let Some(headers) = &message.headers else {
+            return message.payload.is_empty().then_some(Self::End);
+        };
+        let id = headers.get(NUMBER)?.as_str().parse().ok()?;
+        Some(Self::event(id, headers.get(TYPE)?.as_str(), message.payload))
     }
 }
 
@@ -143,27 +150,18 @@ impl Logs {
     }
 
     fn hear(&mut self, run_id: &str, word: Word) {
-        let event_type = match &word {
-            Word::Event { event_type, .. } => Some(event_type.as_str()),
-            Word::End => None,
-        };
-        let rank = match event_type {
-            None => Some(Rank::Ended),
-            Some(STARTED) => Some(Rank::UnderWay),
-            Some(_) => None,
-        };
-        // Of any other the beginning was not heard, or was forgotten.
-        let first = event_type == Some(QUEUED);
-        let new = || if first { EventLog::new() } else { EventLog::resumed(Now::read().unix_ms) };
-        self.change(
-            run_id,
-            new,
-            |before| rank.unwrap_or(before),
-            |log| match word {
-                Word::Event { event_type, payload } => log.forward(&event_type, payload),
-                Word::End => log.wake(),
-            },
-        );
+        match word {
+            Word::End => self.change(run_id, EventLog::new, |_| Rank::Ended, |log| log.wake()),
+            Word::Event(event) => {
+                let started = event.event_type == STARTED;
+                let rank = |before| if started { Rank::UnderWay } else { before };
+                // Of any other the beginning was not heard, or was forgotten.
+                let first = event.event_type == QUEUED;
+                let before = event.id - 1;
+                let new = || if first { EventLog::new() } else { EventLog::resumed(before) };
+                self.change(run_id, new, rank, |log| log.hear(event));
+            }
+        }
     }
 
     fn watch(&mut self, run_id: &str) -> watch::Receiver<()> {
@@ -182,6 +180,8 @@ impl Default for Logs {
 #[derive(Debug, Default)]
 pub(super) struct Said {
     logs: Mutex<Logs>,
+    /// Wakes whoever looks at a run that has ended and of which nothing is remembered.
+    over: watch::Sender<()>,
     interrupts: Mutex<VecDeque<(String, i64)>>,
     interrupted: Notify,
 }
@@ -199,22 +199,29 @@ impl Said {
         self.logs().hear(run_id, word);
     }
 
-    pub(super) fn watch(&self, run_id: &str) -> watch::Receiver<()> {
-        self.logs().watch(run_id)
+    /// A signal that there is something to read. Looking at a run that has ended makes nobody forget another.
+    pub(super) fn watch(&self, run_id: &str, has_ended: bool) -> watch::Receiver<()> {
+        let mut logs = self.logs();
+        match logs.by_run.get(run_id) {
+            Some(log) if has_ended => log.events.watch(),
+            None if has_ended => self.over.subscribe(),
+            _ => logs.watch(run_id),
+        }
     }
 
-    /// What was heard of a run after an event, and the number of the last.
-    pub(super) fn after(&self, run_id: &str, after: u64) -> (Batch, u64) {
+    /// What was heard of a run after an event, and whether its end was.
+    pub(super) fn after(&self, run_id: &str, after: u64) -> (Batch, bool) {
         let logs = self.logs();
         match logs.by_run.get(run_id) {
-            Some(log) => (log.events.after(after), log.events.last_id()),
-            None => (EventLog::new().after(after), 0),
+            Some(log) => (log.events.after(after), log.place.0 == Rank::Ended),
+            None => (EventLog::new().after(after), false),
         }
     }
 
     /// Has everybody look who waits for something.
     pub(super) fn wake_all(&self) {
         self.logs().by_run.values().for_each(|log| log.events.wake());
+        self.over.send_replace(());
     }
 
     pub(super) fn interrupt(&self, run: (String, i64)) {
@@ -240,21 +247,21 @@ impl Said {
 mod tests {
     use super::*;
 
-    fn said(event_type: &str) -> Word {
-        Word::event(event_type, Bytes::from_static(b"{}"))
+    fn said(id: u64, event_type: &str) -> Word {
+        Word::event(id, event_type, Bytes::from_static(b"{}"))
     }
 
     #[test]
     fn runs_under_way_outlive_newer_ones_that_wait_or_have_ended() {
         let mut logs = Logs::new(3);
         for run_id in ["old", "watched", "ended"] {
-            logs.hear(run_id, said(QUEUED));
+            logs.hear(run_id, said(1, QUEUED));
         }
-        logs.hear("old", said(STARTED));
+        logs.hear("old", said(2, STARTED));
         let watched = logs.watch("watched");
         logs.hear("ended", Word::End);
         for number in 0..100 {
-            logs.hear(&format!("new{number}"), said(QUEUED));
+            logs.hear(&format!("new{number}"), said(1, QUEUED));
         }
         let mut known: Vec<_> = logs.by_run.keys().map(String::as_str).collect();
         known.sort_unstable();
@@ -262,14 +269,33 @@ mod tests {
         assert!(watched.has_changed().is_ok());
         assert_eq!(logs.bytes, 8);
         logs.hear("old", Word::End);
-        logs.hear("newer", said(QUEUED));
+        logs.hear("newer", said(1, QUEUED));
         assert!(!logs.by_run.contains_key("old") && logs.by_place.len() == 3);
     }
 
     #[test]
-    fn what_is_heard_from_the_middle_on_has_numbers_beyond_those_given_out() {
+    fn whoever_looks_at_old_results_makes_nobody_forget_what_runs() {
+        let heard = Said::default();
+        for number in 0..MAX_RUNS {
+            heard.hear(&format!("live{number}"), said(1, QUEUED));
+            heard.hear(&format!("live{number}"), said(2, STARTED));
+        }
+        let mut looking: Vec<_> = (0..9).map(|number| heard.watch(&format!("old{number}"), true)).collect();
+        for number in 0..MAX_RUNS {
+            assert_eq!(heard.after(&format!("live{number}"), 0).0.events.len(), 2);
+        }
+        heard.wake_all();
+        assert!(looking.iter_mut().all(|looking| looking.has_changed().unwrap()));
+    }
+
+    #[test]
+    fn a_number_says_who_said_it_and_is_the_same_for_all() {
+        assert!(number(7, BLOCK - 1).unwrap() < number(8, 0).unwrap());
+        assert_eq!(number(7, BLOCK), None);
         let mut logs = Logs::new(3);
-        logs.hear("r", said("job.log"));
-        assert!(logs.by_run["r"].events.last_id() > 1_000_000);
+        let third = number(7, 3).unwrap();
+        logs.hear("r", said(third, "job.log"));
+        let batch = logs.by_run["r"].events.after(0);
+        assert_eq!((batch.dropped, batch.events[0].id), (1, third));
     }
 }

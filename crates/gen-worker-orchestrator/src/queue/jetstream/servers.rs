@@ -5,7 +5,9 @@ use std::{error::Error, time::Duration};
 use async_nats::{
     Client, ConnectOptions,
     jetstream::{
-        self, Context, kv,
+        self, Context, ErrorCode,
+        context::GetStreamErrorKind,
+        kv,
         object_store::{self, ObjectStore},
         stream::{self, DiscardPolicy, RetentionPolicy},
     },
@@ -18,7 +20,7 @@ use crate::{config::NatsConfig, queue::limits::TenantLimits};
 
 /// How long the servers may take to be there when an orchestrator starts, and how often they are asked.
 const STARTING: Duration = Duration::from_secs(30);
-const AGAIN: Duration = Duration::from_millis(500);
+pub(super) const AGAIN: Duration = Duration::from_millis(500);
 
 /// How long the servers know the runs that were published, to drop repetitions.
 const DUPLICATES: Duration = Duration::from_secs(120);
@@ -29,6 +31,8 @@ pub(super) struct Servers {
     pub(super) context: Context,
     /// The runs that have not ended.
     pub(super) stream: stream::Stream<()>,
+    /// The number of its last message.
+    pub(super) newest: u64,
     /// What is known of each run.
     pub(super) runs: kv::Store,
     /// Large payloads and outputs.
@@ -64,8 +68,9 @@ impl Servers {
             Some(prefix) => jetstream::with_prefix(client.clone(), prefix),
             None => jetstream::new(client.clone()),
         };
-        let stream = context.create_or_update_stream(stream_of(config, limits, names)).await?;
-        let stream = context.get_stream_no_info(&stream.config.name).await?;
+        let info = context.create_or_update_stream(stream_of(config, limits, names)).await?;
+        let newest = info.state.last_sequence;
+        let stream = context.get_stream_no_info(&info.config.name).await?;
         let runs = context
             .create_or_update_key_value(kv::Config {
                 bucket: names.bucket("runs"),
@@ -75,20 +80,8 @@ impl Servers {
                 ..Default::default()
             })
             .await?;
-        let blobs = names.bucket("blobs");
-        let blobs = match context.get_object_store(&blobs).await {
-            Ok(store) => store,
-            Err(_) => {
-                let wanted = object_store::Config {
-                    bucket: blobs,
-                    max_age: config.max_age,
-                    num_replicas: config.replicas,
-                    ..Default::default()
-                };
-                context.create_object_store(wanted).await?
-            }
-        };
-        Ok(Self { client, context, stream, runs, blobs })
+        let blobs = blobs(&context, config, names).await?;
+        Ok(Self { client, context, stream, newest, runs, blobs })
     }
 }
 
@@ -108,6 +101,38 @@ async fn connect(config: &NatsConfig) -> Result<Client, Box<dyn Error + Send + S
         options = options.add_root_certificates(authorities.clone());
     }
     Ok(options.connect(config.urls.clone()).await?)
+}
+
+/// The client makes object stores, but changes none: their streams are changed.
+async fn blobs(
+    context: &Context,
+    config: &NatsConfig,
+    names: &Names,
+) -> Result<ObjectStore, Box<dyn Error + Send + Sync>> {
+    let bucket = names.bucket("blobs");
+    match context.get_stream(format!("OBJ_{bucket}")).await {
+        Ok(stream) => {
+            let mut wanted = stream.cached_info().config.clone();
+            wanted.max_age = config.max_age;
+            wanted.num_replicas = config.replicas;
+            if wanted != stream.cached_info().config {
+                context.update_stream(wanted).await?;
+            }
+            Ok(context.get_object_store(bucket).await?)
+        }
+        Err(error) => match error.kind() {
+            GetStreamErrorKind::JetStream(missing) if missing.error_code() == ErrorCode::STREAM_NOT_FOUND => {
+                let wanted = object_store::Config {
+                    bucket,
+                    max_age: config.max_age,
+                    num_replicas: config.replicas,
+                    ..Default::default()
+                };
+                Ok(context.create_object_store(wanted).await?)
+            }
+            _ => Err(error.into()),
+        },
+    }
 }
 
 /// The servers' own limits are those of the fleet.

@@ -6,7 +6,10 @@ use gen_worker_testkit::NatsServers;
 use tokio::task::JoinSet;
 
 use super::*;
-use crate::queue::conformance::{GRACE, conformance, next, worker};
+use crate::queue::{
+    conformance::{GRACE, conformance, next, worker},
+    limits::RETRY_AFTER,
+};
 
 /// Where `cargo xtask nats` puts it, or what `cargo xtask test` says.
 fn program() -> PathBuf {
@@ -165,13 +168,13 @@ async fn a_run_that_another_took_meanwhile_is_not_withdrawn() {
     // Here a record is made, but there was no room for the run; then there was.
     let mut record = Record::new("r", RunRequest::of("f"), 1);
     record.request.payload = Bytes::new();
-    let made = here.records.create(&Entry::new(record, false)).await.unwrap().unwrap();
+    let made = here.records.create(&Entry::new(record, false, 0)).await.unwrap().unwrap();
     assert_eq!(there.enqueue("r", RunRequest::of("f")).await, Ok(false));
     here.records.withdraw(&made).await;
     assert_eq!(next(here.as_ref()).await.run_id, "r");
     // And the other way round: what is withdrawn first is taken as new.
     let record = Record::new("s", RunRequest::of("f"), 1);
-    let made = here.records.create(&Entry::new(record, false)).await.unwrap().unwrap();
+    let made = here.records.create(&Entry::new(record, false, 0)).await.unwrap().unwrap();
     here.records.withdraw(&made).await;
     assert_eq!(there.enqueue("s", RunRequest::of("f")).await, Ok(true));
 }
@@ -184,7 +187,7 @@ async fn while_the_servers_are_away_no_run_is_said_to_be_unknown() {
     let run = next(queue.as_ref()).await;
     let active = v1::ActiveRun { run_id: "r".to_owned(), attempt: 1 };
     servers.kill(0).await;
-    let (adopted, view, outcome, watch, events, scope, canceled, list) = tokio::join!(
+    let (adopted, view, outcome, watch, events, scope, canceled, list, stats) = tokio::join!(
         queue.adopt(&active, "w1"),
         queue.view("r"),
         queue.outcome("r"),
@@ -193,10 +196,17 @@ async fn while_the_servers_are_away_no_run_is_said_to_be_unknown() {
         queue.file_scope(&run.file_token),
         queue.cancel("r"),
         queue.list(None, 9),
+        queue.stats(),
     );
+    // Nothing that waits is another thing than not knowing.
+    assert_eq!(stats, Err(Unavailable));
     assert_eq!((adopted, canceled), (Err(Unavailable), Err(Unavailable)));
     assert_eq!((view, list, outcome), (Err(Unavailable), Err(Unavailable), Err(Unavailable)));
-    assert!(watch.is_err() && events.is_err() && scope.is_err());
+    assert!(watch.is_err() && scope.is_err());
+    // What was heard is told without them; whether there is more is not.
+    let heard = events.unwrap().unwrap().0.events;
+    assert_eq!(heard.iter().map(|event| &*event.event_type).collect::<Vec<_>>(), ["queued", "started"]);
+    assert!(queue.events("r", heard[1].id).await.is_err());
     servers.restart(0).await;
     let adopted = timeout(4 * PATIENCE, async {
         loop {
@@ -221,4 +231,159 @@ async fn the_servers_own_limits_are_the_limits_of_a_fleet() {
     assert_eq!(queue.view("b").await, Ok(None));
     assert_eq!(queue.enqueue("b", of("u")).await, Ok(true));
     assert_eq!(queue.enqueue("c", of("v")).await, Err(Refusal::Full { retry_after: RETRY_AFTER }));
+}
+
+/// What a run has said after an event, as far as there is something.
+async fn heard(queue: &JetStream, after: u64) -> Vec<(u64, String)> {
+    let heard = timeout(PATIENCE, async {
+        loop {
+            let (batch, _) = queue.events("r", after).await.unwrap().unwrap();
+            if !batch.events.is_empty() {
+                return batch.events.into_iter().map(|event| (event.id, event.event_type)).collect();
+            }
+            tokio::task::yield_now().await;
+        }
+    });
+    heard.await.unwrap()
+}
+
+#[tokio::test]
+async fn whoever_goes_on_elsewhere_hears_what_it_has_not_heard_and_nothing_twice() {
+    let servers = NatsServers::start(program(), 1).await;
+    let here = engine(&servers, TenantLimits::default()).await;
+    let _running = running(&[&here]);
+    let said = |event_type: &str| v1::WorkerEvent {
+        run_id: "r".to_owned(),
+        event_type: event_type.to_owned(),
+        payload_json: Bytes::from_static(b"{}"),
+    };
+    here.enqueue("r", RunRequest::of("f")).await.unwrap();
+    let run = next(here.as_ref()).await;
+    here.event(said("first"));
+    // It has not heard how the run began.
+    let there = engine(&servers, TenantLimits::default()).await;
+    let mut hears = there.client.subscribe(there.names.everything_said()).await.unwrap();
+    there.client.flush().await.unwrap();
+    here.event(said("second"));
+    there.hear(timeout(PATIENCE, hears.next()).await.unwrap().unwrap());
+    let all = heard(&here, 0).await;
+    assert_eq!(heard(&there, 0).await, all[3..]);
+    let (second, _) = all[3];
+    here.event(said("third"));
+    let third = heard(&here, second).await;
+    assert_eq!(third[0].1, "third");
+    there.hear(timeout(PATIENCE, hears.next()).await.unwrap().unwrap());
+    assert_eq!(heard(&there, second).await, third);
+    // Its end is beyond all that it said.
+    here.settle(result(&run, false), "w1", true).await.unwrap();
+    let (_, end) = here.events("r", third[0].0).await.unwrap().unwrap();
+    assert!(end.unwrap().0 > third[0].0);
+}
+
+/// How many runs of a function are in the stream.
+async fn open_runs(queue: &JetStream, function: &str) -> usize {
+    queue.stats().await.unwrap().get(function).map_or(0, |stats| stats.waiting + stats.running)
+}
+
+#[tokio::test]
+async fn the_run_of_a_lost_worker_waits_as_long_as_after_any_failure() {
+    let servers = NatsServers::start(program(), 1).await;
+    let queue = engine(&servers, TenantLimits::default()).await;
+    let mut asked = RunRequest::of("f");
+    asked.retry.first = Duration::from_secs(3600);
+    asked.retry.longest = asked.retry.first;
+    queue.enqueue("r", asked).await.unwrap();
+    next(queue.as_ref()).await;
+    queue.lose(vec![("r".to_owned(), 1)]).await;
+    let lost = timeout(PATIENCE, async {
+        loop {
+            assert!(queue.lease(&mut [worker(1, 1)]).await.unwrap().is_empty());
+            let view = queue.view("r").await.unwrap().unwrap();
+            if view.attempt == 2 {
+                return view.state;
+            }
+        }
+    });
+    assert_eq!(lost.await.unwrap(), crate::run::RunState::Queued);
+    assert_eq!(heard(&queue, 0).await.last().unwrap().1, "attempt_failed");
+    assert_eq!(queue.cancel("r").await, Ok(Some(Canceled::Waiting)));
+    assert_eq!(open_runs(&queue, "f").await, 0);
+}
+
+#[tokio::test]
+async fn a_canceled_run_leaves_nothing_in_the_queue() {
+    let servers = NatsServers::start(program(), 1).await;
+    let queue = engine(&servers, TenantLimits::default()).await;
+    let large = RunRequest { payload: vec![b'x'; 1 << 20].into(), ..RunRequest::of("f") };
+    for run_id in ["before", "r", "after"] {
+        queue.enqueue(run_id, large.clone()).await.unwrap();
+    }
+    // Another has taken others before that it knows nothing of.
+    let there = engine(&servers, TenantLimits::default()).await;
+    assert_eq!(there.cancel("r").await, Ok(Some(Canceled::Waiting)));
+    assert_eq!(open_runs(&queue, "f").await, 2);
+    let payloads = queue.records.blobs.list().await.unwrap().filter(|object| {
+        let there = object.as_ref().is_ok_and(|object| object.name.starts_with("in.r."));
+        std::future::ready(there)
+    });
+    assert_eq!(payloads.count().await, 0);
+    for run_id in ["before", "after"] {
+        assert_eq!(next(queue.as_ref()).await.run_id, run_id);
+    }
+}
+
+/// Waits until the servers have forgotten which runs were published.
+async fn forget_repetitions(queue: &JetStream) {
+    let mut config = queue.stream.get_info().await.unwrap().config;
+    config.duplicate_window = Duration::from_millis(100);
+    queue.context.update_stream(config).await.unwrap();
+    let probe = async || {
+        let mut headers = HeaderMap::new();
+        headers.insert(async_nats::header::NATS_MESSAGE_ID, "probe");
+        let to = queue.names.run(&RunRequest::of("probe"));
+        let sent = queue.context.publish_with_headers(to, headers, Bytes::new()).await;
+        sent.unwrap().await.unwrap().duplicate
+    };
+    assert!(!probe().await);
+    let forgotten = timeout(PATIENCE, async { while probe().await {} });
+    forgotten.await.unwrap();
+}
+
+#[tokio::test]
+async fn a_run_that_is_asked_for_again_much_later_keeps_its_place() {
+    let servers = NatsServers::start(program(), 1).await;
+    let queue = engine(&servers, TenantLimits::default()).await;
+    for run_id in ["first", "second"] {
+        queue.enqueue(run_id, RunRequest::of("f")).await.unwrap();
+    }
+    forget_repetitions(&queue).await;
+    assert_eq!(queue.enqueue("first", RunRequest::of("f")).await, Ok(false));
+    assert_eq!(open_runs(&queue, "f").await, 2);
+    assert_eq!(next(queue.as_ref()).await.run_id, "first");
+}
+
+#[tokio::test]
+async fn a_message_that_is_no_run_is_removed() {
+    let servers = NatsServers::start(program(), 1).await;
+    let queue = engine(&servers, TenantLimits::default()).await;
+    let to = queue.names.run(&RunRequest::of("f"));
+    queue.context.publish(to, Bytes::from_static(b"?")).await.unwrap().await.unwrap();
+    queue.enqueue("r", RunRequest::of("f")).await.unwrap();
+    assert_eq!(next(queue.as_ref()).await.run_id, "r");
+    queue.client.flush().await.unwrap();
+    assert_eq!(open_runs(&queue, "f").await, 1);
+}
+
+#[tokio::test]
+async fn everything_is_kept_on_as_many_servers_as_the_last_to_start_was_told() {
+    let servers = NatsServers::start(program(), 3).await;
+    for (replicas, hours) in [(1, 5), (3, 7)] {
+        let max_age = Duration::from_secs(3600 * hours);
+        let config = NatsConfig { replicas, max_age, ..NatsConfig::of(servers.urls()) };
+        let queue = JetStream::open(&config, &TenantLimits::default(), GRACE).await.unwrap();
+        for stream in ["gen-worker-queue", "KV_gen-worker-runs", "OBJ_gen-worker-blobs"] {
+            let kept = queue.context.get_stream(stream).await.unwrap().cached_info().config.clone();
+            assert_eq!((kept.num_replicas, kept.max_age), (replicas, max_age), "{stream}");
+        }
+    }
 }
