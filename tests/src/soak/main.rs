@@ -1,10 +1,11 @@
 //! A soak: an orchestrator, a hub, a store and three workers, for a set time, while everything fails by a seeded schedule; then
-//! counts, and what is wrong. `cargo xtask soak` builds and runs it.
+//! counts, and what is wrong. Or a [`fleet`]. `cargo xtask soak` builds and runs both.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "what it comes to is what it is run for")]
 
 mod audit;
 mod callers;
 mod calls;
+mod fleet;
 mod schedule;
 mod world;
 
@@ -31,7 +32,9 @@ const CALM: Duration = Duration::from_secs(60);
 enum Arguments {
     /// Run a soak; leaves 1 behind if anything is wrong
     Run(Soak),
-    /// Be the orchestrator of one
+    /// Run a fleet of orchestrators on NATS servers; leaves 1 behind if anything is wrong
+    Fleet(fleet::Fleet),
+    /// Be an orchestrator of one
     Orchestrator,
 }
 
@@ -55,6 +58,7 @@ async fn main() -> ExitCode {
     match Arguments::parse() {
         Arguments::Orchestrator => orchestrator().await,
         Arguments::Run(asked) => soak(&asked).await,
+        Arguments::Fleet(asked) => fleet::run(&asked).await,
     }
 }
 
