@@ -36,6 +36,12 @@ static CAPACITY: Metric = Metric::gauge(
 );
 static WORKERS: Metric =
     Metric::gauge("gen_worker_orchestrator_workers", "workers", &[], "Streams of workers that are up.");
+static PEERS: Metric = Metric::gauge(
+    "gen_worker_orchestrator_peers",
+    "orchestrators",
+    &[],
+    "Other orchestrators of the fleet that take workers, as far as they were heard of in the last seconds.",
+);
 static SUBMITTED: Metric = Metric::counter(
     "gen_worker_orchestrator_submitted_runs_total",
     "runs",
@@ -51,7 +57,8 @@ static REFUSED: Metric = Metric::counter(
 );
 
 /// What `/metrics` says, in its order.
-pub const METRICS: &[&Metric] = &[&WAITING, &OLDEST, &RUNNING, &CAPACITY, &WORKERS, &SUBMITTED, &REFUSED];
+pub const METRICS: &[&Metric] =
+    &[&WAITING, &OLDEST, &RUNNING, &CAPACITY, &WORKERS, &PEERS, &SUBMITTED, &REFUSED];
 
 /// What was counted since the start of the process.
 #[derive(Debug, Default)]
@@ -78,7 +85,12 @@ impl Stats {
 
     /// Everything in Prometheus's text format. Of a queue that cannot be asked (`None`) there is nothing: no number is better than
     /// one that would have workers sent home.
-    pub(crate) fn render(&self, queue: Option<&BTreeMap<String, FunctionStats>>, workers: &[Load]) -> String {
+    pub(crate) fn render(
+        &self,
+        queue: Option<&BTreeMap<String, FunctionStats>>,
+        workers: &[Load],
+        peers: usize,
+    ) -> String {
         let mut capacity: BTreeMap<&str, usize> = BTreeMap::new();
         for worker in workers {
             for function in &worker.resources.available_functions {
@@ -99,6 +111,7 @@ impl Stats {
             readings.add_by(&CAPACITY, [function], capacity.get(function).copied().unwrap_or(0));
         }
         readings.add(&WORKERS, workers.len());
+        readings.add(&PEERS, peers);
         readings.add(&SUBMITTED, &self.submitted);
         for (reason, counter) in [
             ("tenant_full", &self.tenant_full),

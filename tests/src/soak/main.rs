@@ -15,6 +15,7 @@ use clap::Parser;
 use gen_worker::{ConfigErrors, environment};
 use gen_worker_orchestrator::{Orchestrator, OrchestratorConfig};
 use tokio::{
+    signal::unix::{SignalKind, signal},
     task::JoinSet,
     time::{Instant, interval, sleep_until, timeout},
 };
@@ -62,14 +63,15 @@ async fn main() -> ExitCode {
     }
 }
 
-/// What `gen-worker orchestrator` does, in a process that can be killed.
+/// What `gen-worker orchestrator` does, in a process that can be killed or told to stop.
 async fn orchestrator() -> ExitCode {
     let mut errors = ConfigErrors::default();
     let env = environment(Path::new(".")).expect("the environment is readable");
     let config = OrchestratorConfig::from_env(&env, &mut errors);
     let config = errors.into_result(config).expect("the settings are right");
+    let mut told = signal(SignalKind::terminate()).expect("signals can be heard");
     let orchestrator = Orchestrator::start(config).await.expect("the orchestrator starts");
-    std::future::pending::<()>().await;
+    told.recv().await;
     orchestrator.stop().await;
     ExitCode::SUCCESS
 }

@@ -1,9 +1,10 @@
-//! An orchestrator that is killed in the middle of everything, with real workers.
+//! Orchestrators that are killed in the middle of everything, or leave, with real workers.
 
 use std::{collections::HashMap, net::SocketAddr, path::Path, time::Duration};
 
 use gen_worker_orchestrator::{OrchestratorClient, RunState, RunSubmission, RunView};
-use gen_worker_tests::{WorkerProcess, WorkerSettings};
+use gen_worker_testkit::NatsServers;
+use gen_worker_tests::{WorkerProcess, WorkerSettings, nats_program};
 use serde_json::json;
 use tokio::time::timeout;
 
@@ -19,13 +20,27 @@ fn free() -> SocketAddr {
 }
 
 fn orchestrator(grpc: SocketAddr, http: SocketAddr, data: &Path) -> WorkerProcess {
+    settings(grpc, http, data).start()
+}
+
+fn settings(grpc: SocketAddr, http: SocketAddr, data: &Path) -> WorkerSettings {
     WorkerSettings::anywhere(ORCHESTRATOR)
         .set("ORCHESTRATOR_GRPC_ADDR", grpc.to_string())
         .set("ORCHESTRATOR_HTTP_ADDR", http.to_string())
         .set("ORCHESTRATOR_DATA_DIR", data.to_string_lossy())
         .set("ORCHESTRATOR_WORKER_GRACE_SECONDS", "2")
         .set("ORCHESTRATOR_MAX_ATTEMPTS", "20")
-        .start()
+}
+
+/// One of a fleet on these NATS servers.
+async fn of_fleet(addrs: (SocketAddr, SocketAddr), data: &Path, servers: &NatsServers) -> WorkerProcess {
+    let process = settings(addrs.0, addrs.1, data)
+        .set("ORCHESTRATOR_QUEUE", "nats")
+        .set("ORCHESTRATOR_NATS_URL", servers.urls().join(","))
+        .set("ORCHESTRATOR_WORKER_GRACE_SECONDS", "20")
+        .start();
+    process.says("orchestrator listening").await;
+    process
 }
 
 fn worker(orchestrator: SocketAddr) -> WorkerProcess {
@@ -71,7 +86,7 @@ async fn every_accepted_run_survives_the_orchestrator() {
     let (grpc, http, data) = (free(), free(), tempfile::tempdir().unwrap());
     let mut process = orchestrator(grpc, http, data.path());
     let mut workers = [worker(grpc), worker(grpc)];
-    let client = OrchestratorClient::new(format!("http://{http}").parse().unwrap(), None).unwrap();
+    let client = client(http);
     let submitted = async {
         for number in 0..RUNS {
             submit(&client, number).await;
@@ -103,4 +118,81 @@ async fn every_accepted_run_survives_the_orchestrator() {
         // What a caller was once told is true for ever.
         assert!(told.get(run_id).is_none_or(|before| before == run), "{run:?}");
     }
+}
+
+fn client(http: SocketAddr) -> OrchestratorClient {
+    OrchestratorClient::new(format!("http://{http}").parse().unwrap(), None).unwrap()
+}
+
+/// Waits until an orchestrator has so many workers or more.
+async fn has_workers(client: &OrchestratorClient, count: usize) {
+    let all = async {
+        while client.workers().await.unwrap()["workers"].as_array().unwrap().len() < count {
+            tokio::task::yield_now().await;
+        }
+    };
+    timeout(PATIENCE, all).await.unwrap_or_else(|_| panic!("there are not {count} workers"));
+}
+
+/// Two orchestrators and workers that were told of the first only, with runs that last while all of them change over.
+struct Fleet {
+    _servers: NatsServers,
+    processes: [WorkerProcess; 2],
+    clients: [OrchestratorClient; 2],
+    _workers: [WorkerProcess; 4],
+    _data: [tempfile::TempDir; 2],
+}
+
+const LASTING: usize = 8;
+
+impl Fleet {
+    /// All workers are at the first orchestrator, and as soon as they have their runs there is the second.
+    async fn start() -> Self {
+        let servers = NatsServers::start(nats_program(), 1).await;
+        let data = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let addrs = [(); 2].map(|()| (free(), free()));
+        let clients = addrs.map(|(_, http)| client(http));
+        let first = of_fleet(addrs[0], data[0].path(), &servers).await;
+        let workers = [(); 4].map(|()| worker(addrs[0].0));
+        has_workers(&clients[0], 4).await;
+        for number in 0..LASTING {
+            let submission = RunSubmission {
+                function: "sleep".to_owned(),
+                payload: json!({"ms": 6000}),
+                run_id: Some(format!("run-{number}")),
+                ..Default::default()
+            };
+            clients[0].submit(&submission).await.unwrap();
+        }
+        let second = of_fleet(addrs[1], data[1].path(), &servers).await;
+        Self { _servers: servers, processes: [first, second], clients, _workers: workers, _data: data }
+    }
+
+    /// Every run ends well at its first attempt, as the second orchestrator says.
+    async fn all_end_at_once(&self) {
+        for number in 0..LASTING {
+            let run_id = format!("run-{number}");
+            let run = self.clients[1].follow(&run_id, |_| {});
+            let run = timeout(PATIENCE, run).await.unwrap().unwrap();
+            assert_eq!((run.state, run.attempt), (RunState::Succeeded, 1), "{run:?}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_go_where_there_are_fewer_and_keep_their_runs() {
+    let fleet = Fleet::start().await;
+    tokio::join!(has_workers(&fleet.clients[0], 2), has_workers(&fleet.clients[1], 2));
+    fleet.all_end_at_once().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_orchestrator_that_leaves_sends_its_workers_to_another_with_their_runs() {
+    let mut fleet = Fleet::start().await;
+    // The first has heard of the second.
+    has_workers(&fleet.clients[1], 1).await;
+    fleet.processes[0].terminate().await;
+    assert!(fleet.processes[0].ended().await.success(), "{}", fleet.processes[0].log());
+    has_workers(&fleet.clients[1], 4).await;
+    fleet.all_end_at_once().await;
 }
