@@ -294,6 +294,13 @@ pub fn seaweed_program() -> PathBuf {
     told.map_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/../.weed/weed").into(), PathBuf::from)
 }
 
+/// The NATS server's program, as `cargo xtask test` says where it is, else where `cargo xtask nats` puts it.
+pub fn nats_program() -> PathBuf {
+    #[expect(clippy::disallowed_methods, reason = "where the test run found the server, no setting of ours")]
+    let told = std::env::var_os("NATS_SERVER_PATH");
+    told.map_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/../.nats/nats-server").into(), PathBuf::from)
+}
+
 /// A browser, as `cargo xtask test` says where it is, else the one on the path.
 pub fn browser_program() -> PathBuf {
     #[expect(clippy::disallowed_methods, reason = "where the test run found a browser, no setting of ours")]

@@ -12,7 +12,7 @@ use gen_worker_proto::scheduler::{self as v1, worker_scheduler_message::Msg};
 use serde_json::Value;
 use tokio::{
     sync::{Notify, watch},
-    time::{Instant, sleep},
+    time::{Instant, MissedTickBehavior, interval, sleep},
 };
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
@@ -21,6 +21,7 @@ use url::Url;
 use crate::{
     auth::Now,
     dispatch::{Load, best},
+    peers::{EVERY, Peers, Presence},
     queue::{Canceled, FileScope, Heard, Lease, Outcome, Queue, Refusal, Unavailable, record::Record},
     realtime::{self, Conversation, Line, NoSession, Opening},
     run::{RunRequest, RunView},
@@ -44,6 +45,9 @@ pub(crate) struct Broker {
     stats: Stats,
     /// Without a slash at the end.
     file_base_url: String,
+    /// Where workers reach this process; `None`: no other orchestrator can be told.
+    address: Option<String>,
+    peers: Mutex<Peers>,
     /// Names this process, so that a worker can tell a restart.
     scheduler_id: String,
 }
@@ -63,6 +67,12 @@ impl Sessions {
         self.open.values().flat_map(Session::conversations)
     }
 
+    /// The session whose worker would take the fewest runs along.
+    fn idlest(&mut self) -> Option<(usize, &mut Session)> {
+        let can = self.open.values_mut().filter_map(|session| Some((session.takes_along()?, session)));
+        can.min_by_key(|(runs, _)| *runs)
+    }
+
     /// The session that has a run, at this attempt.
     fn with(&self, run_id: &str, attempt: i64) -> Option<&Session> {
         self.open.values().find(|session| session.has(run_id, attempt))
@@ -70,13 +80,15 @@ impl Sessions {
 }
 
 impl Broker {
-    pub(crate) fn new(queue: Arc<dyn Queue>, file_base_url: &Url) -> Self {
+    pub(crate) fn new(queue: Arc<dyn Queue>, file_base_url: &Url, address: Option<String>) -> Self {
         Self {
             queue,
             sessions: Mutex::new(Sessions { open: BTreeMap::new(), next: 1 }),
             changed: Notify::new(),
             stats: Stats::default(),
             file_base_url: file_base_url.as_str().trim_end_matches('/').to_owned(),
+            address,
+            peers: Mutex::default(),
             scheduler_id: uuid::Uuid::new_v4().to_string(),
         }
     }
@@ -91,6 +103,7 @@ impl Broker {
             () = self.queue.run() => {}
             () = self.hand_out() => {}
             () = self.pass_on() => {}
+            () = self.even_out() => {}
             () = stop.cancelled() => {}
         }
         self.queue.close().await;
@@ -121,6 +134,55 @@ impl Broker {
             let (run_id, attempt) = self.queue.interrupted().await;
             self.interrupt(&run_id, attempt);
         }
+    }
+
+    fn peers(&self) -> MutexGuard<'_, Peers> {
+        self.peers.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Tells the other orchestrators of this one, hears of them, and sends a worker on while there are too many here.
+    async fn even_out(&self) {
+        let mut turn = interval(EVERY);
+        turn.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        loop {
+            tokio::select! {
+                said = self.queue.announced() => self.peers().hear(said, Instant::now()),
+                _ = turn.tick() => {
+                    let mut sessions = self.sessions();
+                    let mine = sessions.open.len();
+                    self.announce(Some(mine));
+                    let (mut peers, now) = (self.peers(), Instant::now());
+                    if let Some((_, idlest)) = sessions.idlest()
+                        && let Some(address) = peers.relief(mine, now)
+                    {
+                        peers.sent(&idlest.resources.worker_id, now);
+                        info!(session = idlest.id, address, "worker sent on: there are fewer");
+                        idlest.send_on(address);
+                    }
+                }
+            }
+        }
+    }
+
+    fn announce(&self, workers: Option<usize>) {
+        if let Some(address) = self.address.clone() {
+            self.queue.announce(Presence { scheduler_id: self.scheduler_id.clone(), address, workers });
+        }
+    }
+
+    /// Sends all workers to other orchestrators, as far as there are any, and has none sent here. Their streams end with this.
+    pub(crate) fn depart(&self) {
+        self.announce(None);
+        for session in self.sessions().open.values_mut() {
+            if let Some(address) = self.peers().place(Instant::now()) {
+                session.send_on(address);
+            }
+        }
+    }
+
+    /// Where a worker is sent whose stream ends; `None`: nowhere in particular.
+    pub(crate) fn sent_to(&self, session: u64) -> Option<String> {
+        Some(self.sessions().open.get(&session)?.sent_to()?.to_owned())
     }
 
     fn interrupt(&self, run_id: &str, attempt: i64) {
@@ -169,6 +231,7 @@ impl Broker {
         let worker_id = resources.worker_id.clone();
         info!(session = id, worker_id, "worker connected");
         let mut session = Session::new(id, resources, outbound, closing);
+        session.stays = self.peers().is_back(&worker_id, Instant::now());
         if !session.resources.features.is_empty() {
             session.send(Msg::SchedulerHello(v1::SchedulerHello {
                 features: FEATURES.map(str::to_owned).into(),
@@ -351,7 +414,8 @@ impl Broker {
         let functions = self.queue.stats().await.ok();
         let loads = self.loads(|_| true);
         let talking: Vec<_> = self.sessions().conversations().map(|open| open.function.clone()).collect();
-        self.stats.render(functions.as_ref(), &loads, &talking)
+        let peers = self.peers().count(Instant::now());
+        self.stats.render(functions.as_ref(), &loads, &talking, peers)
     }
 
     /// Tells every stream of a worker to finish and leave. `None`: there is no such worker; false: it cannot be told.

@@ -28,6 +28,13 @@ const HTTP_ADDR: Var = Var::new(
     "127.0.0.1:8081",
     "Where the HTTP API, the files and the models are served. Beyond loopback it needs tokens for callers.",
 );
+const PUBLIC_GRPC_ADDR: Var = Var::new(
+    "ORCHESTRATOR_PUBLIC_GRPC_ADDR",
+    "address:port",
+    "",
+    "How workers reach the gRPC address, if not under that address itself: where the other orchestrators of a fleet send them. \
+     Unset, and all of the machine's addresses listened on: nobody sends any.",
+);
 const PUBLIC_URL: Var = Var::new(
     "ORCHESTRATOR_PUBLIC_URL",
     "URL",
@@ -253,6 +260,8 @@ pub struct OrchestratorConfig {
     pub grpc: SocketAddr,
     /// Where HTTP is served; port 0 takes any free port.
     pub http: SocketAddr,
+    /// How workers reach `grpc`; `None`: under its own address, unless that stands for all of the machine's.
+    pub public_grpc: Option<String>,
     /// How others reach `http`; `None`: under its own address.
     pub public_url: Option<Url>,
     /// Where files are kept; created if need be.
@@ -291,6 +300,7 @@ impl OrchestratorConfig {
     pub const VARS: &'static [Var] = &[
         GRPC_ADDR,
         HTTP_ADDR,
+        PUBLIC_GRPC_ADDR,
         PUBLIC_URL,
         DATA_DIR,
         MODELS_DIR,
@@ -325,6 +335,7 @@ impl OrchestratorConfig {
         Self {
             grpc: any_port,
             http: any_port,
+            public_grpc: None,
             public_url: None,
             data_dir: data_dir.into(),
             models_dir: None,
@@ -354,6 +365,7 @@ impl OrchestratorConfig {
         Self {
             grpc,
             http,
+            public_grpc: read.text(&PUBLIC_GRPC_ADDR),
             public_url: read.url(&PUBLIC_URL),
             data_dir: read.path(&DATA_DIR).unwrap_or_default(),
             models_dir: read.path(&MODELS_DIR),

@@ -69,6 +69,7 @@ mod hub;
 mod intake;
 mod openapi;
 mod orchestrator;
+mod peers;
 mod pipe;
 mod presign;
 mod queue;

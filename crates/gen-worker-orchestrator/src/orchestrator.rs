@@ -48,6 +48,7 @@ pub struct Orchestrator {
     grpc: SocketAddr,
     http: SocketAddr,
     base_url: Url,
+    broker: Arc<Broker>,
     stop: CancellationToken,
     streams: TaskTracker,
     servers: JoinSet<()>,
@@ -66,11 +67,13 @@ impl Orchestrator {
         let (grpc_listener, grpc) = listen(config.grpc).await?;
         let (http_listener, http) = listen(config.http).await?;
         let base_url = config.public_url.clone().unwrap_or_else(|| url_of(http));
-        let broker = Arc::new(Broker::new(queue(&config).await?, &base_url));
+        let address = config.public_grpc.clone().or_else(|| reachable(grpc));
+        let broker = Arc::new(Broker::new(queue(&config).await?, &base_url, address));
         let mut orchestrator = Self {
             grpc,
             http,
             base_url,
+            broker: Arc::clone(&broker),
             stop: CancellationToken::new(),
             streams: TaskTracker::new(),
             servers: JoinSet::new(),
@@ -107,8 +110,10 @@ impl Orchestrator {
         &self.base_url
     }
 
-    /// Stops: streams are closed, other requests get five seconds to end.
+    /// Stops: workers are sent to the other orchestrators of the fleet, if there are any, and keep their runs; other requests
+    /// get five seconds to end.
     pub async fn stop(mut self) {
+        self.broker.depart();
         self.stop.cancel();
         self.streams.close();
         let ended = timeout(STOP_GRACE, async {
@@ -229,6 +234,11 @@ async fn listen(address: SocketAddr) -> Result<(TcpListener, SocketAddr), Orches
     let listener = TcpListener::bind(address).await.map_err(failed)?;
     let bound = listener.local_addr().map_err(failed)?;
     Ok((listener, bound))
+}
+
+/// Where workers reach this address; `None`: it stands for all of this machine's.
+fn reachable(address: SocketAddr) -> Option<String> {
+    (!address.ip().is_unspecified()).then(|| address.to_string())
 }
 
 /// An address that stands for all of this machine's is reached through loopback.

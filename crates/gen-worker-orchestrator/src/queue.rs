@@ -19,6 +19,7 @@ use tokio::sync::watch;
 use crate::{
     dispatch::Load,
     events::Batch,
+    peers::Presence,
     run::{RunError, RunRequest, RunView},
 };
 
@@ -117,6 +118,14 @@ pub(crate) trait Queue: Debug + Send + Sync {
 
     /// Waits for a run, and its attempt, that somebody at another process asked to stop.
     async fn interrupted(&self) -> (String, i64) {
+        std::future::pending().await
+    }
+
+    /// Tells those who serve the same queue in other processes of this one. It may be lost.
+    fn announce(&self, _presence: Presence) {}
+
+    /// Waits for what one of them said of itself.
+    async fn announced(&self) -> Presence {
         std::future::pending().await
     }
 

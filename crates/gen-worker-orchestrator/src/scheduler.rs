@@ -105,8 +105,16 @@ impl Scheduler {
                     None => return Ok(()),
                 },
                 () = outbound.messages.closed() => return Ok(()),
-                () = closing.cancelled() => return Err(closed()),
+                () = closing.cancelled() => return Err(self.farewell(session)),
             }
+        }
+    }
+
+    /// Why a stream is closed: its worker is sent to another orchestrator, or is to come back.
+    fn farewell(&self, session: u64) -> Status {
+        match self.broker.sent_to(session) {
+            Some(address) => Status::failed_precondition(format!("not_leader:{address}")),
+            None => closed(),
         }
     }
 }

@@ -42,6 +42,12 @@ static CAPACITY: Metric = Metric::gauge(
 );
 static WORKERS: Metric =
     Metric::gauge("gen_worker_orchestrator_workers", "workers", &[], "Streams of workers that are up.");
+static PEERS: Metric = Metric::gauge(
+    "gen_worker_orchestrator_peers",
+    "orchestrators",
+    &[],
+    "Other orchestrators of the fleet that take workers, as far as they were heard of in the last seconds.",
+);
 static SUBMITTED: Metric = Metric::counter(
     "gen_worker_orchestrator_submitted_runs_total",
     "runs",
@@ -58,7 +64,7 @@ static REFUSED: Metric = Metric::counter(
 
 /// What `/metrics` says, in its order.
 pub const METRICS: &[&Metric] =
-    &[&WAITING, &OLDEST, &RUNNING, &REALTIME, &CAPACITY, &WORKERS, &SUBMITTED, &REFUSED];
+    &[&WAITING, &OLDEST, &RUNNING, &REALTIME, &CAPACITY, &WORKERS, &PEERS, &SUBMITTED, &REFUSED];
 
 /// What was counted since the start of the process.
 #[derive(Debug, Default)]
@@ -90,6 +96,7 @@ impl Stats {
         queue: Option<&BTreeMap<String, FunctionStats>>,
         workers: &[Load],
         talking: &[String],
+        peers: usize,
     ) -> String {
         let mut capacity: BTreeMap<&str, usize> = BTreeMap::new();
         for worker in workers {
@@ -112,6 +119,7 @@ impl Stats {
             readings.add_by(&CAPACITY, [function], capacity.get(function).copied().unwrap_or(0));
         }
         readings.add(&WORKERS, workers.len());
+        readings.add(&PEERS, peers);
         readings.add(&SUBMITTED, &self.submitted);
         for (reason, counter) in [
             ("tenant_full", &self.tenant_full),

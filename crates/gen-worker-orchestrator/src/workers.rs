@@ -75,6 +75,10 @@ pub(crate) struct Session {
     conversations: HashMap<String, Conversation>,
     outbound: Outbound,
     closing: CancellationToken,
+    /// Where the worker is sent when the stream ends.
+    sent_to: Option<String>,
+    /// Whether the worker was sent elsewhere a moment ago, and did not go.
+    pub(crate) stays: bool,
     last_seen: Instant,
     events: VecDeque<(String, Value)>,
     models: BTreeMap<String, Model>,
@@ -111,6 +115,8 @@ impl Session {
             conversations: HashMap::new(),
             outbound,
             closing,
+            sent_to: None,
+            stays: false,
             last_seen: Instant::now(),
             events: VecDeque::new(),
             models: BTreeMap::new(),
@@ -224,6 +230,24 @@ impl Session {
     /// Ends the stream: the worker comes back and says where it stands.
     pub(crate) fn close(&self) {
         self.closing.cancel();
+    }
+
+    /// Ends the stream, and sends the worker to another orchestrator.
+    pub(crate) fn send_on(&mut self, address: String) {
+        self.sent_to = Some(address);
+        self.close();
+    }
+
+    /// Where the worker is sent; `None`: nowhere in particular.
+    pub(crate) fn sent_to(&self) -> Option<&str> {
+        self.sent_to.as_deref()
+    }
+
+    /// How many runs a worker would take along that goes elsewhere; `None`: it would lose them, does not go, or leaves anyway.
+    pub(crate) fn takes_along(&self) -> Option<usize> {
+        let loses = !self.conversations.is_empty() || !(self.runs.is_empty() || self.speaks("active-runs"));
+        let can = self.takes_runs() && !self.stays && !loses;
+        can.then_some(self.runs.len())
     }
 
     /// Queues a message. A worker that reads so slowly that its queue is full is disconnected: it comes back and says

@@ -1,7 +1,7 @@
 //! Real NATS servers with JetStream, as processes: one, or a cluster.
 
 use std::{
-    net::TcpListener,
+    net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::Stdio,
     time::Duration,
@@ -9,25 +9,44 @@ use std::{
 
 use tempfile::TempDir;
 use tokio::{
-    io::{AsyncBufReadExt, BufReader},
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader},
+    net::TcpStream,
     process::{Child, Command},
     task::JoinSet,
-    time::timeout,
+    time::{sleep, timeout},
 };
+
+use crate::FaultProxy;
 
 /// A cluster on loopback has a leader in about 2 s.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// How often a server is asked whether it has caught up.
+const ASKED_EVERY: Duration = Duration::from_millis(50);
+
 /// What a server logs when it takes clients.
 const READY: &str = "Server is ready";
+
+/// Where nobody listens: servers that tell each other of it dial the routes they were given, and no others.
+const NOWHERE: &str = "127.0.0.1:1";
 
 /// NATS servers on loopback that form one cluster, each with a folder of its own. The processes end when this is dropped.
 #[derive(Debug)]
 pub struct NatsServers {
     program: PathBuf,
-    ports: Vec<(u16, u16)>,
+    ports: Vec<Ports>,
+    /// By who dials whom; empty: they dial each other as they are.
+    networks: Vec<Vec<FaultProxy>>,
     running: Vec<Option<Running>>,
+    settings: String,
     directory: TempDir,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Ports {
+    client: u16,
+    cluster: u16,
+    monitor: u16,
 }
 
 #[derive(Debug)]
@@ -42,26 +61,67 @@ impl NatsServers {
     /// # Panics
     /// One cannot be started, or takes no clients within a minute.
     pub async fn start(program: impl AsRef<Path>, count: usize) -> Self {
-        let bound: Vec<_> =
-            (0..2 * count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
-        let port = |listener: &TcpListener| listener.local_addr().expect("it is bound").port();
-        let ports = bound.chunks(2).map(|pair| (port(&pair[0]), port(&pair[1]))).collect();
-        drop(bound);
-        let mut servers = Self {
-            program: program.as_ref().to_owned(),
-            ports,
-            running: (0..count).map(|_| None).collect(),
-            directory: tempfile::tempdir().expect("a temporary folder"),
-        };
-        for index in 0..count {
-            servers.restart(index).await;
+        Self::prepare(program, count, "").all_started().await
+    }
+
+    /// The same, with more settings in the form of a server's configuration file, such as users and certificates.
+    ///
+    /// # Panics
+    /// One cannot be started, or takes no clients within a minute.
+    pub async fn start_with(program: impl AsRef<Path>, count: usize, settings: &str) -> Self {
+        Self::prepare(program, count, settings).all_started().await
+    }
+
+    /// The same, with a network between every two servers that fails when told to: [`cut_off`](Self::cut_off).
+    ///
+    /// # Panics
+    /// One cannot be started, or takes no clients within a minute.
+    pub async fn start_apart(program: impl AsRef<Path>, count: usize) -> Self {
+        let mut servers = Self::prepare(program, count, "");
+        for _ in 0..count {
+            let mut dialled = Vec::new();
+            for to in &servers.ports {
+                dialled.push(FaultProxy::start(SocketAddr::from(([127, 0, 0, 1], to.cluster))).await);
+            }
+            servers.networks.push(dialled);
         }
-        servers
+        servers.all_started().await
+    }
+
+    fn prepare(program: impl AsRef<Path>, count: usize, settings: &str) -> Self {
+        let bound: Vec<_> =
+            (0..3 * count).map(|_| TcpListener::bind("127.0.0.1:0").expect("a free port")).collect();
+        let port = |listener: &TcpListener| listener.local_addr().expect("it is bound").port();
+        let ports = bound.chunks(3).map(|of_one| Ports {
+            client: port(&of_one[0]),
+            cluster: port(&of_one[1]),
+            monitor: port(&of_one[2]),
+        });
+        Self {
+            program: program.as_ref().to_owned(),
+            ports: ports.collect(),
+            networks: Vec::new(),
+            running: (0..count).map(|_| None).collect(),
+            settings: settings.to_owned(),
+            directory: tempfile::tempdir().expect("a temporary folder"),
+        }
+    }
+
+    async fn all_started(mut self) -> Self {
+        for index in 0..self.ports.len() {
+            self.restart(index).await;
+        }
+        self
     }
 
     /// Where clients connect, one URL for each server.
     pub fn urls(&self) -> Vec<String> {
-        self.ports.iter().map(|(client, _)| format!("nats://127.0.0.1:{client}")).collect()
+        self.addrs().iter().map(|addr| format!("nats://{addr}")).collect()
+    }
+
+    /// Where clients connect, one address for each server.
+    pub fn addrs(&self) -> Vec<SocketAddr> {
+        self.ports.iter().map(|ports| SocketAddr::from(([127, 0, 0, 1], ports.client))).collect()
     }
 
     /// Ends a server at once, as SIGKILL does. It keeps what it has on disk.
@@ -73,31 +133,68 @@ impl NatsServers {
         running.process.kill().await.expect("the server is running");
     }
 
+    /// Cuts a server off from the others; clients still reach it. `silent`: nobody is told, else connections are reset.
+    ///
+    /// # Panics
+    /// They were not started [apart](Self::start_apart).
+    pub fn cut_off(&self, index: usize, silent: bool) {
+        for network in self.networks_of(index) {
+            if silent {
+                network.pause();
+            } else {
+                network.refuse(true);
+                network.drop_all();
+            }
+        }
+    }
+
+    /// Ends what [`cut_off`](Self::cut_off) began.
+    ///
+    /// # Panics
+    /// They were not started [apart](Self::start_apart).
+    pub fn join_again(&self, index: usize) {
+        for network in self.networks_of(index) {
+            // What was swallowed is lost: a connection that lost something is of no use.
+            network.drop_all();
+            network.refuse(false);
+            network.resume();
+        }
+    }
+
+    fn networks_of(&self, index: usize) -> impl Iterator<Item = &FaultProxy> {
+        assert!(!self.networks.is_empty(), "there are networks between servers that were started apart");
+        let from_others = self.networks.iter().map(move |dialled| &dialled[index]);
+        from_others.chain(&self.networks[index])
+    }
+
+    /// Waits until a server has all that it keeps as the others have it.
+    ///
+    /// # Panics
+    /// It has not within a minute.
+    pub async fn caught_up(&self, index: usize) {
+        let addr = SocketAddr::from(([127, 0, 0, 1], self.ports[index].monitor));
+        let mut answer = String::new();
+        let healthy = async {
+            loop {
+                answer = asked(addr, "/healthz").await.unwrap_or_else(|error| error.to_string());
+                if answer.starts_with("HTTP/1.0 200") {
+                    return;
+                }
+                sleep(ASKED_EVERY).await;
+            }
+        };
+        let caught_up = timeout(PATIENCE, healthy).await.is_ok();
+        assert!(caught_up, "the NATS server {index} has not caught up with the others: {answer}");
+    }
+
     /// Starts a server anew on what it has on disk, and waits until it takes clients.
     ///
     /// # Panics
     /// It cannot be started, or takes no clients within a minute.
     pub async fn restart(&mut self, index: usize) {
-        let (client, cluster) = self.ports[index];
-        let routes: Vec<_> =
-            self.ports.iter().map(|(_, cluster)| format!("nats-route://127.0.0.1:{cluster}")).collect();
-        let mut command = Command::new(&self.program);
-        command
-            .args(["--addr", "127.0.0.1", "--port", &client.to_string()])
-            .args(["--name", &format!("n{index}"), "--jetstream", "--store_dir"])
-            .arg(self.directory.path().join(index.to_string()));
-        if self.ports.len() > 1 {
-            command
-                .args(["--cluster_name", "test", "--cluster", &format!("nats://127.0.0.1:{cluster}")])
-                .args(["--routes", &routes.join(",")]);
-        }
-        let mut process = command
-            .stdin(Stdio::null())
-            .stdout(Stdio::null())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true)
-            .spawn()
-            .unwrap_or_else(|error| panic!("{}: {error}: run `cargo xtask nats`", self.program.display()));
+        let mut process = self.command(index).spawn().unwrap_or_else(|error| {
+            panic!("{}: {error}: run `cargo xtask nats`", self.program.display());
+        });
         let mut lines = BufReader::new(process.stderr.take().expect("stderr is piped")).lines();
         let mut said = String::new();
         let ready = async {
@@ -117,4 +214,49 @@ impl NatsServers {
         log.spawn(async move { while let Ok(Some(_)) = lines.next_line().await {} });
         self.running[index] = Some(Running { process, _log: log });
     }
+
+    fn command(&self, index: usize) -> Command {
+        let Ports { client, cluster, monitor } = self.ports[index];
+        let settings = self.directory.path().join("settings.conf");
+        std::fs::write(&settings, &self.settings).expect("the folder can be written");
+        let mut command = Command::new(&self.program);
+        command
+            .arg("--config")
+            .arg(settings)
+            .args(["--addr", "127.0.0.1", "--port", &client.to_string()])
+            .args(["--http_port", &monitor.to_string(), "--no_advertise=true"])
+            .args(["--name", &format!("n{index}"), "--jetstream", "--store_dir"])
+            .arg(self.directory.path().join(index.to_string()));
+        if self.ports.len() > 1 {
+            command
+                .args(["--cluster_name", "test", "--cluster", &format!("nats://127.0.0.1:{cluster}")])
+                .args(["--routes", &self.routes(index).join(",")]);
+        }
+        if !self.networks.is_empty() {
+            command.args(["--cluster_advertise", NOWHERE]);
+        }
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped()).kill_on_drop(true);
+        command
+    }
+
+    /// Where a server finds the others, and itself, which it leaves alone.
+    fn routes(&self, index: usize) -> Vec<String> {
+        let route = |port: u16| format!("nats-route://127.0.0.1:{port}");
+        match self.networks.get(index) {
+            None => self.ports.iter().map(|ports| route(ports.cluster)).collect(),
+            Some(dialled) => {
+                let others = dialled.iter().enumerate().filter(|(to, _)| *to != index);
+                others.map(|(_, network)| route(network.addr().port())).collect()
+            }
+        }
+    }
+}
+
+/// The answer to one request, head and all.
+async fn asked(addr: SocketAddr, path: &str) -> std::io::Result<String> {
+    let mut connection = TcpStream::connect(addr).await?;
+    connection.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await?;
+    let mut answer = String::new();
+    connection.read_to_string(&mut answer).await?;
+    Ok(answer)
 }

@@ -1,10 +1,11 @@
 //! A soak: an orchestrator, a hub, a store and three workers, for a set time, while everything fails by a seeded schedule; then
-//! counts, and what is wrong. `cargo xtask soak` builds and runs it.
+//! counts, and what is wrong. Or a [`fleet`]. `cargo xtask soak` builds and runs both.
 #![expect(clippy::print_stdout, clippy::print_stderr, reason = "what it comes to is what it is run for")]
 
 mod audit;
 mod callers;
 mod calls;
+mod fleet;
 mod schedule;
 mod world;
 
@@ -14,6 +15,7 @@ use clap::Parser;
 use gen_worker::{ConfigErrors, environment};
 use gen_worker_orchestrator::{Orchestrator, OrchestratorConfig};
 use tokio::{
+    signal::unix::{SignalKind, signal},
     task::JoinSet,
     time::{Instant, interval, sleep_until, timeout},
 };
@@ -31,7 +33,9 @@ const CALM: Duration = Duration::from_secs(60);
 enum Arguments {
     /// Run a soak; leaves 1 behind if anything is wrong
     Run(Soak),
-    /// Be the orchestrator of one
+    /// Run a fleet of orchestrators on NATS servers; leaves 1 behind if anything is wrong
+    Fleet(fleet::Fleet),
+    /// Be an orchestrator of one
     Orchestrator,
 }
 
@@ -55,17 +59,19 @@ async fn main() -> ExitCode {
     match Arguments::parse() {
         Arguments::Orchestrator => orchestrator().await,
         Arguments::Run(asked) => soak(&asked).await,
+        Arguments::Fleet(asked) => fleet::run(&asked).await,
     }
 }
 
-/// What `gen-worker orchestrator` does, in a process that can be killed.
+/// What `gen-worker orchestrator` does, in a process that can be killed or told to stop.
 async fn orchestrator() -> ExitCode {
     let mut errors = ConfigErrors::default();
     let env = environment(Path::new(".")).expect("the environment is readable");
     let config = OrchestratorConfig::from_env(&env, &mut errors);
     let config = errors.into_result(config).expect("the settings are right");
+    let mut told = signal(SignalKind::terminate()).expect("signals can be heard");
     let orchestrator = Orchestrator::start(config).await.expect("the orchestrator starts");
-    std::future::pending::<()>().await;
+    told.recv().await;
     orchestrator.stop().await;
     ExitCode::SUCCESS
 }

@@ -25,13 +25,13 @@ use tokio::{
 };
 use url::Url;
 
-use self::{disk::SmallDisk, process::Process};
+use self::disk::SmallDisk;
 use crate::{
     calls::model_ref,
     schedule::{Able, Fault, MODELS, Peer, WORKERS},
 };
 
-pub(crate) use self::process::{Measured, files_below};
+pub(crate) use self::process::{Measured, Process, files_below};
 
 /// How often a run is tried in all.
 pub(crate) const ATTEMPTS: i64 = 4;
@@ -517,7 +517,7 @@ fn settings(home: &Path, network: &FaultProxy, hub: &FaultProxy) -> BTreeMap<&'s
     ])
 }
 
-fn net() -> NetConfig {
+pub(crate) fn net() -> NetConfig {
     NetConfig {
         connect_timeout: Duration::from_secs(10),
         idle_timeout: Duration::from_secs(30),
@@ -528,7 +528,7 @@ fn net() -> NetConfig {
 }
 
 /// An address that was free a moment ago: a process that starts again needs the one it had.
-fn free_address() -> SocketAddr {
+pub(crate) fn free_address() -> SocketAddr {
     let bound = TcpListener::bind("127.0.0.1:0").expect("loopback has a free port");
     bound.local_addr().expect("it is bound")
 }

@@ -1,15 +1,10 @@
-//! Orchestrators that are killed in the middle of everything, with real workers.
+//! Orchestrators that are killed in the middle of everything, or leave, with real workers.
 
-use std::{
-    collections::HashMap,
-    net::SocketAddr,
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::{collections::HashMap, net::SocketAddr, path::Path, time::Duration};
 
 use gen_worker_orchestrator::{OrchestratorClient, RunState, RunSubmission, RunView};
 use gen_worker_testkit::NatsServers;
-use gen_worker_tests::{WorkerProcess, WorkerSettings};
+use gen_worker_tests::{WorkerProcess, WorkerSettings, nats_program};
 use serde_json::json;
 use tokio::time::timeout;
 
@@ -37,11 +32,20 @@ fn settings(grpc: SocketAddr, http: SocketAddr, data: &Path) -> WorkerSettings {
         .set("ORCHESTRATOR_MAX_ATTEMPTS", "20")
 }
 
-fn worker(orchestrators: &[SocketAddr]) -> WorkerProcess {
-    let addresses: Vec<_> = orchestrators.iter().map(ToString::to_string).collect();
+/// One of a fleet on these NATS servers.
+async fn of_fleet(addrs: (SocketAddr, SocketAddr), data: &Path, servers: &NatsServers) -> WorkerProcess {
+    let process = settings(addrs.0, addrs.1, data)
+        .set("ORCHESTRATOR_QUEUE", "nats")
+        .set("ORCHESTRATOR_NATS_URL", servers.urls().join(","))
+        .set("ORCHESTRATOR_WORKER_GRACE_SECONDS", "20")
+        .start();
+    process.says("orchestrator listening").await;
+    process
+}
+
+fn worker(orchestrator: SocketAddr) -> WorkerProcess {
     WorkerSettings::anywhere(CONFORMANCE)
-        .set("SCHEDULER_ADDR", &addresses[0])
-        .set("SCHEDULER_ADDRS", addresses.join(","))
+        .set("SCHEDULER_ADDR", orchestrator.to_string())
         .set("RECONNECT_MAX_DELAY", "0.1")
         .set("WORKER_MAX_CONCURRENCY", "4")
         .start()
@@ -81,8 +85,8 @@ async fn ended(client: &OrchestratorClient, least: usize) -> HashMap<String, Run
 async fn every_accepted_run_survives_the_orchestrator() {
     let (grpc, http, data) = (free(), free(), tempfile::tempdir().unwrap());
     let mut process = orchestrator(grpc, http, data.path());
-    let mut workers = [worker(&[grpc]), worker(&[grpc])];
-    let client = OrchestratorClient::new(format!("http://{http}").parse().unwrap(), None).unwrap();
+    let mut workers = [worker(grpc), worker(grpc)];
+    let client = client(http);
     let submitted = async {
         for number in 0..RUNS {
             submit(&client, number).await;
@@ -95,7 +99,7 @@ async fn every_accepted_run_survives_the_orchestrator() {
             process.kill().await;
             if least == 30 {
                 workers[0].kill().await;
-                workers[0] = worker(&[grpc]);
+                workers[0] = worker(grpc);
             }
             process = orchestrator(grpc, http, data.path());
         }
@@ -107,13 +111,8 @@ async fn every_accepted_run_survives_the_orchestrator() {
     });
     let (told, all) = all.await.unwrap_or_else(|_| panic!("runs are stuck\n{}", process.log()));
     assert!(told.len() >= 60);
-    check(&told, &all);
-}
-
-/// Every run has ended well, as was told of those that had ended before.
-fn check(told: &HashMap<String, RunView>, all: &HashMap<String, RunView>) {
     assert_eq!(all.len(), RUNS);
-    for (run_id, run) in all {
+    for (run_id, run) in &all {
         assert_eq!(run.state, RunState::Succeeded, "{run:?}");
         assert!(run.output.is_some() && run.attempt >= 1, "{run:?}");
         // What a caller was once told is true for ever.
@@ -121,63 +120,79 @@ fn check(told: &HashMap<String, RunView>, all: &HashMap<String, RunView>) {
     }
 }
 
-fn nats_server() -> PathBuf {
-    #[expect(clippy::disallowed_methods, reason = "where the test run found the server, no setting of ours")]
-    let told = std::env::var_os("NATS_SERVER_PATH");
-    told.map_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/../.nats/nats-server").into(), PathBuf::from)
+fn client(http: SocketAddr) -> OrchestratorClient {
+    OrchestratorClient::new(format!("http://{http}").parse().unwrap(), None).unwrap()
 }
 
-/// Three servers, three orchestrators and three workers, of which one of each kind is killed at a time.
-#[tokio::test(flavor = "multi_thread")]
-async fn every_accepted_run_survives_a_fleet_that_is_killed_part_by_part() {
-    let data = tempfile::tempdir().unwrap();
-    let mut servers = NatsServers::start(nats_server(), 3).await;
-    let addresses: Vec<_> = (0..3).map(|_| (free(), free())).collect();
-    let urls = servers.urls().join(",");
-    let start = |index: usize| {
-        let (grpc, http) = addresses[index];
-        settings(grpc, http, &data.path().join(index.to_string()))
-            .set("ORCHESTRATOR_QUEUE", "nats")
-            .set("ORCHESTRATOR_NATS_URL", &urls)
-            .set("ORCHESTRATOR_NATS_REPLICAS", "3")
-            .start()
+/// Waits until an orchestrator has so many workers or more.
+async fn has_workers(client: &OrchestratorClient, count: usize) {
+    let all = async {
+        while client.workers().await.unwrap()["workers"].as_array().unwrap().len() < count {
+            tokio::task::yield_now().await;
+        }
     };
-    let mut processes: Vec<_> = (0..3).map(start).collect();
-    for process in &processes {
-        process.says("orchestrator listening").await;
+    timeout(PATIENCE, all).await.unwrap_or_else(|_| panic!("there are not {count} workers"));
+}
+
+/// Two orchestrators and workers that were told of the first only, with runs that last while all of them change over.
+struct Fleet {
+    _servers: NatsServers,
+    processes: [WorkerProcess; 2],
+    clients: [OrchestratorClient; 2],
+    _workers: [WorkerProcess; 4],
+    _data: [tempfile::TempDir; 2],
+}
+
+const LASTING: usize = 8;
+
+impl Fleet {
+    /// All workers are at the first orchestrator, and as soon as they have their runs there is the second.
+    async fn start() -> Self {
+        let servers = NatsServers::start(nats_program(), 1).await;
+        let data = [(); 2].map(|()| tempfile::tempdir().unwrap());
+        let addrs = [(); 2].map(|()| (free(), free()));
+        let clients = addrs.map(|(_, http)| client(http));
+        let first = of_fleet(addrs[0], data[0].path(), &servers).await;
+        let workers = [(); 4].map(|()| worker(addrs[0].0));
+        has_workers(&clients[0], 4).await;
+        for number in 0..LASTING {
+            let submission = RunSubmission {
+                function: "sleep".to_owned(),
+                payload: json!({"ms": 6000}),
+                run_id: Some(format!("run-{number}")),
+                ..Default::default()
+            };
+            clients[0].submit(&submission).await.unwrap();
+        }
+        let second = of_fleet(addrs[1], data[1].path(), &servers).await;
+        Self { _servers: servers, processes: [first, second], clients, _workers: workers, _data: data }
     }
-    let grpc: Vec<_> = addresses.iter().map(|(grpc, _)| *grpc).collect();
-    // Each begins at another.
-    let turned = |index: usize| [&grpc[index..], &grpc[..index]].concat();
-    let mut workers: Vec<_> = (0..3).map(|index| worker(&turned(index))).collect();
-    let clients: Vec<_> = addresses
-        .iter()
-        .map(|(_, http)| OrchestratorClient::new(format!("http://{http}").parse().unwrap(), None).unwrap())
-        .collect();
-    let submitted = async {
-        for number in 0..RUNS {
-            submit(&clients[number % 2], number).await;
+
+    /// Every run ends well at its first attempt, as the second orchestrator says.
+    async fn all_end_at_once(&self) {
+        for number in 0..LASTING {
+            let run_id = format!("run-{number}");
+            let run = self.clients[1].follow(&run_id, |_| {});
+            let run = timeout(PATIENCE, run).await.unwrap().unwrap();
+            assert_eq!((run.state, run.attempt), (RunState::Succeeded, 1), "{run:?}");
         }
-    };
-    let killed = async {
-        let mut told = HashMap::new();
-        for (index, least) in [(0, 5), (1, 30), (2, 60)] {
-            told.extend(ended(&clients[2 - index], least).await);
-            processes[index].kill().await;
-            workers[index].kill().await;
-            servers.kill(index).await;
-            servers.restart(index).await;
-            processes[index] = start(index);
-            workers[index] = worker(&turned(index));
-        }
-        told
-    };
-    let all = timeout(2 * PATIENCE, async {
-        let ((), told) = tokio::join!(submitted, killed);
-        (told, ended(&clients[1], RUNS).await)
-    });
-    let all = all.await;
-    let logs: String = processes.iter().map(WorkerProcess::log).collect();
-    let (told, all) = all.unwrap_or_else(|_| panic!("runs are stuck\n{logs}"));
-    check(&told, &all);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn workers_go_where_there_are_fewer_and_keep_their_runs() {
+    let fleet = Fleet::start().await;
+    tokio::join!(has_workers(&fleet.clients[0], 2), has_workers(&fleet.clients[1], 2));
+    fleet.all_end_at_once().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_orchestrator_that_leaves_sends_its_workers_to_another_with_their_runs() {
+    let mut fleet = Fleet::start().await;
+    // The first has heard of the second.
+    has_workers(&fleet.clients[1], 1).await;
+    fleet.processes[0].terminate().await;
+    assert!(fleet.processes[0].ended().await.success(), "{}", fleet.processes[0].log());
+    has_workers(&fleet.clients[1], 4).await;
+    fleet.all_end_at_once().await;
 }

@@ -2,6 +2,7 @@
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
+    path::PathBuf,
     sync::{Arc, Mutex},
     time::Duration,
 };
@@ -82,15 +83,15 @@ impl Schedule {
 
 #[tokio::test]
 async fn no_result_is_lost_and_no_run_executed_twice_while_the_stream_keeps_breaking() {
-    soak(5_000, true, Duration::from_millis(300)).await;
+    break_streams(5_000, true, Duration::from_millis(300)).await;
 }
 
 #[tokio::test]
 async fn nor_when_the_scheduler_acknowledges_nothing() {
-    soak(2_000, false, Duration::from_millis(100)).await;
+    break_streams(2_000, false, Duration::from_millis(100)).await;
 }
 
-async fn soak(runs: usize, acknowledges: bool, stream_lives: Duration) {
+async fn break_streams(runs: usize, acknowledges: bool, stream_lives: Duration) {
     let scheduler = FakeScheduler::start().await;
     let env = Env::from_iter([
         ("SCHEDULER_ADDR", scheduler.addr().to_string().as_str()),
@@ -129,26 +130,26 @@ async fn soak(runs: usize, acknowledges: bool, stream_lives: Duration) {
 #[cfg(target_os = "linux")]
 #[tokio::test]
 async fn a_day_in_which_everything_fails_ends_with_nothing_wrong() {
-    let library = gen_worker_tests::ort_library();
+    let asked = ["run", "--seconds", "15", "--seed", "3", "--kill-orchestrator"];
+    soak(&asked, "--weed", gen_worker_tests::seaweed_program()).await;
+}
+
+/// One fault of each kind: what `cargo xtask soak --fleet --partition` runs at length. The end is a bound, far off.
+#[tokio::test]
+async fn every_accepted_run_survives_a_fleet_that_is_killed_part_by_part() {
+    let asked = ["fleet", "--runs=300", "--faults=5", "--partition", "--seed=3", "--seconds=500"];
+    soak(&asked, "--nats", gen_worker_tests::nats_program()).await;
+}
+
+async fn soak(asked: &[&str], peer: &str, program: PathBuf) {
     let ended = tokio::process::Command::new(env!("CARGO_BIN_EXE_soak"))
-        .args([
-            "run",
-            "--seconds",
-            "15",
-            "--seed",
-            "3",
-            "--kill-orchestrator",
-            "--worker",
-            super::CONFORMANCE,
-            "--ort",
-            &library,
-        ])
-        .arg("--weed")
-        .arg(gen_worker_tests::seaweed_program())
+        .args(asked)
+        .args(["--worker", super::CONFORMANCE, "--ort", &gen_worker_tests::ort_library()])
+        .arg(peer)
+        .arg(program)
         .output()
         .await
         .unwrap();
     let said = |stream: &[u8]| String::from_utf8_lossy(stream).into_owned();
     assert!(ended.status.success(), "{}{}", said(&ended.stdout), said(&ended.stderr));
-    println!("{}", said(&ended.stdout));
 }

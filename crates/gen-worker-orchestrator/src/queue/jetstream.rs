@@ -54,6 +54,7 @@ use crate::{
     config::NatsConfig,
     dispatch::{Load, best},
     events::may_be_told,
+    peers::Presence,
     run::{RunRequest, RunView},
 };
 
@@ -198,7 +199,11 @@ impl JetStream {
             self.changed.notify_one();
         } else if message.subject.as_str() == self.names.interrupt() {
             if let Ok(interrupt) = rmp_serde::from_slice(&message.payload) {
-                self.said.interrupt(interrupt);
+                self.said.interrupts.put(interrupt);
+            }
+        } else if message.subject.as_str() == self.names.presence() {
+            if let Ok(presence) = rmp_serde::from_slice(&message.payload) {
+                self.said.presences.put(presence);
             }
         } else if message.subject.as_str() == self.names.adopted() {
             if let Ok((run_id, attempt)) = rmp_serde::from_slice::<(String, i64)>(&message.payload) {
@@ -211,7 +216,7 @@ impl JetStream {
             if let Some(attempt) = word.started()
                 && let Some(old) = self.leases.overtaken(&run_id, attempt)
             {
-                self.said.interrupt((run_id.clone(), old));
+                self.said.interrupts.put((run_id.clone(), old));
             }
             self.said.hear(&run_id, word);
         }
@@ -292,7 +297,16 @@ impl Queue for JetStream {
     }
 
     async fn interrupted(&self) -> (String, i64) {
-        self.said.interrupted().await
+        self.said.interrupts.next().await
+    }
+
+    fn announce(&self, presence: Presence) {
+        let said = rmp_serde::to_vec_named(&presence).unwrap_or_default();
+        self.tell(self.names.presence(), HeaderMap::new(), said.into());
+    }
+
+    async fn announced(&self) -> Presence {
+        self.said.presences.next().await
     }
 
     async fn adopt(&self, active: &v1::ActiveRun, worker_id: &str) -> Result<Option<String>, Unavailable> {

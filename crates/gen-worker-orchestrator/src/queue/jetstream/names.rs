@@ -103,6 +103,10 @@ impl Names {
         format!("{}.said.adopted", self.prefix)
     }
 
+    pub(super) fn presence(&self) -> String {
+        format!("{}.said.presence", self.prefix)
+    }
+
     pub(super) fn interrupt(&self) -> String {
         format!("{}.said.interrupt", self.prefix)
     }

@@ -10,7 +10,10 @@ use async_nats::HeaderMap;
 use bytes::Bytes;
 use tokio::sync::{Notify, watch};
 
-use crate::events::{BLOCK, Batch, EventLog, RunEvent};
+use crate::{
+    events::{BLOCK, Batch, EventLog, RunEvent},
+    peers::Presence,
+};
 
 /// Most runs of which something is remembered.
 const MAX_RUNS: usize = 10_000;
@@ -18,8 +21,9 @@ const MAX_RUNS: usize = 10_000;
 /// Most bytes of events remembered, of all runs together.
 const MAX_BYTES: usize = 256 << 20;
 
-/// Most interrupts that wait to be passed on. A run that misses its own ends by its deadline.
-const MAX_INTERRUPTS: usize = 1024;
+/// Most interrupts, and words of other orchestrators, that wait to be passed on. A run that misses its own ends by its
+/// deadline; an orchestrator says the same again a second later.
+const MAX_WAITING: usize = 1024;
 
 /// The header that says what a word is; without it, it is a run's end.
 const TYPE: &str = "Gen-Worker-Event";
@@ -176,23 +180,57 @@ impl Default for Logs {
     }
 }
 
+/// What was heard and is to be passed on, one after another.
+#[derive(Debug)]
+pub(super) struct Inbox<T> {
+    waiting: Mutex<VecDeque<T>>,
+    more: Notify,
+}
+
+impl<T> Default for Inbox<T> {
+    fn default() -> Self {
+        Self { waiting: Mutex::default(), more: Notify::new() }
+    }
+}
+
+impl<T> Inbox<T> {
+    fn waiting(&self) -> MutexGuard<'_, VecDeque<T>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub(super) fn put(&self, item: T) {
+        let mut waiting = self.waiting();
+        if waiting.len() < MAX_WAITING {
+            waiting.push_back(item);
+            self.more.notify_one();
+        }
+    }
+
+    pub(super) async fn next(&self) -> T {
+        loop {
+            if let Some(next) = self.waiting().pop_front() {
+                return next;
+            }
+            self.more.notified().await;
+        }
+    }
+}
+
 /// All that was heard.
 #[derive(Debug, Default)]
 pub(super) struct Said {
     logs: Mutex<Logs>,
     /// Wakes whoever looks at a run that has ended and of which nothing is remembered.
     over: watch::Sender<()>,
-    interrupts: Mutex<VecDeque<(String, i64)>>,
-    interrupted: Notify,
+    /// The runs, and their attempts, that somebody elsewhere asked to stop.
+    pub(super) interrupts: Inbox<(String, i64)>,
+    /// What other orchestrators said of themselves.
+    pub(super) presences: Inbox<Presence>,
 }
 
 impl Said {
     fn logs(&self) -> MutexGuard<'_, Logs> {
         self.logs.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn interrupts(&self) -> MutexGuard<'_, VecDeque<(String, i64)>> {
-        self.interrupts.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn hear(&self, run_id: &str, word: Word) {
@@ -222,24 +260,6 @@ impl Said {
     pub(super) fn wake_all(&self) {
         self.logs().by_run.values().for_each(|log| log.events.wake());
         self.over.send_replace(());
-    }
-
-    pub(super) fn interrupt(&self, run: (String, i64)) {
-        let mut interrupts = self.interrupts();
-        if interrupts.len() < MAX_INTERRUPTS {
-            interrupts.push_back(run);
-            self.interrupted.notify_one();
-        }
-    }
-
-    /// The next run that somebody elsewhere asked to stop.
-    pub(super) async fn interrupted(&self) -> (String, i64) {
-        loop {
-            if let Some(next) = self.interrupts().pop_front() {
-                return next;
-            }
-            self.interrupted.notified().await;
-        }
     }
 }
 
