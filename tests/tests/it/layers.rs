@@ -219,3 +219,29 @@ async fn a_thread_that_a_layer_leaves_behind_is_told_to_stop_and_counted() {
     assert!(matches!(ended, Err(WorkerFailure::Zombies { count: 1 })), "{ended:?}");
     drop(end);
 }
+
+#[tokio::test]
+async fn a_thread_that_a_layer_leaves_behind_holds_a_drain_no_longer_than_it_lasts() {
+    let (given_up, begun) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let began = begun.clone();
+    let heeds = Function::builder::<Value>("heeds", "tests")
+        .blocking(move |call: Call<Value>| {
+            began.notify_one();
+            while !call.context.is_canceled() {
+                std::thread::yield_now();
+            }
+            Ok::<_, WorkerError>(())
+        })
+        .unwrap();
+    let scheduler = FakeScheduler::start().await;
+    let mut settings = Embedded::settings(&scheduler.addr().to_string());
+    settings.cancel_grace = Duration::from_secs(3600);
+    let worker = Worker::builder(settings).function(heeds).layer(impatient(&given_up));
+    let worker = Embedded::start(worker);
+    let mut stream = scheduler.accept().await;
+    stream.run("r", "heeds", json!({})).await;
+    begun.notified().await;
+    given_up.notify_one();
+    assert_eq!(stream.next_result().await.safe_message, "took too long");
+    timeout(PATIENCE, worker.leave(stream)).await.expect("the thread has ended");
+}
