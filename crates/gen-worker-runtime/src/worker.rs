@@ -376,7 +376,7 @@ impl Parts {
         );
         let models_run_on = ports.model_manager.as_ref().map(|manager| manager.device());
         let specs = registry.iter().map(|function| &**function.spec());
-        let unfit = Unfit::find(specs, host.facts().gpu.memory_bytes, models_run_on);
+        let unfit = Unfit::find(specs, &host.facts().gpu, models_run_on);
         unfit.tell(&*outbox);
         let reports = Reports::new(Surroundings {
             config: config.clone(),

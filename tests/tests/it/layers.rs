@@ -7,9 +7,10 @@ use std::{
 };
 
 use gen_worker::{
-    Call, DeltaStream, Function, ResourceRequirements, Worker, WorkerError, WorkerFailure,
+    Call, DeltaStream, Function, ResourceRequirements, RuntimeConfig, Worker, WorkerError, WorkerFailure,
     layer::{Answer, BoxError, BoxFuture, Handler, Invocation, Layer, LayerError, Service},
 };
+use gen_worker_runtime::FakeGpu;
 use gen_worker_testkit::FakeScheduler;
 use gen_worker_tests::{Embedded, WorkerSettings, unpack};
 use serde_json::{Value, json};
@@ -107,7 +108,9 @@ fn functions() -> [Function; 3] {
 async fn every_call_goes_through_the_layers_the_first_one_first() {
     let scheduler = FakeScheduler::start().await;
     let notes = Arc::<Mutex<Vec<String>>>::default();
-    let worker = Worker::builder(Embedded::settings(&scheduler.addr().to_string()))
+    let gpu = FakeGpu { count: 1, memory_bytes: 1, name: String::new(), driver: String::new() };
+    let settings = RuntimeConfig { fake_gpu: Some(gpu), ..Embedded::settings(&scheduler.addr().to_string()) };
+    let worker = Worker::builder(settings)
         .functions(functions())
         .layer(noting("outer", &notes))
         .layer(noting("inner", &notes));
