@@ -432,6 +432,7 @@ impl Parts {
             admission: admission.clone(),
             outbox: outbox.clone(),
             gpu_runs: reporter.gpu_runs(),
+            result_retention: config.result_retention,
             tasks: tracker.clone(),
             pulse: Pulse::default(),
         };

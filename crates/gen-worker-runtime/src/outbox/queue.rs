@@ -192,3 +192,4 @@ impl Queue {
         }
     }
 }
+            is_acknowledged: self.results.are_acknowledged(),

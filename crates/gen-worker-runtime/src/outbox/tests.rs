@@ -17,6 +17,8 @@ use crate::{
 
 const PLENTY: usize = 1 << 20;
 
+const LATE: Duration = Duration::from_secs(1);
+
 fn key(run: &str) -> Key {
     (RunId::parse(run).unwrap(), 0)
 }
@@ -42,7 +44,7 @@ fn registration() -> Message {
 }
 
 fn outbox(events: usize) -> Arc<Outbox> {
-    Arc::new(Outbox::new(&Limits { events, result_bytes: PLENTY, message_bytes: PLENTY }))
+    Arc::new(Outbox::new(&Limits { events, result_bytes: PLENTY, message_bytes: PLENTY, late: LATE }))
 }
 
 /// A queue with a stream that has registered, by its number.
@@ -466,7 +468,7 @@ fn a_refusal_takes_no_place_of_a_result_that_nobody_heard() {
 #[tokio::test]
 async fn what_is_shed_for_a_refusal_is_in_the_journal_no_more() {
     let directory = tempfile::TempDir::new().unwrap();
-    let limits = Limits { events: 1, result_bytes: PLENTY, message_bytes: PLENTY };
+    let limits = Limits { events: 1, result_bytes: PLENTY, message_bytes: PLENTY, late: LATE };
     let outbox = Outbox::journaled(&limits, directory.path()).unwrap();
     let (mut speech, _said) = outbox.start_stream(registration());
     outbox.result(key("a"), outbound::result(&key("a").0, 0, &Ok(vec![0; PLENTY - 1024].into())), None);
