@@ -271,12 +271,12 @@ impl Outbox {
     /// Takes what a realtime session has to say, in its turn. A frame holds its place until it is handed to the stream; the
     /// session's end needs none.
     pub(crate) fn frame(&self, message: Message, place: Option<OwnedSemaphorePermit>) {
-        self.change(|queue| queue.frames.push_back((message, place)));
+        self.change(|queue| queue.push_frame(message, place));
     }
 
     /// Forgets every frame: a session ends with its stream, and the next stream's scheduler knows nothing of it.
     pub(crate) fn drop_frames(&self) {
-        self.change(|queue| queue.frames.retain(|(_, place)| place.is_none()));
+        self.change(Queue::drop_frames);
     }
 
     /// The scheduler of this stream says when it has a result for good.
@@ -327,7 +327,7 @@ impl Outbox {
         });
     }
 
-    /// Logs of each run how it ended, whose result is not delivered within a second, for as long as it is polled.
+    /// Logs of each run how it ended, whose result is not delivered in time, for as long as it is polled.
     pub(crate) async fn tell_late(&self) -> Infallible {
         if self.late.is_zero() {
             return pending().await;

@@ -162,8 +162,9 @@ fn a_line_never_waits_for_long_nor_is_lost() {
 #[test]
 fn frames_and_events_take_turns() {
     let (mut queue, stream) = queue(10);
-    let frame = || (outbound::realtime_frame(&key("s").0, Frame::Text(String::new())), None);
-    queue.frames.extend([frame(), frame(), frame()]);
+    for _ in 0..3 {
+        queue.push_frame(outbound::realtime_frame(&key("s").0, Frame::Text(String::new())), None);
+    }
     queue.events.push(progress("a")).unwrap();
     queue.events.push(progress("a")).unwrap();
     assert_eq!(drain(&mut queue, stream), ["~", "+a", "~", "+a", "~"]);
@@ -232,6 +233,18 @@ fn nothing_more_is_read_from_a_scheduler_that_reads_no_more() {
     }
     assert!(!outbox.is_congested());
     assert!(outbox.relieved().now_or_never().is_some(), "the session is told");
+}
+
+#[test]
+fn ends_of_sessions_that_nobody_reads_are_congestion() {
+    let (mut queue, stream) = queue(10);
+    let end = || outbound::realtime_closed("s".repeat(1 << 10), "worker busy");
+    while !queue.is_congested() {
+        queue.push_frame(end(), None);
+    }
+    while next(&mut queue, stream).is_ready() {}
+    (0..PLENTY / end().len()).for_each(|_| queue.push_frame(end(), None));
+    assert!(!queue.is_congested(), "what was said counts no more");
 }
 
 #[test]
