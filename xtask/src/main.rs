@@ -20,6 +20,7 @@ mod reproduce;
 mod run;
 mod sbom;
 mod seaweed;
+mod semver;
 mod soak;
 mod test;
 mod tidy;
@@ -46,6 +47,8 @@ enum Chore {
     Budget,
     /// Writes what programs are linked from to target/sbom, as CycloneDX 1.5
     Sbom(sbom::Args),
+    /// Compares what library crates offer with the last tag
+    Semver,
     /// Builds a program twice, in two folders, and compares the bytes
     Reproduce(reproduce::Args),
     /// Feeds the parsers of foreign bytes anything at all
@@ -84,6 +87,7 @@ fn main() -> ExitCode {
         Chore::Hack => hack::run(),
         Chore::Budget => budget::run(),
         Chore::Sbom(args) => sbom::run(&args),
+        Chore::Semver => semver::run(),
         Chore::Reproduce(args) => reproduce::run(&args),
         Chore::Fuzz(args) => fuzz::run(&args),
         Chore::Soak(args) => soak::run(&args),

@@ -54,6 +54,11 @@ impl Package {
         dir.strip_prefix(root()).unwrap_or(dir)
     }
 
+    /// Whether others can build upon it.
+    pub(crate) fn is_library(&self) -> bool {
+        self.targets.iter().any(|target| target.kind.iter().any(|kind| kind == "lib"))
+    }
+
     /// Whether something of it can be run.
     pub(crate) fn has_program(&self) -> bool {
         self.targets.iter().any(|target| target.kind.iter().any(|kind| kind == "bin"))

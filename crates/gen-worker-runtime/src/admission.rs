@@ -89,6 +89,8 @@ struct Office {
     book: Mutex<Book>,
     /// A deadline has come that is sooner than all others.
     sooner: Notify,
+    /// A permit was given back.
+    left: Notify,
     /// How many functions did not stop when that became too many.
     overrun: OnceLock<u32>,
     credential: Arc<dyn CredentialSource>,
@@ -97,8 +99,9 @@ struct Office {
 
 impl Admission {
     pub(crate) fn new(limits: Limits, credential: Arc<dyn CredentialSource>, shutdown: Shutdown) -> Self {
-        let (book, sooner, overrun) = (Mutex::new(Book::new(limits)), Notify::new(), OnceLock::new());
-        Self(Arc::new(Office { book, sooner, overrun, credential, shutdown }))
+        let (book, overrun) = (Mutex::new(Book::new(limits)), OnceLock::new());
+        let (sooner, left) = (Notify::new(), Notify::new());
+        Self(Arc::new(Office { book, sooner, left, overrun, credential, shutdown }))
     }
 
     /// Decides about a run, and takes a permit if it may start.
@@ -181,6 +184,17 @@ impl Admission {
         self.book().abandon(permit)
     }
 
+    /// Waits until this permit was given back.
+    pub(crate) async fn left(&self, permit: PermitId) {
+        loop {
+            let left = self.0.left.notified();
+            if !self.book().holds(permit) {
+                return;
+            }
+            left.await;
+        }
+    }
+
     /// Too many functions do not stop: the worker drains.
     pub(crate) fn overrun(&self, zombies: u32) {
         self.0.overrun.get_or_init(|| zombies);
@@ -242,6 +256,7 @@ impl Permit {
 impl Drop for Permit {
     fn drop(&mut self) {
         self.admission.book().leave(self.id);
+        self.admission.0.left.notify_waiters();
     }
 }
 

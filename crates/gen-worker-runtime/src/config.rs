@@ -66,6 +66,8 @@ vars! {
         "How long a result is kept after it was written to a healthy stream of a scheduler that does not acknowledge.";
     RESULT_BUFFER = "WORKER_RESULT_BUFFER_BYTES", "bytes", "67108864",
         "Results kept in memory until they are delivered. Beyond it those that were written first are forgotten, if the scheduler does not acknowledge; no new run is taken, if it does; and nothing more is read from a scheduler that reads no more.";
+    LOG_DELIVERY = "WORKER_LOG_DELIVERY_SECONDS", "seconds", "1",
+        "How long the line of the log about a run that has ended waits for the delivery of its result, to say how long that took; it may be twice as long. 0 means not at all.";
     STATE_DIR = "WORKER_STATE_DIR", "path", "",
         "Where results are written before they are sent, so that they survive the process; one worker at a time. Unset, they are in memory only.";
     FAILURE_REPORTS = "WORKER_FAILURE_REPORTS", "count", "64",
@@ -168,6 +170,8 @@ pub struct RuntimeConfig {
     pub result_retention: Duration,
     /// Bytes of results that are kept until they are delivered.
     pub result_buffer: usize,
+    /// How long the line of a run waits for the delivery of its result; zero: not at all.
+    pub log_delivery: Duration,
     /// Where results are kept so that they survive the process; `None`: in memory only.
     pub state_dir: Option<PathBuf>,
     /// Reports of failures that are kept below the state directory; 0: none.
@@ -242,6 +246,7 @@ impl RuntimeConfig {
             max_zombies: read.number(&MAX_ZOMBIES),
             legacy_errors: read.flag(&LEGACY_ERRORS),
             result_retention: read.seconds(&RESULT_RETENTION),
+            log_delivery: read.seconds(&LOG_DELIVERY),
             result_buffer: read.number(&RESULT_BUFFER),
             state_dir: read.path(&STATE_DIR),
             failure_reports: read.number(&FAILURE_REPORTS),

@@ -77,7 +77,11 @@ impl Dispatcher {
             Command::OpenRealtime(opening) => self.sessions.open(&self.jobs, *opening),
             Command::RefuseRealtime { session_id, problem } => {
                 warn!(session_id, problem, "session refused");
-                self.jobs.outbox().answer(outbound::realtime_closed(session_id, "error:ValidationError"));
+                let id = RunId::parse(session_id.as_str());
+                if !id.is_ok_and(|id| self.sessions.have(&self.jobs, &id)) {
+                    let refusal = outbound::realtime_closed(session_id, "error:ValidationError");
+                    self.jobs.outbox().frame(refusal, None);
+                }
             }
             Command::RealtimeFrame { session_id, data, is_text } => {
                 self.sessions.hear(&session_id, data, is_text);

@@ -62,6 +62,7 @@ pub(crate) struct Workshop {
     pub gpu: Arc<Semaphore>,
     pub gpu_runs: Arc<AtomicUsize>,
     pub users: Handle,
+    pub control: Handle,
     pub tracker: TaskTracker,
     pub meters: Arc<Meters>,
     /// `None`: none are left.

@@ -301,6 +301,15 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_causes_that_the_page_explains_are_those_that_there_are() {
+        let page = include_str!("../../../docs/operations.md");
+        let (_, table) = page.split_once("| cause | what it means |").expect("there is a table of them");
+        let rows = table.lines().skip(2).take_while(|line| line.starts_with('|'));
+        let explained: Vec<_> = rows.map(|row| row.split('`').nth(1).expect("it names one")).collect();
+        assert_eq!(explained, Cause::ALL.map(Cause::as_str));
+    }
+
+    #[test]
     fn each_outcome_and_cause_has_a_place_of_its_own() {
         for (at, outcome) in Outcome::all().into_iter().enumerate() {
             assert_eq!(outcome.number(), at, "{outcome:?}");

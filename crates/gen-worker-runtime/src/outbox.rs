@@ -8,6 +8,7 @@ mod speech;
 
 use std::{
     convert::Infallible,
+    future::pending,
     io,
     path::Path,
     sync::{
@@ -41,9 +42,6 @@ use crate::{
     wire::{Message, outbound},
 };
 
-/// How long the line of a run waits for the delivery of its result, at least, and at most twice as long.
-const LATE: Duration = Duration::from_secs(1);
-
 /// A run and its attempt: what a result answers and an acknowledgement names.
 pub(crate) type Key = (RunId, i64);
 
@@ -55,6 +53,8 @@ struct Limits {
     result_bytes: usize,
     /// Of one message, in bytes.
     message_bytes: usize,
+    /// How long the line of a run waits for the delivery of its result, at least, and at most twice as long.
+    late: Duration,
 }
 
 impl Limits {
@@ -63,6 +63,7 @@ impl Limits {
             events: config.event_buffer,
             result_bytes: config.result_buffer,
             message_bytes: config.max_message_bytes,
+            late: config.log_delivery,
         }
     }
 }
@@ -87,6 +88,8 @@ pub(crate) struct Census {
     pub unwritten: usize,
     /// How long the oldest result has been held; `None`: there is none.
     pub oldest: Option<Duration>,
+    /// The scheduler of this stream says when it has a result for good.
+    pub is_acknowledged: bool,
     /// Events that wait.
     pub events: usize,
     /// What was lost since the start.
@@ -105,6 +108,7 @@ pub(crate) struct Outbox {
     speaker: AtomicWaker,
     journal: Option<Journal>,
     max_event: EventLimit,
+    late: Duration,
     /// So many results are held that no more runs should be taken.
     full: AtomicBool,
     /// So much waits for the stream that nothing more should be read from it.
@@ -137,6 +141,7 @@ impl Outbox {
             speaker: AtomicWaker::new(),
             journal: None,
             max_event: EventLimit::within(limits.message_bytes),
+            late: limits.late,
             full: AtomicBool::new(false),
             congested: AtomicBool::new(false),
             relieved: Notify::new(),
@@ -228,8 +233,10 @@ impl Outbox {
     fn take(&self, queue: &mut Queue, key: Key, message: Message, line: Option<Box<Line>>, now: Instant) {
         let kept = self.journal.as_ref().map(|journal| (journal, key.clone(), message.clone()));
         let id = queue.results.hold_back(key, message, now);
-        if let Some(line) = line {
-            queue.results.tell_of(id, line, now);
+        match line {
+            Some(line) if self.late.is_zero() => queue.results.told.push((line, None)),
+            Some(line) => queue.results.tell_of(id, line, now),
+            None => {}
         }
         if kept.is_none_or(|(journal, key, message)| !journal.keep(id, key, message)) {
             queue.results.release(id);
@@ -264,12 +271,12 @@ impl Outbox {
     /// Takes what a realtime session has to say, in its turn. A frame holds its place until it is handed to the stream; the
     /// session's end needs none.
     pub(crate) fn frame(&self, message: Message, place: Option<OwnedSemaphorePermit>) {
-        self.change(|queue| queue.frames.push_back((message, place)));
+        self.change(|queue| queue.push_frame(message, place));
     }
 
     /// Forgets every frame: a session ends with its stream, and the next stream's scheduler knows nothing of it.
     pub(crate) fn drop_frames(&self) {
-        self.change(|queue| queue.frames.retain(|(_, place)| place.is_none()));
+        self.change(Queue::drop_frames);
     }
 
     /// The scheduler of this stream says when it has a result for good.
@@ -320,13 +327,16 @@ impl Outbox {
         });
     }
 
-    /// Logs of each run how it ended, whose result is not delivered within a second, for as long as it is polled.
+    /// Logs of each run how it ended, whose result is not delivered in time, for as long as it is polled.
     pub(crate) async fn tell_late(&self) -> Infallible {
-        let mut look = interval(LATE);
+        if self.late.is_zero() {
+            return pending().await;
+        }
+        let mut look = interval(self.late);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             look.tick().await;
-            self.change(|queue| queue.results.tell_late(Instant::now(), LATE));
+            self.change(|queue| queue.results.tell_late(Instant::now(), self.late));
         }
     }
 

@@ -10,7 +10,10 @@ use std::{
     collections::HashMap,
     convert::Infallible,
     future::pending,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    sync::{
+        Arc, Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
     task::Poll,
     time::Duration,
 };
@@ -58,24 +61,32 @@ impl Sessions {
     /// Opens a session, or says why not.
     pub(crate) fn open(&self, jobs: &Jobs, opening: Opening) {
         let (id, name) = (opening.run.run_id.clone(), &opening.run.function);
+        if self.have(jobs, &id) {
+            return;
+        }
         let known = jobs.function(name).filter(|function| function.spec().is_realtime());
         let Some(handler) = known.cloned() else {
             return refuse(jobs.outbox(), &id, "unknown_function");
         };
-        let is_open = self.table().contains_key(&id);
-        if is_open && !jobs.admission().is_running(&id, 0) {
-            // Its handler has ended, and what that said is still on its way.
-            return refuse(jobs.outbox(), &id, "worker busy");
-        }
         match jobs.converse(self, handler, opening) {
             Ok(session) => {
                 self.table().insert(id, session);
             }
             Err(Refusal::Failed(failure)) => refuse(jobs.outbox(), &id, &refusal(&failure)),
-            Err(_) if self.table().contains_key(&id) => info!(session_id = %id, "already open"),
-            // One of this name is ending, or a run has it.
+            // One of this name is ending with the stream before, or a run has it.
             Err(_) => refuse(jobs.outbox(), &id, "worker busy"),
         }
+    }
+
+    /// Whether there is a session of this name, which hears of no second one: that is the same one, sent again, or comes too soon
+    /// and is refused when the last words of the first were said.
+    pub(crate) fn have(&self, jobs: &Jobs, id: &RunId) -> bool {
+        let Some(session) = self.table().get(id).cloned() else { return false };
+        match jobs.admission().is_running(id, 0) {
+            true => info!(session_id = %id, "already open"),
+            false => session.refuse_another(),
+        }
+        true
     }
 
     /// Takes a frame for a session; one that is not open takes none.
@@ -112,9 +123,10 @@ impl Sessions {
     }
 }
 
+/// Said in its turn: of a session before it that had the same name, there may be frames on their way.
 fn refuse(outbox: &Outbox, id: &RunId, reason: &str) {
     warn!(session_id = %id, reason, "session refused");
-    outbox.answer(outbound::realtime_closed(id.as_str().to_owned(), reason));
+    outbox.frame(outbound::realtime_closed(id.as_str().to_owned(), reason), None);
 }
 
 fn refusal(failure: &JobFailure) -> String {
@@ -137,6 +149,10 @@ pub(crate) struct Session {
     active: Notify,
     /// Why the worker ended it, whatever its handler does.
     ended: SetOnce<&'static str>,
+    /// Another of its name was to be opened while its last words were on their way, and is refused behind them.
+    has_refused: AtomicBool,
+    /// For its frames that wait in the outbox.
+    places: Arc<Semaphore>,
 }
 
 impl Session {
@@ -148,7 +164,8 @@ impl Session {
     ) -> Self {
         let inbox = Mutex::new(Inbox::new(limits.buffer));
         let (heard, active, ended) = (Notify::new(), Notify::new(), SetOnce::new());
-        Self { id, limits, handler, outbox, inbox, heard, active, ended }
+        let (has_refused, places) = (AtomicBool::new(false), Arc::new(Semaphore::new(UNSENT)));
+        Self { id, limits, handler, outbox, inbox, heard, active, ended, has_refused, places }
     }
 
     /// Carries frames until the handler has ended, or the worker ends the session; then tells the peer why, once everything
@@ -175,9 +192,22 @@ impl Session {
         let reason = ended.or(outcome.as_deref()).unwrap_or("error:InternalError");
         info!(reason, "session closed");
         self.outbox.frame(outbound::realtime_closed(self.id.as_str().to_owned(), reason), None);
+        if self.has_refused.load(Ordering::Relaxed) {
+            refuse(&self.outbox, &self.id, "worker busy");
+        }
+    }
+
+    /// Its handler has ended, and what that said is on its way: what is opened by its name now is refused when that has been
+    /// said, once however often it is asked for, and what comes for it is not for this one.
+    fn refuse_another(&self) {
+        self.has_refused.store(true, Ordering::Relaxed);
+        self.inbox().close();
     }
 
     fn hear(&self, data: Bytes, is_text: bool) {
+        if self.inbox().is_finished() {
+            return;
+        }
         if !self.limits.max_frame.admits(data.len() as u64) {
             return self.end("frame_too_large");
         }
@@ -244,8 +274,7 @@ impl Session {
 
     /// Passes on what the handler says until it has no more to say. Dropping the future loses no frame.
     async fn speak(&self, outgoing: &mut mpsc::Receiver<Outgoing>) {
-        let places = Arc::new(Semaphore::new(UNSENT));
-        while let Ok(place) = places.clone().acquire_owned().await
+        while let Ok(place) = self.places.clone().acquire_owned().await
             && let Some(said) = outgoing.recv().await
         {
             match said {

@@ -22,7 +22,7 @@ use gen_worker_core::{
 use serde::Serialize;
 use tokio::{runtime::Handle, sync::Semaphore};
 use tokio_util::task::TaskTracker;
-use tracing::{info, warn};
+use tracing::{Span, info, warn};
 
 use self::shelf::Shelf;
 pub(crate) use self::{lines::RECENT, panic::Panicked};
@@ -143,9 +143,9 @@ impl Reports {
             return;
         };
         let (reports, run_id) = (self.clone(), case.facts.run_id.clone());
-        let report = self.report(case);
+        let (report, span) = (self.report(case), Span::current());
         let write = move || {
-            reports.write(&run_id, report);
+            span.in_scope(|| reports.write(&run_id, report));
             drop(place);
         };
         tracker.spawn_blocking_on(write, users);
@@ -203,8 +203,8 @@ impl Reports {
         let text = serde_json::to_vec_pretty(&report).expect("it is made of texts and numbers");
         let mut shelf = self.shelf.lock().unwrap_or_else(PoisonError::into_inner);
         match shelf.put(report.at_unix_ms, run_id, &text) {
-            Ok(path) => info!(%run_id, report = %path.display(), "a failure was written down"),
-            Err(error) => warn!(%run_id, %error, "a failure could not be written down"),
+            Ok(path) => info!(report = %path.display(), "a failure was written down"),
+            Err(error) => warn!(%error, "a failure could not be written down"),
         }
     }
 }

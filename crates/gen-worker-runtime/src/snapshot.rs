@@ -67,7 +67,8 @@ fn write(watched: &Watched) {
     all.truncate(MAX_RUNS);
     let runs: Vec<Listed<'_>> = all.iter().map(listed).collect();
     let Held { in_flight, permits, zombies } = watched.admission.held();
-    let Census { results, result_bytes, unwritten, oldest, events, lost } = watched.outbox.census();
+    let Census { results, result_bytes, unwritten, oldest, is_acknowledged, events, lost } =
+        watched.outbox.census();
     let (available, loading) = watched.reporter.functions();
     let (mut leases, mut downloads) = (watched.reporter.leases(), watched.reporter.downloads());
     leases.truncate(MAX_MODELS);
@@ -93,6 +94,8 @@ fn write(watched: &Watched) {
         outbox_bytes = result_bytes,
         outbox_unwritten = unwritten,
         outbox_oldest_ms = oldest.map(millis),
+        outbox_acknowledged = is_acknowledged,
+        result_retention_ms = millis(watched.result_retention),
         outbox_events = events,
         events_dropped = lost.events,
         results_shed = lost.results,

@@ -37,6 +37,8 @@ pub(crate) struct Watched {
     pub prefetch: Prefetch,
     pub shutdown: Shutdown,
     pub gpu_runs: Arc<AtomicUsize>,
+    /// How long a result is kept that nobody acknowledges.
+    pub result_retention: Duration,
     pub tasks: TaskTracker,
     pub pulse: Pulse,
 }
@@ -118,7 +120,7 @@ impl Watched {
     }
 
     fn measure_outbox(&self, readings: &mut Readings) {
-        let Census { results, result_bytes, unwritten, oldest, events, lost } = self.outbox.census();
+        let Census { results, result_bytes, unwritten, oldest, events, lost, .. } = self.outbox.census();
         let Losses { events: dropped, results: shed } = lost;
         readings.add(&meters::OUTBOX_RESULTS, results);
         readings.add(&meters::OUTBOX_UNWRITTEN, unwritten);

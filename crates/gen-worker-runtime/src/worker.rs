@@ -283,7 +283,7 @@ impl Worker {
             registry,
             (prepared, layers),
             shutdown,
-            users.handle().clone(),
+            Runtimes { users: users.handle().clone(), control: control.handle().clone() },
             outbox.clone(),
         );
         let watched = parts.watched.clone();
@@ -320,6 +320,12 @@ async fn heed(signals: Signals, shutdown: &Shutdown, watched: &Watched) -> Infal
     pending().await
 }
 
+/// Where user code runs, and where it is seen to.
+struct Runtimes {
+    users: Handle,
+    control: Handle,
+}
+
 /// The parts of a running worker, on the control runtime.
 struct Parts {
     config: Arc<RuntimeConfig>,
@@ -346,7 +352,7 @@ impl Parts {
         registry: Registry,
         (prepared, layers): (Prepared, Option<Handler>),
         shutdown: Shutdown,
-        users: Handle,
+        Runtimes { users, control }: Runtimes,
         outbox: Arc<Outbox>,
     ) -> Self {
         if let Some(manager) = &ports.model_manager {
@@ -370,7 +376,7 @@ impl Parts {
         );
         let models_run_on = ports.model_manager.as_ref().map(|manager| manager.device());
         let specs = registry.iter().map(|function| &**function.spec());
-        let unfit = Unfit::find(specs, host.facts().gpu.memory_bytes, models_run_on);
+        let unfit = Unfit::find(specs, &host.facts().gpu, models_run_on);
         unfit.tell(&*outbox);
         let reports = Reports::new(Surroundings {
             config: config.clone(),
@@ -409,6 +415,7 @@ impl Parts {
             gpu: Arc::new(Semaphore::new(places as usize)),
             gpu_runs: reporter.gpu_runs(),
             users: users.clone(),
+            control,
             tracker: tracker.clone(),
             meters: meters.clone(),
             reports: reports.map(Arc::new),
@@ -425,6 +432,7 @@ impl Parts {
             admission: admission.clone(),
             outbox: outbox.clone(),
             gpu_runs: reporter.gpu_runs(),
+            result_retention: config.result_retention,
             tasks: tracker.clone(),
             pulse: Pulse::default(),
         };

@@ -56,6 +56,8 @@ async fn a_snapshot_shows_what_every_run_is_doing() {
         ("permits", json!(1)),
         ("runs_left_out", json!(0)),
         ("outbox_results", json!(1)),
+        ("outbox_acknowledged", json!(false)),
+        ("result_retention_ms", json!(60_000)),
     ] {
         assert_eq!(snapshot[name], expected, "{name} in {snapshot}");
     }
@@ -114,7 +116,8 @@ fn last_line(worker: &WorkerProcess, run_id: &str) -> Value {
 
 #[tokio::test]
 async fn a_run_that_ended_says_in_one_line_where_its_time_went() {
-    let (_hub, _scheduler, process, mut stream) = hub_and_worker(&[]).await;
+    let (_hub, _scheduler, process, mut stream) =
+        hub_and_worker(&[("WORKER_LOG_DELIVERY_SECONDS", "3600")]).await;
     let said =
         |run_id: &str| format!(r#""message":"{}"#, if run_id == "bad" { "failed" } else { "succeeded" });
 
@@ -141,13 +144,26 @@ async fn a_run_that_ended_says_in_one_line_where_its_time_went() {
     assert_eq!((&line["fetch_ms"], &line["bytes"], &line["stage"]), (&json!(0), &json!(0), &json!("run")));
     assert_eq!((&line["outcome"], &line["level"]), (&json!("validation"), &json!("WARN")), "{line}");
     assert!(line["error"].as_str().is_some_and(|error| error.contains("no")), "{line}");
+}
 
-    // Nobody acknowledges it: the line comes all the same.
-    stream.run("parked", "echo", json!({"text": "a"})).await;
-    stream.next_result().await;
-    process.says(r#""run_id":"parked""#).await;
-    let line = last_line(&process, "parked");
-    assert!(line["run_ms"].is_u64() && line["deliver_ms"].is_null(), "{line}");
+#[tokio::test]
+async fn a_run_whose_result_nobody_acknowledges_has_its_line_all_the_same() {
+    for patience in ["0.01", "0"] {
+        let (_scheduler, process, mut stream) = worker(&[("WORKER_LOG_DELIVERY_SECONDS", patience)]).await;
+        stream.hello(&["result-ack"]).await;
+        stream.run("parked", "echo", json!({"text": "a"})).await;
+        stream.next_result().await;
+        process.says(r#""message":"succeeded""#).await;
+        let line = last_line(&process, "parked");
+        assert!(line["run_ms"].is_u64() && line["deliver_ms"].is_null(), "{line}");
+        process.ask().await;
+        process.says(r#""message":"snapshot""#).await;
+        let snapshot = self::line(&process, "snapshot");
+        assert_eq!(
+            (&snapshot["outbox_acknowledged"], &snapshot["outbox_results"]),
+            (&json!(true), &json!(1))
+        );
+    }
 }
 
 /// Runs that fail, each with a line of 4 KiB.

@@ -7,9 +7,10 @@ use std::{
 };
 
 use gen_worker::{
-    Call, DeltaStream, Function, ResourceRequirements, Worker, WorkerError, WorkerFailure,
+    Call, DeltaStream, Function, ResourceRequirements, RuntimeConfig, Worker, WorkerError, WorkerFailure,
     layer::{Answer, BoxError, BoxFuture, Handler, Invocation, Layer, LayerError, Service},
 };
+use gen_worker_runtime::FakeGpu;
 use gen_worker_testkit::FakeScheduler;
 use gen_worker_tests::{Embedded, WorkerSettings, unpack};
 use serde_json::{Value, json};
@@ -107,7 +108,9 @@ fn functions() -> [Function; 3] {
 async fn every_call_goes_through_the_layers_the_first_one_first() {
     let scheduler = FakeScheduler::start().await;
     let notes = Arc::<Mutex<Vec<String>>>::default();
-    let worker = Worker::builder(Embedded::settings(&scheduler.addr().to_string()))
+    let gpu = FakeGpu { count: 1, memory_bytes: 1, name: String::new(), driver: String::new() };
+    let settings = RuntimeConfig { fake_gpu: Some(gpu), ..Embedded::settings(&scheduler.addr().to_string()) };
+    let worker = Worker::builder(settings)
         .functions(functions())
         .layer(noting("outer", &notes))
         .layer(noting("inner", &notes));
@@ -218,4 +221,30 @@ async fn a_thread_that_a_layer_leaves_behind_is_told_to_stop_and_counted() {
     let ended = timeout(PATIENCE, worker.ended()).await.expect("there are too many such threads");
     assert!(matches!(ended, Err(WorkerFailure::Zombies { count: 1 })), "{ended:?}");
     drop(end);
+}
+
+#[tokio::test]
+async fn a_thread_that_a_layer_leaves_behind_holds_a_drain_no_longer_than_it_lasts() {
+    let (given_up, begun) = (Arc::new(Notify::new()), Arc::new(Notify::new()));
+    let began = begun.clone();
+    let heeds = Function::builder::<Value>("heeds", "tests")
+        .blocking(move |call: Call<Value>| {
+            began.notify_one();
+            while !call.context.is_canceled() {
+                std::thread::yield_now();
+            }
+            Ok::<_, WorkerError>(())
+        })
+        .unwrap();
+    let scheduler = FakeScheduler::start().await;
+    let mut settings = Embedded::settings(&scheduler.addr().to_string());
+    settings.cancel_grace = Duration::from_secs(3600);
+    let worker = Worker::builder(settings).function(heeds).layer(impatient(&given_up));
+    let worker = Embedded::start(worker);
+    let mut stream = scheduler.accept().await;
+    stream.run("r", "heeds", json!({})).await;
+    begun.notified().await;
+    given_up.notify_one();
+    assert_eq!(stream.next_result().await.safe_message, "took too long");
+    timeout(PATIENCE, worker.leave(stream)).await.expect("the thread has ended");
 }

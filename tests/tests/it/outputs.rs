@@ -11,6 +11,9 @@ use super::worker;
 
 const TOKEN: &str = "token-of-the-run";
 
+/// `attach` requires one.
+const A_GPU: (&str, &str) = ("WORKER_FAKE_GPU_COUNT", "1");
+
 /// A run whose files are at `base`; empty: nowhere.
 fn request(run_id: &str, base: &str, function: &str, payload: &Value) -> v1::TaskExecutionRequest {
     v1::TaskExecutionRequest {
@@ -134,7 +137,7 @@ async fn a_saved_stream_is_stored_and_created_once() {
 #[tokio::test]
 async fn what_is_attached_is_stored_before_the_result_is_sent() {
     let api = FakeFileApi::start(TOKEN).await;
-    let (_scheduler, worker, mut stream) = worker(&[]).await;
+    let (_scheduler, worker, mut stream) = worker(&[A_GPU]).await;
     let payload = json!({"names": ["a.png", "b/c.bin", "d"], "size": 70_000});
     let told = output(&run(&mut stream, &api.url(), "attach", payload.clone()).await);
     let files = told["files"].as_array().unwrap();
@@ -155,7 +158,7 @@ async fn what_is_attached_is_stored_before_the_result_is_sent() {
 async fn the_gpu_is_free_while_bytes_move() {
     let api = FakeFileApi::start(TOKEN).await;
     let proxy = FaultProxy::start(addr(&api.url()).parse().unwrap()).await;
-    let (_scheduler, _worker, mut stream) = worker(&[("WORKER_DOWNLOAD_RETRIES", "5")]).await;
+    let (_scheduler, _worker, mut stream) = worker(&[A_GPU, ("WORKER_DOWNLOAD_RETRIES", "5")]).await;
     let (slow, attached) = (format!("http://{}", proxy.addr()), json!({"names": ["x"], "size": 1000}));
     proxy.pause();
     stream.send(Msg::RunRequest(request("held", &slow, "attach", &attached))).await;
@@ -194,7 +197,7 @@ async fn a_run_keeps_its_place_until_its_output_is_stored() {
     let api = FakeFileApi::start(TOKEN).await;
     let proxy = FaultProxy::start(addr(&api.url()).parse().unwrap()).await;
     let (_scheduler, _worker, mut stream) =
-        worker(&[("WORKER_MAX_CONCURRENCY", "1"), ("WORKER_DOWNLOAD_RETRIES", "5")]).await;
+        worker(&[A_GPU, ("WORKER_MAX_CONCURRENCY", "1"), ("WORKER_DOWNLOAD_RETRIES", "5")]).await;
     let (slow, attached) = (format!("http://{}", proxy.addr()), json!({"names": ["x"], "size": 1000}));
     proxy.pause();
     stream.send(Msg::RunRequest(request("held", &slow, "attach", &attached))).await;
@@ -218,6 +221,7 @@ async fn a_run_told_to_stop_gives_up_its_upload() {
     let (slow, through) = (format!("http://{}", proxy.addr()), proxy.addr().to_string());
     // Nothing but the signal itself ends an upload that hangs.
     let (_scheduler, worker, mut stream) = worker(&[
+        A_GPU,
         ("WORKER_URL_ALLOW", &through),
         ("WORKER_CANCEL_GRACE_SECONDS", "3600"),
         ("WORKER_HTTP_IDLE_TIMEOUT_SECONDS", "3600"),

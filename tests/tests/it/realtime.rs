@@ -1,13 +1,16 @@
 //! Realtime sessions (contract §3.9).
 
-use std::{future::pending, num::NonZeroU32, time::Duration};
+use std::{future::pending, num::NonZeroU32, sync::Arc, time::Duration};
 
-use gen_worker::{Call, Function, RealtimeSocket, ResourceRequirements, Worker, WorkerError};
+use gen_worker::{
+    Call, Function, Ports, RealtimeSocket, ResourceRequirements, RuntimeConfig, Worker, WorkerError,
+};
 use gen_worker_orchestrator::{Orchestrator, OrchestratorConfig};
 use gen_worker_proto::{
     frontend::{self, frontend_service_client::FrontendServiceClient, realtime_proxy_message::Msg as Said},
     scheduler::{self as v1, worker_scheduler_message::Msg},
 };
+use gen_worker_status::{Status, StatusConfig};
 use gen_worker_testkit::{FakeScheduler, WorkerStream};
 use gen_worker_tests::{Embedded, WorkerSettings};
 use serde_json::json;
@@ -15,7 +18,7 @@ use tokio::{sync::mpsc, time::timeout};
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Code, transport::Channel};
 
-use super::{CONFORMANCE, worker};
+use super::{CONFORMANCE, status::get, worker};
 
 /// Long enough that no test reaches it by itself.
 const HOUR: &str = "3600";
@@ -308,4 +311,55 @@ async fn a_caller_talks_to_a_handler_through_the_orchestrator() {
     };
     timeout(PATIENCE, spoken).await.unwrap();
     orchestrator.stop().await;
+}
+
+/// Frames of a handler that ends while they wait: more than the stream's window and the places in the worker take, and not more
+/// than those and the socket.
+const LAST_WORDS: usize = 75;
+
+#[tokio::test]
+async fn a_name_that_is_opened_again_during_the_last_words_mixes_nothing() {
+    let talks = Function::realtime("talks", "tests")
+        .asynchronous(|call: Call<RealtimeSocket>| async move {
+            for n in 0..LAST_WORDS {
+                let mut frame = vec![0; 512 << 10];
+                frame[0] = n as u8;
+                call.input.send_bytes(frame).await;
+            }
+            Ok::<_, WorkerError>(())
+        })
+        .unwrap();
+    let scheduler = FakeScheduler::start().await;
+    let settings = RuntimeConfig { ws_buffer: 100, ..Embedded::settings(&scheduler.addr().to_string()) };
+    let config = StatusConfig { http_addr: Some("127.0.0.1:0".to_owned()), ..StatusConfig::default() };
+    let status = Status::open(&config, Vec::new()).unwrap().unwrap();
+    let address = status.address().unwrap();
+    let ports = Ports { observer: Some(Arc::new(status)), ..Ports::default() };
+    let worker = Embedded::start(Worker::builder(settings).ports(ports).function(talks));
+    let mut stream = scheduler.accept().await;
+    stream.next_registration().await;
+    stream.send(Msg::RealtimeOpenCmd(open("s", "talks"))).await;
+    let ended = r#"gen_worker_runs_total{function="talks",outcome="success"} 1"#;
+    while !get(address, "/metrics").await.1.contains(ended) {}
+    while !get(address, "/metrics").await.1.contains("gen_worker_runs_in_flight 0") {}
+
+    // Asked for thrice, and what is said to it is more than the first may hold.
+    for function in ["talks", "nope", "talks"] {
+        stream.send(Msg::RealtimeOpenCmd(open("s", function))).await;
+        for _ in 0..9 {
+            say(&mut stream, "s", "for the second", true).await;
+        }
+    }
+    hang_up(&mut stream, "s").await;
+    for n in 0..LAST_WORDS {
+        assert_eq!(next_frame(&mut stream).await.1[0], n as u8);
+    }
+    assert_eq!(next_close(&mut stream).await, closed("s", "completed"));
+    assert_eq!(next_close(&mut stream).await, closed("s", "worker busy"));
+    stream.send(Msg::RealtimeOpenCmd(open("s", "talks"))).await;
+    for n in 0..LAST_WORDS {
+        assert_eq!(next_frame(&mut stream).await.1[0], n as u8);
+    }
+    assert_eq!(next_close(&mut stream).await, closed("s", "completed"));
+    worker.leave(stream).await;
 }

@@ -161,3 +161,31 @@ async fn user_code_cannot_delay_a_cancel_or_a_drain() {
     }
     spinning.worker.leave(spinning.stream).await;
 }
+
+#[tokio::test]
+async fn what_requires_a_gpu_is_not_offered_where_there_is_none() {
+    for (gpus, is_offered) in [("0", false), ("1", true)] {
+        let scheduler = FakeScheduler::start().await;
+        let process = WorkerSettings::new(CONFORMANCE, &scheduler).set("WORKER_FAKE_GPU_COUNT", gpus).start();
+        let mut stream = scheduler.accept().await;
+        let offered = stream.next_registration().await.resources.unwrap().available_functions;
+        assert_eq!(offered.contains(&"attach".to_owned()), is_offered, "{gpus}: {offered:?}");
+        stream.run("r", "attach", serde_json::json!({"names": [], "size": 0})).await;
+        let result = stream.next_result().await;
+        let reason = "it requires a GPU, and this machine shows none";
+        if !is_offered {
+            assert_eq!((&*result.error_type, &*result.safe_message), ("resource", reason));
+            process.says("function not offered").await;
+        }
+        let told = stream.events("").into_iter().filter(|event| event.event_type == "function.unfit");
+        let payload = |json: &[u8]| serde_json::from_slice::<serde_json::Value>(json).unwrap();
+        let told: Vec<_> = told.map(|event| payload(&event.payload_json)).collect();
+        let said = |told: &serde_json::Value| told["function"] == "attach" && told["reason"] == reason;
+        assert!(told.iter().all(said), "{told:?}");
+        assert_eq!(told.len(), usize::from(!is_offered));
+        let log = process.log();
+        let lines: Vec<_> = log.lines().filter(|line| line.contains("function not offered")).collect();
+        assert!(lines.iter().all(|line| line.contains(reason) && line.contains("attach")), "{lines:?}");
+        assert_eq!(lines.len(), usize::from(!is_offered));
+    }
+}

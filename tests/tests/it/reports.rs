@@ -46,6 +46,11 @@ async fn a_fault_leaves_a_report() {
     fail(&mut stream, "other", "validation", "no").await;
     fail(&mut stream, "r1", "panic", "GET https://h/x?sig=hunter2 for token=hunter2").await;
     process.says(WRITTEN).await;
+    let log = process.log();
+    let told = log.lines().find(|line| line.contains(WRITTEN)).unwrap();
+    let told: Value = serde_json::from_str(told).unwrap();
+    let run = json!({"name": "job", "run_id": "r1", "function": "fail", "attempt": 0});
+    assert_eq!(told["spans"], json!([run]), "{told}");
     let all = reports(&process);
     let [(path, report)] = &all[..] else { panic!("one report: {all:?}") };
     assert_eq!(fs::metadata(path).unwrap().permissions().mode() & 0o777, 0o600);
@@ -90,7 +95,7 @@ async fn the_oldest_report_goes_and_none_is_left_where_none_is_wanted() {
     for (run_id, kind) in [("r1", "internal"), ("r2", "fatal"), ("r3", "internal")] {
         fail(&mut stream, run_id, kind, "oh").await;
         // One after the other, so that it is known which is the oldest.
-        process.says(&format!(r#""message":"{WRITTEN}","run_id":"{run_id}""#)).await;
+        process.says(&format!("-{run_id}-")).await;
     }
     let left: Vec<Value> = reports(&process).into_iter().map(|(_, report)| report).collect();
     assert_eq!([&left[0]["run_id"], &left[1]["run_id"]], [&json!("r2"), &json!("r3")]);

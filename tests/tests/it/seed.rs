@@ -20,7 +20,8 @@ async fn generate(
 #[tokio::test]
 async fn the_readme_function_of_the_original_runs() {
     let scheduler = FakeScheduler::start().await;
-    let env = Env::from_iter([("SCHEDULER_ADDR", scheduler.addr().to_string())]);
+    let address = scheduler.addr().to_string();
+    let env = Env::from_iter([("SCHEDULER_ADDR", address.as_str()), ("WORKER_FAKE_GPU_COUNT", "1")]);
     let config = WorkerConfig::from_env(&env).unwrap();
     let worker = Worker::builder(config.runtime).function(function!(generate)).build().unwrap();
     let shutdown = worker.shutdown();

@@ -206,6 +206,11 @@ impl Book {
         }
     }
 
+    /// Whether what holds this permit goes on.
+    pub(super) fn holds(&self, permit: PermitId) -> bool {
+        self.active.contains_key(&permit)
+    }
+
     /// The run was reported and does not stop. Returns how many such there are; `None`: it has ended after all.
     pub(super) fn abandon(&mut self, permit: PermitId) -> Option<u32> {
         self.active.get_mut(&permit)?.zombie = true;

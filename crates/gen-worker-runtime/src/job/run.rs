@@ -4,7 +4,6 @@
 //! reported in its place, from the control runtime, on a thread that no user code enters. Whoever is first has the last word.
 
 use std::{
-    future::pending,
     panic::AssertUnwindSafe,
     sync::{
         Arc, Mutex, MutexGuard, OnceLock, PoisonError,
@@ -136,8 +135,10 @@ impl Run {
         self.tell(Some(ended), Place::Free(permit));
         if let Some(permit) = left {
             self.cancellation.cancel(CancelReason::User);
-            let (tracker, span) = (self.shop.tracker.clone(), self.span());
-            tracker.spawn(self.bury(permit, pending::<()>()).instrument(span));
+            let (shop, span) = (self.shop.clone(), self.span());
+            let admission = shop.admission.clone();
+            let bury = self.bury(permit, async move { admission.left(permit).await });
+            shop.tracker.spawn_on(bury.instrument(span), &shop.control);
         }
     }
 
@@ -189,9 +190,11 @@ impl Run {
     }
 
     /// Async code is gone a moment after its abort. A thread goes on and keeps its permit; with too many such the worker
-    /// leaves, because only the end of the process ends them.
+    /// leaves, because only the end of the process ends them. On the control runtime: user code may keep the other busy.
     async fn bury(self: Arc<Self>, permit: PermitId, end: impl Future) {
         let config = &self.shop.config;
+        // Whose place is free has a permit no more, and need not wait for whoever looks next.
+        self.shop.outbox.take_in();
         // It ends with an error, which says that it was aborted, or not in time.
         let _ = timeout(config.cancel_grace, end).await;
         let Some(zombies) = self.shop.outbox.abandon(&self.shop.admission, permit) else { return };

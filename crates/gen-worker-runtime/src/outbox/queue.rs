@@ -18,7 +18,9 @@ pub(super) struct Queue {
     pub results: Results,
     pub events: Events,
     /// What realtime sessions say. A frame holds its place among its session's own; a session's end has none.
-    pub frames: VecDeque<(Message, Option<OwnedSemaphorePermit>)>,
+    frames: VecDeque<(Message, Option<OwnedSemaphorePermit>)>,
+    /// Of the ends of sessions among them.
+    end_bytes: usize,
     /// Whose turn it is of these two.
     frames_first: bool,
     /// The stream ends once everything is said.
@@ -44,6 +46,7 @@ impl Queue {
             results: Results::default(),
             events: Events::new(event_capacity),
             frames: VecDeque::new(),
+            end_bytes: 0,
             frames_first: false,
             finishing: false,
             stream: 0,
@@ -79,6 +82,27 @@ impl Queue {
         self.answers.push_back(answer);
     }
 
+    /// Takes what a session says, or its end, which has no place.
+    pub(super) fn push_frame(&mut self, frame: Message, place: Option<OwnedSemaphorePermit>) {
+        if place.is_none() {
+            self.end_bytes += frame.len();
+        }
+        self.frames.push_back((frame, place));
+    }
+
+    fn pop_frame(&mut self) -> Option<Message> {
+        let (frame, place) = self.frames.pop_front()?;
+        if place.is_none() {
+            self.end_bytes -= frame.len();
+        }
+        Some(frame)
+    }
+
+    /// Forgets all but the ends of sessions.
+    pub(super) fn drop_frames(&mut self) {
+        self.frames.retain(|(_, place)| place.is_none());
+    }
+
     /// The next message of this stream; `None`: it is over.
     pub(super) fn next_of(&mut self, stream: u64, now: Instant) -> Poll<Option<Message>> {
         if stream != self.stream {
@@ -112,12 +136,12 @@ impl Queue {
     fn next_of_the_rest(&mut self) -> Option<Message> {
         self.frames_first = !self.frames_first;
         if self.frames_first
-            && let Some((frame, _)) = self.frames.pop_front()
+            && let Some(frame) = self.pop_frame()
         {
             return Some(frame);
         }
         let event = self.events.pop().map(outbound::event);
-        event.or_else(|| self.frames.pop_front().map(|(frame, _)| frame))
+        event.or_else(|| self.pop_frame())
     }
 
     /// Whether the stream has something to read, be it its end.
@@ -160,7 +184,8 @@ impl Queue {
 
     /// So much waits for the stream that nothing more should be read from it: what is read makes more to say.
     pub(super) fn is_congested(&self) -> bool {
-        self.answer_bytes + self.results.unwritten().bytes + self.results.held_back().bytes > self.max_bytes
+        let results = self.results.unwritten().bytes + self.results.held_back().bytes;
+        self.answer_bytes + self.end_bytes + results > self.max_bytes
     }
 
     /// Makes room where nobody acknowledges, and says whose results went.
@@ -187,6 +212,7 @@ impl Queue {
             result_bytes: self.results.all().bytes,
             unwritten: self.results.unwritten().count + self.results.held_back().count,
             oldest: self.results.oldest().map(|since| now.saturating_duration_since(since)),
+            is_acknowledged: self.results.are_acknowledged(),
             events: self.events.len(),
             lost: Losses { events: events + self.events.dropped(), results: results + self.shed },
         }

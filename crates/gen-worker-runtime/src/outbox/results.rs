@@ -214,6 +214,11 @@ impl Results {
         self.written.clear();
     }
 
+    /// Whether it does.
+    pub(super) fn are_acknowledged(&self) -> bool {
+        self.acknowledged
+    }
+
     /// A new stream: everything that may be sent is sent again, oldest first.
     pub(super) fn restart(&mut self) {
         self.acknowledged = false;

@@ -17,6 +17,8 @@ use crate::{
 
 const PLENTY: usize = 1 << 20;
 
+const LATE: Duration = Duration::from_secs(1);
+
 fn key(run: &str) -> Key {
     (RunId::parse(run).unwrap(), 0)
 }
@@ -42,7 +44,7 @@ fn registration() -> Message {
 }
 
 fn outbox(events: usize) -> Arc<Outbox> {
-    Arc::new(Outbox::new(&Limits { events, result_bytes: PLENTY, message_bytes: PLENTY }))
+    Arc::new(Outbox::new(&Limits { events, result_bytes: PLENTY, message_bytes: PLENTY, late: LATE }))
 }
 
 /// A queue with a stream that has registered, by its number.
@@ -160,8 +162,9 @@ fn a_line_never_waits_for_long_nor_is_lost() {
 #[test]
 fn frames_and_events_take_turns() {
     let (mut queue, stream) = queue(10);
-    let frame = || (outbound::realtime_frame(&key("s").0, Frame::Text(String::new())), None);
-    queue.frames.extend([frame(), frame(), frame()]);
+    for _ in 0..3 {
+        queue.push_frame(outbound::realtime_frame(&key("s").0, Frame::Text(String::new())), None);
+    }
     queue.events.push(progress("a")).unwrap();
     queue.events.push(progress("a")).unwrap();
     assert_eq!(drain(&mut queue, stream), ["~", "+a", "~", "+a", "~"]);
@@ -230,6 +233,18 @@ fn nothing_more_is_read_from_a_scheduler_that_reads_no_more() {
     }
     assert!(!outbox.is_congested());
     assert!(outbox.relieved().now_or_never().is_some(), "the session is told");
+}
+
+#[test]
+fn ends_of_sessions_that_nobody_reads_are_congestion() {
+    let (mut queue, stream) = queue(10);
+    let end = || outbound::realtime_closed("s".repeat(1 << 10), "worker busy");
+    while !queue.is_congested() {
+        queue.push_frame(end(), None);
+    }
+    while next(&mut queue, stream).is_ready() {}
+    (0..PLENTY / end().len()).for_each(|_| queue.push_frame(end(), None));
+    assert!(!queue.is_congested(), "what was said counts no more");
 }
 
 #[test]
@@ -466,7 +481,7 @@ fn a_refusal_takes_no_place_of_a_result_that_nobody_heard() {
 #[tokio::test]
 async fn what_is_shed_for_a_refusal_is_in_the_journal_no_more() {
     let directory = tempfile::TempDir::new().unwrap();
-    let limits = Limits { events: 1, result_bytes: PLENTY, message_bytes: PLENTY };
+    let limits = Limits { events: 1, result_bytes: PLENTY, message_bytes: PLENTY, late: LATE };
     let outbox = Outbox::journaled(&limits, directory.path()).unwrap();
     let (mut speech, _said) = outbox.start_stream(registration());
     outbox.result(key("a"), outbound::result(&key("a").0, 0, &Ok(vec![0; PLENTY - 1024].into())), None);

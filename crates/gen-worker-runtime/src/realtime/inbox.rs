@@ -45,6 +45,11 @@ impl Inbox {
         }
     }
 
+    /// Whether what comes now is nobody's.
+    pub(super) fn is_finished(&self) -> bool {
+        self.finished
+    }
+
     /// Nothing comes after what is there.
     pub(super) fn finish(&mut self) {
         self.finished = true;

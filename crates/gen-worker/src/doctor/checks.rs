@@ -65,18 +65,30 @@ pub(super) fn fail(name: &'static str, seen: impl Into<String>, remedy: impl Int
 /// Not a fault of this machine, as a rule.
 fn faults(faults: &Faults) -> Check {
     let Faults { directory, count, last } = faults;
-    if *count == 0 {
-        return ok("failures", "no run has left a report");
+    let directory = directory.display();
+    match (count, last) {
+        (Err(said), _) => fail(
+            "failures",
+            format!("the reports in {directory} cannot be read: {said}"),
+            "give this user the right to, or ask as the worker's",
+        ),
+        (Ok(_), None) => ok("failures", "no run has left a report"),
+        (Ok(count), Some(Err(said))) => fail(
+            "failures",
+            format!("{count} reports of runs that failed by a fault; the last cannot be read: {said}"),
+            "ask as the worker's user, or remove it",
+        ),
+        (Ok(count), Some(Ok(last))) => {
+            let ago = HumanDuration(last.ago);
+            let last =
+                format!("the last, {ago} ago: run {} of `{}`: {}", last.run_id, last.function, last.message);
+            warn(
+                "failures",
+                format!("{count} reports of runs that failed by a fault; {last}"),
+                format!("read them in {directory}; what is done with may be removed"),
+            )
+        }
     }
-    let last = last.as_ref().map_or_else(String::new, |last| {
-        let ago = HumanDuration(last.ago);
-        format!("; the last, {ago} ago: run {} of `{}`: {}", last.run_id, last.function, last.message)
-    });
-    warn(
-        "failures",
-        format!("{count} reports of runs that failed by a fault{last}"),
-        format!("read them in {}; what is done with may be removed", directory.display()),
-    )
 }
 
 fn settings(mistakes: Option<&String>) -> Check {
@@ -337,14 +349,14 @@ mod tests {
     #[test]
     fn the_last_failure_is_told() {
         let of = |count, last| faults(&Faults { directory: "/s/reports".into(), count, last });
-        assert_eq!(of(0, None).level, Level::Ok);
+        assert_eq!(of(Ok(0), None).level, Level::Ok);
         let last = Fault {
             run_id: "r1".to_owned(),
             function: "paint".to_owned(),
             message: "InternalError: no paint".to_owned(),
             ago: Duration::from_secs(120),
         };
-        let told = of(2, Some(last));
+        let told = of(Ok(2), Some(Ok(last)));
         let seen = "2 reports of runs that failed by a fault; the last, 2 minutes ago: run r1 of `paint`: InternalError: no paint";
         assert_eq!((told.level, told.seen.as_str()), (Level::Warn, seen));
         assert!(told.remedy.unwrap().contains("/s/reports"));

@@ -36,9 +36,10 @@ pub(super) struct Worker {
 #[derive(Debug, Clone)]
 pub(super) struct Faults {
     pub(super) directory: PathBuf,
-    pub(super) count: usize,
-    /// `None`: there is none, or it cannot be read.
-    pub(super) last: Option<Fault>,
+    /// How many there are; an error: why nobody can say.
+    pub(super) count: Result<usize, String>,
+    /// `None`: there is none; an error: which it is, and why it cannot be read.
+    pub(super) last: Option<Result<Fault, String>>,
 }
 
 /// Of a report what a line has room for.

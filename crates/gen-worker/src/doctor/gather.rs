@@ -2,14 +2,15 @@
 
 use std::{
     error::Error,
-    fs,
-    path::Path,
+    fs, io,
+    path::{Path, PathBuf},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use gen_worker_auth::AuthConfig;
 use gen_worker_core::{Function, ports::CredentialSource};
 use gen_worker_net::{HttpClient, Method, Trust, header};
+use serde::Deserialize;
 use tokio::time::timeout;
 use url::Url;
 
@@ -142,20 +143,42 @@ fn engine(_config: &WorkerConfig, _functions: Option<&[Function]>) -> Engine {
 
 /// A report's name sorts by its time.
 fn faults(directory: &Path) -> Faults {
-    let entries = fs::read_dir(directory).into_iter().flatten();
-    let paths = entries.filter_map(|entry| Some(entry.ok()?.path()));
-    let mut paths: Vec<_> = paths.filter(|path| path.extension().is_some_and(|end| end == "json")).collect();
-    paths.sort();
-    let last = paths.last().and_then(|path| fault(&fs::read(path).ok()?));
-    Faults { directory: directory.to_owned(), count: paths.len(), last }
+    let paths = reports(directory);
+    let last = paths.as_ref().ok().and_then(|paths| paths.last()).map(|path| {
+        let said = |error: String| format!("{}: {error}", path.display());
+        let report = fs::read(path).map_err(|error| said(error.to_string()))?;
+        fault(&report).map_err(|error| said(error.to_string()))
+    });
+    let count = paths.map(|paths| paths.len()).map_err(|error| error.to_string());
+    Faults { directory: directory.to_owned(), count, last }
 }
 
-fn fault(report: &[u8]) -> Option<Fault> {
-    let report: serde_json::Value = serde_json::from_slice(report).ok()?;
-    let text = |name: &str| Some(report.get(name)?.as_str()?.to_owned());
-    let at = UNIX_EPOCH + Duration::from_millis(report.get("at_unix_ms")?.as_u64()?);
+/// Without the directory no run has failed yet.
+fn reports(directory: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut paths = entries.map(|entry| Ok(entry?.path())).collect::<io::Result<Vec<_>>>()?;
+    paths.retain(|path| path.extension().is_some_and(|end| end == "json"));
+    paths.sort();
+    Ok(paths)
+}
+
+/// What a line has room for of a report.
+#[derive(Deserialize)]
+struct Report {
+    at_unix_ms: u64,
+    run_id: String,
+    function: String,
+    message: String,
+}
+
+fn fault(report: &[u8]) -> serde_json::Result<Fault> {
+    let Report { at_unix_ms, run_id, function, message } = serde_json::from_slice(report)?;
+    let at = UNIX_EPOCH + Duration::from_millis(at_unix_ms);
     let ago = SystemTime::now().duration_since(at).unwrap_or_default();
-    Some(Fault { run_id: text("run_id")?, function: text("function")?, message: text("message")?, ago })
+    Ok(Fault { run_id, function, message, ago })
 }
 
 fn folders(config: &WorkerConfig) -> Vec<Folder> {
@@ -236,7 +259,7 @@ mod tests {
     #[test]
     fn the_last_report_is_the_one_that_is_read() {
         let there = tempfile::tempdir().unwrap();
-        assert_eq!(faults(&there.path().join("none")).count, 0);
+        assert_eq!(faults(&there.path().join("none")).count, Ok(0));
         for (name, run_id) in [("0002-b.json", "b"), ("0010-c.json", "c"), ("0001-a.json", "a")] {
             let report =
                 serde_json::json!({"at_unix_ms": 1, "run_id": run_id, "function": "f", "message": "m"});
@@ -244,8 +267,16 @@ mod tests {
         }
         fs::write(there.path().join("report.new"), "").unwrap();
         let faults = faults(there.path());
-        assert_eq!((faults.count, faults.last.unwrap().run_id.as_str()), (3, "c"));
-        assert_eq!(fault(b"{}"), None);
+        assert_eq!((faults.count, faults.last.unwrap().unwrap().run_id.as_str()), (Ok(3), "c"));
+    }
+
+    #[test]
+    fn a_report_that_cannot_be_read_is_named() {
+        let there = tempfile::tempdir().unwrap();
+        fs::write(there.path().join("0003-d.json"), "{}").unwrap();
+        let said = faults(there.path()).last.unwrap().unwrap_err();
+        assert!(said.contains("0003-d.json: missing field `at_unix_ms`"), "{said}");
+        assert!(faults(&there.path().join("0003-d.json")).count.is_err(), "it is no directory");
     }
 
     #[test]

@@ -47,7 +47,18 @@ struct Snapshot {
     outbox_bytes: u64,
     outbox_unwritten: u64,
     outbox_oldest_ms: Option<u64>,
+    /// Whether the scheduler says when it has a result for good.
+    outbox_acknowledged: Option<bool>,
+    result_retention_ms: Option<u64>,
     reconnects: String,
+}
+
+/// The last snapshot of a log.
+struct Found {
+    /// Where it stands; the first is 1.
+    line: u64,
+    /// An error: why it cannot be read.
+    snapshot: serde_json::Result<Snapshot>,
 }
 
 #[derive(Deserialize)]
@@ -86,48 +97,80 @@ pub(super) fn read(path: &Path) -> Vec<Check> {
         vec![fail("snapshot", seen, remedy)]
     };
     match last {
-        Ok(Some(snapshot)) => checks(&snapshot),
+        Ok(Some(Found { line, snapshot: Ok(snapshot) })) => checks(line, &snapshot),
+        Ok(Some(Found { line, snapshot: Err(error) })) => {
+            seen(format!("the one in line {line} of {} cannot be read: {error}", path.display()))
+        }
         Ok(None) => seen(format!("there is none in {}", path.display())),
         Err(error) => seen(format!("{} cannot be read: {error}", path.display())),
     }
 }
 
-fn last(mut log: impl BufRead) -> io::Result<Option<Snapshot>> {
-    let (mut last, mut line) = (None, Vec::new());
-    while log.by_ref().take(LINE_BYTES).read_until(b'\n', &mut line)? > 0 {
-        last = snapshot_in(&String::from_utf8_lossy(&line)).or(last);
-        line.clear();
+fn last(mut log: impl BufRead) -> io::Result<Option<Found>> {
+    let (mut last, mut text, mut line) = (None, Vec::new(), 1);
+    while log.by_ref().take(LINE_BYTES).read_until(b'\n', &mut text)? > 0 {
+        let found = snapshot_in(&String::from_utf8_lossy(&text));
+        last = found.map(|snapshot| Found { line, snapshot }).or(last);
+        line += u64::from(text.ends_with(b"\n"));
+        text.clear();
     }
     Ok(last)
 }
 
 /// Whoever collects logs may write something of its own before each line.
-fn snapshot_in(line: &str) -> Option<Snapshot> {
+fn snapshot_in(line: &str) -> Option<serde_json::Result<Snapshot>> {
     let line = &line[line.find('{')?..];
-    let line: Value = serde_json::from_str(line).ok().filter(|line: &Value| line["message"] == "snapshot")?;
-    serde_json::from_value(line).ok()
+    match serde_json::from_str::<Value>(line) {
+        Ok(line) if line["message"] == "snapshot" => Some(serde_json::from_value(line)),
+        Ok(_) => None,
+        // Cut off, or two that were written at once. What others say of a snapshot has its quotation marks escaped.
+        Err(error) => line.contains(r#""message":"snapshot""#).then_some(Err(error)),
+    }
 }
 
-fn checks(snapshot: &Snapshot) -> Vec<Check> {
-    let runs: Vec<Run> = list(&snapshot.runs);
+fn checks(line: u64, snapshot: &Snapshot) -> Vec<Check> {
+    let lists = Lists { line };
     let mut checks = vec![ok("snapshot", format!("of {}, {}", snapshot.timestamp, snapshot.phase))];
     checks.push(stream(snapshot));
-    checks.push(reconnects(&list(&snapshot.reconnects)));
-    checks.push(overdue(&runs, snapshot));
-    checks.push(left_behind(&runs, snapshot.zombies));
+    checks.extend(lists.read("reconnects", &snapshot.reconnects, |all| vec![reconnects(&all)]));
+    checks.extend(lists.read("runs", &snapshot.runs, |runs: Vec<Run>| {
+        vec![overdue(&runs, snapshot), left_behind(&runs, snapshot.zombies)]
+    }));
     checks.push(outbox(snapshot));
-    checks.push(leases(&list(&snapshot.leases)));
-    let loading: Vec<String> = list(&snapshot.functions_loading);
-    if !loading.is_empty() {
-        let remedy = "`downloads` and `models_fetching` in the snapshot say what they wait for";
-        checks.push(warn("loading", format!("not offered yet: {}", named(&loading)), remedy));
-    }
+    checks.extend(lists.read("leases", &snapshot.leases, |all| vec![leases(&all)]));
+    checks.extend(lists.read("functions_loading", &snapshot.functions_loading, loading));
     checks
 }
 
-/// A field that holds JSON.
-fn list<T: DeserializeOwned>(text: &str) -> Vec<T> {
-    serde_json::from_str(text).unwrap_or_default()
+/// The fields that hold JSON in a text.
+struct Lists {
+    line: u64,
+}
+
+impl Lists {
+    /// What a field means; that it cannot be read, if it cannot.
+    fn read<T: DeserializeOwned>(
+        &self,
+        field: &str,
+        text: &str,
+        checks: impl FnOnce(Vec<T>) -> Vec<Check>,
+    ) -> Vec<Check> {
+        let list = if text.is_empty() { Ok(Vec::new()) } else { serde_json::from_str(text) };
+        match list {
+            Ok(list) => checks(list),
+            Err(error) => vec![fail(
+                "snapshot",
+                format!("`{field}` in line {} cannot be read: {error}", self.line),
+                "look at the line itself; `gen-worker` and the worker should have one version",
+            )],
+        }
+    }
+}
+
+fn loading(functions: Vec<String>) -> Vec<Check> {
+    let remedy = "`downloads` and `models_fetching` in the snapshot say what they wait for";
+    let check = || warn("loading", format!("not offered yet: {}", named(&functions)), remedy);
+    (!functions.is_empty()).then(check).into_iter().collect()
 }
 
 fn stream(snapshot: &Snapshot) -> Check {
@@ -196,14 +239,31 @@ fn outbox(snapshot: &Snapshot) -> Check {
         HumanBytes(*outbox_bytes),
         human(oldest)
     );
-    match (millis(oldest) > HELD, *outbox_unwritten) {
-        (false, _) => ok("outbox", seen),
-        (true, 0) => {
+    if millis(oldest) <= HELD {
+        return ok("outbox", seen);
+    }
+    if *outbox_unwritten > 0 {
+        return warn("outbox", seen, "the stream is down, or the scheduler or the journal's disk is slow");
+    }
+    let retention = millis(snapshot.result_retention_ms.unwrap_or(0));
+    match snapshot.outbox_acknowledged {
+        None => {
             warn("outbox", seen, "they were written: the scheduler does not acknowledge them, or never does")
         }
-        (true, _) => {
-            warn("outbox", seen, "the stream is down, or the scheduler or the journal's disk is slow")
+        Some(true) => warn(
+            "outbox",
+            seen,
+            "they were written: the scheduler, which acknowledges others, should say why",
+        ),
+        // Looked at with each heartbeat.
+        Some(false) if millis(oldest) <= retention + 2 * HELD => {
+            ok("outbox", format!("{seen}; all written to a scheduler that acknowledges nothing"))
         }
+        Some(false) => warn(
+            "outbox",
+            format!("{seen}; all written to a scheduler that acknowledges nothing"),
+            "they are forgotten once a stream has been up for WORKER_RESULT_RETENTION_SECONDS: see the reconnects",
+        ),
     }
 }
 
@@ -262,8 +322,11 @@ mod tests {
     }
 
     fn found(log: &str) -> Vec<(&'static str, Level, String)> {
-        let last = last(log.as_bytes()).unwrap().expect("there is one");
-        checks(&last).into_iter().map(|check| (check.name, check.level, check.seen)).collect()
+        let Found { line, snapshot } = last(log.as_bytes()).unwrap().expect("there is one");
+        checks(line, &snapshot.unwrap())
+            .into_iter()
+            .map(|check| (check.name, check.level, check.seen))
+            .collect()
     }
 
     #[test]
@@ -308,6 +371,41 @@ mod tests {
             assert!(check.1 == level && check.2.contains(words), "{check:?}");
         }
         assert!(!all.iter().any(|check| check.2.contains("fine of")), "{all:?}");
+    }
+
+    #[test]
+    fn held_results_are_judged_by_whether_anybody_acknowledges() {
+        let level = |acknowledged: Option<bool>, oldest: u64| {
+            let all = found(&line(json!({
+                "outbox_results": 1, "outbox_bytes": 1, "outbox_unwritten": 0, "outbox_oldest_ms": oldest,
+                "outbox_acknowledged": acknowledged, "result_retention_ms": 60_000,
+            })));
+            all.into_iter().find(|check| check.0 == "outbox").unwrap().1
+        };
+        let levels = |acknowledged| [9_000, 70_000, 90_000].map(|oldest| level(acknowledged, oldest));
+        assert_eq!(levels(Some(false)), [Level::Ok, Level::Ok, Level::Warn]);
+        assert_eq!(levels(Some(true)), [Level::Ok, Level::Warn, Level::Warn]);
+        assert_eq!(levels(None), [Level::Ok, Level::Warn, Level::Warn]);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_named_and_is_no_empty_list() {
+        let broken = line(json!({"runs": "[{\"run_id\"", "leases": "{}", "reconnects": "[]"}));
+        let all = found(&format!("{{}}\n{broken}"));
+        for field in ["runs", "leases"] {
+            let words = format!("`{field}` in line 2 cannot be read");
+            let check = all.iter().find(|check| check.2.contains(&words)).expect(field);
+            assert_eq!(check.1, Level::Fail);
+        }
+        assert!(all.iter().all(|check| !["runs", "zombies", "leases"].contains(&check.0)), "{all:?}");
+        let there = tempfile::NamedTempFile::new().unwrap();
+        let of_another_form = line(json!({"permits": "many"}));
+        for last in [&line(json!({}))[..60], &of_another_form] {
+            std::fs::write(there.path(), format!("{}\n{last}", line(json!({})))).unwrap();
+            let all = read(there.path());
+            assert!(all.len() == 1 && all[0].level == Level::Fail, "{all:?}");
+            assert!(all[0].seen.starts_with("the one in line 2 of "), "{all:?}");
+        }
     }
 
     #[test]
