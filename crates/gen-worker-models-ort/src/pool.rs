@@ -16,10 +16,14 @@ use std::{
 };
 
 use gen_worker_core::Cancellation;
-use ort::session::{RunOptions, Session};
+use ort::session::{RunOptions, Session, SessionInputValue};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use crate::{block::block_on, error::ModelError, pace::Pace};
+
+/// So many calls of a session keep the memory that one of them took, and then it lets go of what none uses. To take it again costs a
+/// call about what it costs it to fill it.
+const KEPT_FOR: u32 = 64;
 
 /// What is done with a session: one call. After it failed it may be made once more.
 pub(crate) trait Work: Send + 'static {
@@ -59,6 +63,8 @@ struct Idle {
     session: Session,
     /// How often it was told to let go of memory and did.
     shrunk: u64,
+    /// Calls since it let go of memory.
+    calls: u32,
 }
 
 /// A session in use.
@@ -82,7 +88,7 @@ impl SessionPool {
             thread::Builder::new().name("ort-session".into()).spawn(move || serve(&jobs))
         };
         let threads = (0..count).map(|_| serve()).collect::<Result<_, _>>();
-        let idle = sessions.into_iter().map(|session| Idle { session, shrunk: 0 }).collect();
+        let idle = sessions.into_iter().map(|session| Idle { session, shrunk: 0, calls: 0 }).collect();
         let sessions = Sessions {
             idle: Mutex::new(idle),
             free: Arc::new(Semaphore::new(count)),
@@ -155,9 +161,14 @@ impl SessionPool {
         self.sessions.count as usize
     }
 
-    /// Has each session let go, with its next call, of memory that calls took and do not use.
+    /// Has each session let go of memory that calls took and do not use: those that are idle soon, others with their next call.
     pub(crate) fn shrink(&self) {
         self.sessions.shrinks.fetch_add(1, Ordering::Relaxed);
+        if let Some(jobs) = self.jobs.as_ref().filter(|_| !self.sessions.arenas.is_empty()) {
+            let sessions = self.sessions.clone();
+            // Without a thread it is done with the next calls.
+            let _ = jobs.send(Box::new(move || sessions.shrink_idle()));
+        }
     }
 }
 
@@ -181,6 +192,31 @@ impl Sessions {
         Taken { idle, sessions: self.clone(), _permit: permit }
     }
 
+    /// The library does it at the end of a call, also of one that was told to stop before it began. It may be that older libraries
+    /// do not, so that the next call is told nevertheless.
+    fn shrink_idle(self: &Arc<Self>) {
+        let mut all = Vec::new();
+        while let Ok(permit) = self.free.clone().try_acquire_owned() {
+            all.push(Taken { idle: self.idle().pop(), sessions: self.clone(), _permit: permit });
+        }
+        for mut taken in all {
+            let Ok(options) = self.shrinking() else { return };
+            let session = &mut taken.idle.as_mut().expect("a permit is a session").session;
+            let nothing = Vec::<(&str, SessionInputValue<'_>)>::new();
+            if options.terminate().is_ok() {
+                // It was told to stop.
+                drop(session.run_with_options(nothing, &options));
+            }
+        }
+    }
+
+    /// A call at whose end memory is let go of.
+    fn shrinking(&self) -> ort::Result<RunOptions> {
+        let mut options = RunOptions::new()?;
+        options.set("memory.enable_memory_arena_shrinkage", &self.arenas)?;
+        Ok(options)
+    }
+
     fn idle(&self) -> MutexGuard<'_, Vec<Idle>> {
         self.idle.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -193,14 +229,18 @@ impl Sessions {
 impl Taken {
     /// How a call of it is made.
     fn options(&mut self) -> Result<Arc<RunOptions>, ModelError> {
-        let mut options = RunOptions::new().map_err(ModelError::run)?;
         let (sessions, idle) = (&self.sessions, self.idle.as_mut().expect("a permit is a session"));
         let shrinks = sessions.shrinks.load(Ordering::Relaxed);
-        if idle.shrunk != shrinks && !sessions.arenas.is_empty() {
-            idle.shrunk = shrinks;
-            options.set("memory.enable_memory_arena_shrinkage", &sessions.arenas).map_err(ModelError::run)?;
-        }
-        Ok(Arc::new(options))
+        idle.calls = idle.calls.saturating_add(1);
+        let lets_go = idle.shrunk != shrinks || idle.calls >= KEPT_FOR;
+        let options = match lets_go && !sessions.arenas.is_empty() {
+            true => {
+                (idle.shrunk, idle.calls) = (shrinks, 0);
+                sessions.shrinking()
+            }
+            false => RunOptions::new(),
+        };
+        Ok(Arc::new(options.map_err(ModelError::run)?))
     }
 
     /// On this thread; `None`: it was told to stop.

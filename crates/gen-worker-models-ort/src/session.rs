@@ -12,7 +12,7 @@ use ort::{
     },
     value::DynValue,
 };
-use tracing::warn;
+use tracing::{debug, warn};
 
 use crate::{
     config::{OrtConfig, Provider},
@@ -174,6 +174,12 @@ impl Recipe {
             }
         };
         let session = committed().map_err(|source| ModelError::load(model, source))?;
+        if self.provider == Provider::Cpu
+            && let Err(error) = begin_arena(&session)
+        {
+            // It runs without an arena as well.
+            debug!(%model, %error, "the session has no arena");
+        }
         runs_on(&session, self.provider, device).map_err(|source| ModelError::ProviderMissing {
             provider: self.provider,
             source: source.into(),
@@ -194,6 +200,14 @@ impl Recipe {
             })
         })
     }
+}
+
+/// Takes a little of the session's arena, which takes a MiB for it from the system. The piece that it takes first it never gives back
+/// (`BFCArena` considers it for no shrinkage), and that would be what the first call needs.
+fn begin_arena(session: &Session) -> ort::Result<()> {
+    let (main, kind) = (AllocationDevice::CPU, MemoryType::Default);
+    let arena = Allocator::new(session, MemoryInfo::new(main, 0, AllocatorType::Arena, kind)?)?;
+    ort::value::Tensor::<u8>::new(&arena, [1_usize]).map(drop)
 }
 
 /// Whether the session has the provider. The library says that it took one, and silently takes the processor, when what it
