@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::run::{Doing, Done, command, root};
-use crate::{ort, seaweed};
+use crate::{nats, ort, seaweed};
 
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -27,6 +27,8 @@ enum Subject {
     Models,
     /// Outputs: large and small ones, by presigned PUT and to S3.
     Upload,
+    /// Orchestrators: settled runs on NATS JetStream and on a file.
+    Orchestrator,
 }
 
 impl Subject {
@@ -35,6 +37,7 @@ impl Subject {
         match self {
             Self::Runtime => &["gen-worker-bench", "conformance"],
             Self::Hub | Self::Models | Self::Upload => &["gen-worker-bench"],
+            Self::Orchestrator => &["gen-worker-bench", "gen-worker-cli"],
         }
     }
 
@@ -42,6 +45,7 @@ impl Subject {
         match self {
             Self::Hub => "bench-hub",
             Self::Models => "bench-models",
+            Self::Orchestrator => "bench-orchestrator",
             Self::Runtime | Self::Upload => "bench-runtime",
         }
     }
@@ -73,6 +77,10 @@ pub(crate) fn measure(args: &Args) -> Done {
         Subject::Models => {
             bench.arg("models").arg("--directory").arg(root().join("target"));
             bench.env("ORT_DYLIB_PATH", ort::library()?);
+        }
+        Subject::Orchestrator => {
+            bench.arg("--orchestrator").arg(built.join("gen-worker")).arg("--worker").arg(worker);
+            bench.arg("--nats").arg(nats::program()?);
         }
         Subject::Upload => {
             bench.arg("upload").arg("--worker").arg(worker).arg("--seaweed").arg(seaweed::program()?);

@@ -79,7 +79,7 @@ async fn settle(world: &Arc<World>, asked: &Fleet, lanes: [Vec<Entry>; 2]) -> Ve
     }
     let mut counts = ask(world, asked.seed, asked.runs, ended).await;
     let took = begin.elapsed().as_secs_f64();
-    befalling.join_all().await;
+    counts.wrong.extend(befalling.join_all().await.concat());
     counts.wrong.extend(world.at_rest().await.err());
     let changed = compare(world, &mut counts).await;
     counts.wrong.extend(world.leave().await);
@@ -91,14 +91,18 @@ async fn settle(world: &Arc<World>, asked: &Fleet, lanes: [Vec<Entry>; 2]) -> Ve
     counts.wrong
 }
 
-/// Lets what is on the list happen, as the runs go on.
-async fn befall(world: Arc<World>, lane: Vec<Entry>, mut progress: watch::Receiver<u64>) {
+/// Lets what is on the list happen, as the runs go on, and says what is wrong.
+async fn befall(world: Arc<World>, lane: Vec<Entry>, mut progress: watch::Receiver<u64>) -> Vec<String> {
+    let mut wrong = Vec::new();
     for Entry { begins, ends, fault } in lane {
         let _ = progress.wait_for(|ended| *ended >= begins).await;
-        world.befall(fault).await;
+        println!("{:>6} runs on     {fault:?}", *progress.borrow());
+        wrong.extend(world.befall(fault).await.err());
         let _ = progress.wait_for(|ended| *ended >= ends).await;
         world.mend(fault).await;
+        println!("{:>6} runs on     mended: {fault:?}", *progress.borrow());
     }
+    wrong
 }
 
 fn tell(counts: &Counts, changed: u64, took: f64) {

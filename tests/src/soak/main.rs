@@ -69,6 +69,8 @@ async fn orchestrator() -> ExitCode {
     let env = environment(Path::new(".")).expect("the environment is readable");
     let config = OrchestratorConfig::from_env(&env, &mut errors);
     let config = errors.into_result(config).expect("the settings are right");
+    let levels = tracing_subscriber::EnvFilter::from_default_env();
+    tracing_subscriber::fmt().with_env_filter(levels).with_writer(std::io::stderr).init();
     let mut told = signal(SignalKind::terminate()).expect("signals can be heard");
     let orchestrator = Orchestrator::start(config).await.expect("the orchestrator starts");
     told.recv().await;

@@ -137,7 +137,7 @@ async fn a_day_in_which_everything_fails_ends_with_nothing_wrong() {
 /// One fault of each kind: what `cargo xtask soak --fleet --partition` runs at length. The end is a bound, far off.
 #[tokio::test]
 async fn every_accepted_run_survives_a_fleet_that_is_killed_part_by_part() {
-    let asked = ["fleet", "--runs=300", "--faults=5", "--partition", "--seed=3", "--seconds=500"];
+    let asked = ["fleet", "--runs=300", "--faults=8", "--partition", "--seed=3", "--seconds=500"];
     soak(&asked, "--nats", gen_worker_tests::nats_program()).await;
 }
 

@@ -24,6 +24,7 @@ use std::{collections::BTreeMap, error::Error, fmt, sync::atomic::AtomicU64, tim
 
 use async_nats::{
     Client, HeaderMap, Subscriber,
+    connection::State,
     jetstream::{AckKind, Context, stream::Stream},
 };
 use async_trait::async_trait;
@@ -60,6 +61,9 @@ use crate::{
 
 /// How long the servers may take to answer, an election of a leader included.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// How often it is looked whether the server that we are connected to reaches the others.
+const LOOKED_AFTER: Duration = Duration::from_secs(2);
 
 /// How long a payload or an output may take to be read: megabytes, from another machine.
 const OBJECT: Duration = Duration::from_secs(30);
@@ -176,6 +180,29 @@ impl JetStream {
         }
     }
 
+    async fn keep_listening(&self) {
+        loop {
+            match self.client.subscribe(self.names.everything_said()).await {
+                Ok(heard) => self.listen(heard).await,
+                Err(error) => warn!(%error, "what is said elsewhere cannot be heard"),
+            }
+            sleep(AGAIN).await;
+        }
+    }
+
+    /// Connects to another server when the one that we are connected to does not get the others to agree: the connection to
+    /// it is well, so that the client would stay.
+    async fn leave_who_lost_the_others(&self) {
+        loop {
+            sleep(LOOKED_AFTER).await;
+            let agreed = timeout(PATIENCE, self.records.agree()).await;
+            if !matches!(agreed, Ok(Ok(()))) && self.client.connection_state() == State::Connected {
+                warn!("the NATS server does not reach the others; asking another");
+                let _ = self.client.force_reconnect().await;
+            }
+        }
+    }
+
     /// Hears what others say, and extends the leases of the runs that are here, until the subscription ends.
     async fn listen(&self, mut heard: Subscriber) {
         let mut extend = interval(self.grace / 3);
@@ -226,13 +253,7 @@ impl JetStream {
 #[async_trait]
 impl Queue for JetStream {
     async fn run(&self) {
-        loop {
-            match self.client.subscribe(self.names.everything_said()).await {
-                Ok(heard) => self.listen(heard).await,
-                Err(error) => warn!(%error, "what is said elsewhere cannot be heard"),
-            }
-            sleep(AGAIN).await;
-        }
+        tokio::join!(self.keep_listening(), self.leave_who_lost_the_others());
     }
 
     async fn enqueue(&self, run_id: &str, request: RunRequest) -> Result<bool, Refusal> {

@@ -64,6 +64,8 @@ pub(crate) struct Counts {
     refused: u64,
     unanswered: u64,
     waits: Vec<Duration>,
+    /// Answers of the end that did not know it.
+    lagging: u64,
     /// How each run ended when it was first seen to have.
     ends: BTreeMap<String, RunView>,
     pub(crate) wrong: Vec<String>,
@@ -94,15 +96,16 @@ pub(crate) async fn ask(world: &Arc<World>, seed: u64, runs: u64, ended: watch::
     Arc::into_inner(counts).expect("nobody asks any more").into_inner()
 }
 
-/// Reads all runs once more, and counts what is not as it was: a run that changed was settled twice.
+/// Reads all runs once more, and counts what is not as it was: a run that ended otherwise was settled twice. One that is
+/// not known to have ended is read from a server that lags, and read again.
 pub(crate) async fn compare(world: &Arc<World>, counts: &mut Counts) -> u64 {
-    let changed = Arc::<Mutex<Vec<String>>>::default();
+    let (changed, lagging) = (Arc::<Mutex<Vec<String>>>::default(), Arc::<AtomicU64>::default());
     let mut ends = JoinSet::new();
     for (number, end) in (0..).zip(std::mem::take(&mut counts.ends).into_values()) {
         while ends.len() >= CALLERS {
             ends.join_next().await;
         }
-        let (world, changed) = (world.clone(), changed.clone());
+        let (world, changed, lagging) = (world.clone(), changed.clone(), lagging.clone());
         ends.spawn(async move {
             let reading = async {
                 for turn in number.. {
@@ -110,7 +113,10 @@ pub(crate) async fn compare(world: &Arc<World>, counts: &mut Counts) -> u64 {
                     if let Asked::Answered(answer) = ask_at(&world, turn, Method::GET, &path, None).await
                         && let Ok(view) = answer.json::<RunView>(1 << 20).await
                     {
-                        return view;
+                        if view.state.is_terminal() {
+                            return view;
+                        }
+                        lagging.fetch_add(1, Relaxed);
                     }
                     sleep(PAUSE).await;
                 }
@@ -126,6 +132,7 @@ pub(crate) async fn compare(world: &Arc<World>, counts: &mut Counts) -> u64 {
         });
     }
     ends.join_all().await;
+    counts.lagging = lagging.load(Relaxed);
     let changed = std::mem::take(&mut *changed.lock().await);
     let count = changed.len() as u64;
     counts.wrong.extend(changed);
@@ -281,6 +288,7 @@ impl fmt::Display for Counts {
         )?;
         writeln!(to, "requests refused    {}, and tried again elsewhere", self.refused)?;
         writeln!(to, "requests unanswered {}, and tried again elsewhere", self.unanswered)?;
+        writeln!(to, "answers that lagged {}, of those that were asked for at the end", self.lagging)?;
         writeln!(
             to,
             "submit to result    p50 {:.0?}, p99 {:.0?}, at most {:.1?}",

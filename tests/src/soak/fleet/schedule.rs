@@ -19,6 +19,8 @@ pub(crate) enum Fault {
     CutServer { server: usize, silent: bool },
     /// SIGKILL to this orchestrator.
     KillOrchestrator(usize),
+    /// SIGTERM to this orchestrator: its workers go to others.
+    StopOrchestrator(usize),
     /// SIGKILL to this worker.
     KillWorker(usize),
     /// This orchestrator reaches no NATS server, and is not told.
@@ -37,9 +39,11 @@ pub(crate) struct Entry {
 /// begins, so that never more than one server is away.
 pub(crate) fn schedule(seed: u64, runs: u64, faults: u64, partition: bool) -> [Vec<Entry>; 2] {
     let mut servers: Vec<Kind> = vec![|rng| Fault::KillServer(rng.usize(..SERVERS))];
-    let mut others: Vec<Kind> = vec![|rng| Fault::KillOrchestrator(rng.usize(..ORCHESTRATORS)), |rng| {
-        Fault::KillWorker(rng.usize(..WORKERS))
-    }];
+    let mut others: Vec<Kind> = vec![
+        |rng| Fault::KillOrchestrator(rng.usize(..ORCHESTRATORS)),
+        |rng| Fault::StopOrchestrator(rng.usize(..ORCHESTRATORS)),
+        |rng| Fault::KillWorker(rng.usize(..WORKERS)),
+    ];
     if partition {
         servers.push(|rng| Fault::CutServer { server: rng.usize(..SERVERS), silent: rng.bool() });
         others.push(|rng| Fault::CutOrchestrator(rng.usize(..ORCHESTRATORS)));
@@ -95,7 +99,7 @@ mod tests {
             let entries = schedule(1, 1000, faults, partition).concat();
             entries.iter().map(|entry| format!("{:?}", discriminant(&entry.fault))).collect::<BTreeSet<_>>()
         };
-        assert_eq!(kinds(6, true).len(), 5);
-        assert_eq!(kinds(100, false).len(), 3);
+        assert_eq!(kinds(8, true).len(), 6);
+        assert_eq!(kinds(100, false).len(), 4);
     }
 }

@@ -93,14 +93,22 @@ impl World {
     }
 
     /// Lets a fault begin.
-    pub(crate) async fn befall(&self, fault: Fault) {
+    ///
+    /// # Errors
+    /// Who was told to stop did not, or otherwise than it should.
+    pub(crate) async fn befall(&self, fault: Fault) -> Result<(), String> {
         match fault {
             Fault::KillServer(server) => self.servers.write().await.kill(server).await,
             Fault::CutServer { server, silent } => self.servers.read().await.cut_off(server, silent),
             Fault::KillOrchestrator(number) => self.orchestrators[number].lock().await.kill().await,
+            Fault::StopOrchestrator(number) => {
+                let stopped = self.orchestrators[number].lock().await.terminate(PATIENCE).await;
+                return stopped.map_err(|how| format!("orchestrator-{number} was told to stop and {how}"));
+            }
             Fault::KillWorker(number) => self.workers[number].lock().await.kill().await,
             Fault::CutOrchestrator(number) => self.networks[number].iter().for_each(FaultProxy::pause),
         }
+        Ok(())
     }
 
     /// Mends it. A server is mended once it has what the others have.
@@ -116,7 +124,9 @@ impl World {
                 servers.join_again(server);
                 servers.caught_up(server).await;
             }
-            Fault::KillOrchestrator(number) => self.orchestrators[number].lock().await.start_again(),
+            Fault::KillOrchestrator(number) | Fault::StopOrchestrator(number) => {
+                self.orchestrators[number].lock().await.start_again();
+            }
             Fault::KillWorker(number) => self.workers[number].lock().await.start_again(),
             Fault::CutOrchestrator(number) => {
                 for network in &self.networks[number] {
@@ -154,9 +164,9 @@ impl World {
         })
     }
 
-    /// `None`: somebody did not say.
+    /// `None`: somebody did not answer, or nobody knows.
     async fn sum(&self, gauge: &str) -> Option<f64> {
-        let mut sum = 0.0;
+        let (mut sum, mut said) = (0.0, false);
         for base in &self.bases {
             let url = base.join("metrics").expect("it is a path");
             let answer = self.http.request(Method::GET, url, Trust::Operator).send().await.ok()?;
@@ -164,9 +174,12 @@ impl World {
             let page = String::from_utf8_lossy(&page);
             let samples = page.lines().filter(|line| line.split(['{', ' ']).next() == Some(gauge));
             let values = samples.filter_map(|line| line.rsplit(' ').next()?.parse::<f64>().ok());
-            sum += values.sum::<f64>();
+            for value in values {
+                sum += value;
+                said = true;
+            }
         }
-        Some(sum)
+        said.then_some(sum)
     }
 
     /// Tells every worker to leave, and says what is wrong: an end that nobody asked for, or none.

@@ -28,6 +28,9 @@ use crate::{
 /// Larger payloads and outputs go to the object store: a message of a server with default settings has at most 1 MiB.
 pub(super) const INLINE: usize = 512 << 10;
 
+/// What is written to have the servers agree; no run's key has such a sign in it.
+const AGREED: &str = "agreed/";
+
 /// How often a step is tried anew on a record that somebody else has changed meanwhile.
 pub(super) const TRIES: usize = 8;
 
@@ -102,11 +105,24 @@ impl Records {
         let found = found.map_err(|e| lost("a record cannot be read")(&e))?;
         match found.filter(|found| found.operation == kv::Operation::Put) {
             Some(found) => held(found.value, found.revision).map(Some),
-            None => self.get_of_leader(run_id).await,
+            None => match self.get_of_leader(run_id).await? {
+                None => {
+                    self.agree().await?;
+                    self.get_of_leader(run_id).await
+                }
+                found => Ok(found),
+            },
         }
     }
 
-    /// The same as it stands now.
+    /// Has most servers agree on something. A leader that was cut off from them answers for some seconds as if it led: what it
+    /// does not know may be there, and what it shows may be over. It cannot do this, and whoever can has all that was written before.
+    pub(super) async fn agree(&self) -> Result<(), Unavailable> {
+        let agreed = self.bucket.put(AGREED, Bytes::new()).await;
+        agreed.map(drop).map_err(|e| lost("the servers do not agree")(&e))
+    }
+
+    /// The same as the leader has it.
     async fn get_of_leader(&self, run_id: &str) -> Result<Option<(Held, Bytes)>, Unavailable> {
         let subject = format!("{}{}", self.bucket.prefix, token(run_id));
         match self.bucket.stream.get_last_raw_message_by_subject(&subject).await {
@@ -159,21 +175,29 @@ impl Records {
 
     /// Makes a step on the record as it is known here, or else as the leader has it, until nobody gets in the way: a server that
     /// lags may show what is over, and a step that would then be refused is not tried again. A step without an output changes
-    /// nothing.
+    /// nothing; that, and that there is no such run, is only believed of a leader that is one.
     pub(super) async fn step<T>(
         &self,
         run_id: &str,
         mut known: Option<Held>,
         mut step: impl FnMut(&mut Entry) -> (T, Option<Bytes>),
     ) -> Result<Option<(T, Held)>, Unavailable> {
+        let mut agreed = false;
         for _ in 0..TRIES {
             let found = match known.take() {
                 Some(held) => Some(held),
                 None => self.get_of_leader(run_id).await?.map(|(held, _)| held),
             };
-            let Some(mut held) = found else { return Ok(None) };
-            let (done, output) = step(&mut held.entry);
-            let Some(output) = output else { return Ok(Some((done, held))) };
+            let stepped = found.map(|mut held| (step(&mut held.entry), held));
+            let (done, output, mut held) = match stepped {
+                Some(((done, Some(output)), held)) => (done, output, held),
+                unchanged if agreed => return Ok(unchanged.map(|((done, _), held)| (done, held))),
+                _ => {
+                    self.agree().await?;
+                    agreed = true;
+                    continue;
+                }
+            };
             if held.entry.output_blob {
                 self.put_blob(&names::output(&held.entry.record), &output).await?;
             }

@@ -387,3 +387,34 @@ async fn everything_is_kept_on_as_many_servers_as_the_last_to_start_was_told() {
         }
     }
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_server_that_lost_the_others_is_not_believed_and_left() {
+    let servers = NatsServers::start_apart(program(), 3).await;
+    let fleet = |urls| NatsConfig { replicas: 3, ..NatsConfig::of(urls) };
+    let open = async |urls| {
+        let opened = JetStream::open(&fleet(urls), &TenantLimits::default(), GRACE).await;
+        Arc::new(opened.unwrap())
+    };
+    let here = open(servers.urls()).await;
+    let lost: usize = here.client.server_info().server_name.trim_start_matches('n').parse().unwrap();
+    let mut urls = servers.urls();
+    urls.remove(lost);
+    let there = open(urls).await;
+    let _running = running(&[&here, &there]);
+    servers.cut_off(lost, true);
+    let taken = timeout(12 * PATIENCE, async {
+        while there.enqueue("r", RunRequest::of("f")).await == Err(Refusal::Unavailable) {}
+    });
+    taken.await.unwrap();
+    // It may be asked again before another is.
+    let found = timeout(12 * PATIENCE, async {
+        loop {
+            if let Ok(view) = here.view("r").await {
+                return view;
+            }
+        }
+    });
+    let run = found.await.unwrap().expect("nobody says that there is no such run");
+    assert_eq!(run.state, crate::run::RunState::Queued);
+}

@@ -1,0 +1,100 @@
+//! Measures settled no-op runs: by orchestrators on NATS JetStream and by one on its own file, against what publishes,
+//! leases and acknowledges the same payloads on the same servers and does nothing else.
+//!
+//! Orchestrators, workers and servers are processes of their own; the callers and the yardstick are this one. Rounds are
+//! interleaved, and each number is the median of its rounds. Nothing here asserts a time.
+#![expect(clippy::print_stdout, clippy::print_stderr, reason = "it talks to the person at the terminal")]
+
+#[path = "../orchestrator/callers.rs"]
+mod callers;
+#[path = "../orchestrator/fleet.rs"]
+mod fleet;
+#[path = "../orchestrator/raw.rs"]
+mod raw;
+#[path = "../report.rs"]
+mod report;
+
+use std::{path::PathBuf, time::Duration};
+
+use clap::Parser;
+use gen_worker_testkit::NatsServers;
+
+use crate::{fleet::Fleet, raw::Raw, report::Report};
+
+/// Rounds of each measurement.
+const ROUNDS: usize = 5;
+
+/// One round of one of the two.
+const WINDOW: Duration = Duration::from_secs(2);
+
+/// What goes before a round and is not counted: both begin with nothing in flight.
+const BEFORE: Duration = Duration::from_millis(500);
+
+/// As many at once as keep everybody busy, and as few as leave nobody waiting.
+const MANY: usize = 256;
+const FEW: usize = 4;
+
+#[derive(Parser)]
+struct Arguments {
+    /// The command line, which is the orchestrator.
+    #[arg(long)]
+    orchestrator: PathBuf,
+    /// The bench's own worker.
+    #[arg(long)]
+    worker: PathBuf,
+    /// The NATS server.
+    #[arg(long)]
+    nats: PathBuf,
+    /// Prints JSON in place of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+#[tokio::main]
+async fn main() {
+    let asked = Arguments::parse();
+    let mut report = Report::default();
+    for (servers, replicas) in [(1, 1), (3, 3)] {
+        let nats = NatsServers::start(&asked.nats, servers).await;
+        let raw = Raw::start(&nats.urls(), replicas).await;
+        for orchestrators in 1..=3 {
+            let fleet =
+                Fleet::on_nats(&asked.orchestrator, &asked.worker, orchestrators, &nats, replicas).await;
+            let name = format!("JetStream R{replicas}, {orchestrators} of them");
+            measure(&mut report, &name, fleet, Some(&raw)).await;
+        }
+    }
+    let fleet = Fleet::on_file(&asked.orchestrator, &asked.worker).await;
+    measure(&mut report, "file", fleet, None).await;
+    print!("{}", if asked.json { report.json() + "\n" } else { report.table() });
+}
+
+/// By turns with the yardstick; who goes second is the other each time.
+async fn measure(report: &mut Report, name: &str, fleet: Fleet, raw: Option<&Raw>) {
+    let callers = fleet.callers();
+    let (mut rates, mut raw_rates, mut waits) = (Vec::new(), Vec::new(), Vec::new());
+    for round in 0..ROUNDS {
+        for is_raw in [round % 2 == 0, round % 2 == 1] {
+            match raw {
+                Some(raw) if is_raw => raw_rates.push(raw.per_second(MANY, BEFORE, WINDOW).await),
+                None if is_raw => {}
+                _ => rates.push(callers.ask(MANY, BEFORE, WINDOW).await.per_second(WINDOW)),
+            }
+        }
+        waits.push(callers.ask(FEW, BEFORE, WINDOW).await);
+    }
+    eprintln!("{name}: {rates:.0?} of {raw_rates:.0?}");
+    let line = report.add(format!("{name}: settled runs, {MANY} at once"), "runs/s", median(rates));
+    if raw.is_some() {
+        line.beside(median(raw_rates)).goal("≥ 0.3");
+    }
+    for (share, percent) in [(500, "p50"), (990, "p99")] {
+        let of_rounds = waits.iter().map(|round| round.wait_ms(share)).collect();
+        report.add(format!("{name}: submit to result, {FEW} at once, {percent}"), "ms", median(of_rounds));
+    }
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values.get(values.len() / 2).copied().unwrap_or_default()
+}

@@ -1,0 +1,129 @@
+//! Callers of orchestrators over HTTP: each asks for a run, waits for its result, and asks for the next.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering::Relaxed},
+    },
+    time::{Duration, Instant},
+};
+
+use gen_worker_core::OutputBody;
+use gen_worker_net::{
+    AllowList, HeaderValue, HttpClient, HttpResponse, Method, NetConfig, Trust, header::CONTENT_TYPE,
+};
+use serde_json::{Value, json};
+use tokio::{task::JoinSet, time::sleep};
+use url::Url;
+
+/// No answer takes this long.
+const PATIENCE: Duration = Duration::from_secs(60);
+const WAIT_MS: u64 = 30_000;
+
+/// 100 bytes in all.
+const TEXT: &str = "a picture of a lighthouse on a cliff at dusk, oil on canvas, with gulls above the sea";
+
+/// What a run is called with.
+pub(crate) fn payload() -> Vec<u8> {
+    json!({"text": TEXT}).to_string().into_bytes()
+}
+
+pub(crate) struct Callers {
+    http: HttpClient,
+    bases: Vec<Url>,
+}
+
+/// Runs that were settled within a window, and how long each took.
+pub(crate) struct Settled {
+    waits: Vec<Duration>,
+}
+
+impl Settled {
+    pub(crate) fn per_second(&self, window: Duration) -> f64 {
+        self.waits.len() as f64 / window.as_secs_f64()
+    }
+
+    /// By how much so many of a thousand were not exceeded, in milliseconds.
+    pub(crate) fn wait_ms(&self, share: usize) -> f64 {
+        let wait = self.waits.get(self.waits.len() * share / 1000).copied().unwrap_or_default();
+        wait.as_secs_f64() * 1e3
+    }
+}
+
+impl Callers {
+    pub(crate) fn of(bases: Vec<Url>) -> Self {
+        let net = NetConfig {
+            connect_timeout: PATIENCE,
+            idle_timeout: PATIENCE,
+            min_rate: 0,
+            attempts: 1,
+            url_allow: AllowList::default(),
+        };
+        Self { http: HttpClient::new(net).expect("HTTP can be set up"), bases }
+    }
+
+    /// How many workers are connected to the orchestrators that answer.
+    pub(crate) async fn workers(&self) -> usize {
+        let mut workers = 0;
+        for base in &self.bases {
+            let asked = self.http.request(
+                Method::GET,
+                base.join("v1/workers").expect("it is a path"),
+                Trust::Operator,
+            );
+            if let Ok(answer) = asked.send().await {
+                let view: Value = answer.json(1 << 20).await.unwrap_or_default();
+                workers += view["workers"].as_array().map_or(0, Vec::len);
+            }
+        }
+        workers
+    }
+
+    /// So many ask at once; what ends within the window is counted, and what is under way is waited for.
+    pub(crate) async fn ask(&self, in_flight: usize, before: Duration, window: Duration) -> Settled {
+        let from = Instant::now() + before;
+        let until = from + window;
+        let ended = Arc::new(AtomicBool::new(false));
+        let mut callers = JoinSet::new();
+        for number in 0..in_flight {
+            let (http, base) = (self.http.clone(), self.bases[number % self.bases.len()].clone());
+            let ended = ended.clone();
+            callers.spawn(async move {
+                let mut waits = Vec::new();
+                while !ended.load(Relaxed) {
+                    let since = Instant::now();
+                    call(&http, &base).await;
+                    if (from..until).contains(&Instant::now()) {
+                        waits.push(since.elapsed());
+                    }
+                }
+                waits
+            });
+        }
+        sleep(before + window).await;
+        ended.store(true, Relaxed);
+        let mut waits = callers.join_all().await.concat();
+        waits.sort_unstable();
+        Settled { waits }
+    }
+}
+
+/// Asks for one run and waits for its result.
+async fn call(http: &HttpClient, base: &Url) {
+    let body = json!({"function": "echo", "payload": {"text": TEXT}}).to_string();
+    let submit = http
+        .request(Method::POST, base.join("v1/runs").expect("it is a path"), Trust::Operator)
+        .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))
+        .body(OutputBody::Bytes(body.into()));
+    let submitted = read(submit.send().await.expect("the orchestrator answers")).await;
+    let run_id = submitted["run_id"].as_str().expect("a run has an id");
+    let result = base.join(&format!("v1/runs/{run_id}/result?wait_ms={WAIT_MS}")).expect("it is a path");
+    let result = http.request(Method::GET, result, Trust::Operator).send().await;
+    let view = read(result.expect("the orchestrator answers")).await;
+    assert_eq!(view["output"]["text"], TEXT, "{view}");
+}
+
+async fn read(answer: HttpResponse) -> Value {
+    let answer = answer.into_success().expect("the orchestrator does what it is asked");
+    answer.json(1 << 20).await.expect("the orchestrator speaks JSON")
+}
