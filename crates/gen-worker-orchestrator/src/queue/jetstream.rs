@@ -68,7 +68,7 @@ const LOOKED_AFTER: Duration = Duration::from_secs(2);
 /// How long a payload or an output may take to be read: megabytes, from another machine.
 const OBJECT: Duration = Duration::from_secs(30);
 
-/// How long all records may take to be read.
+/// How long a listing may take that reads what has changed.
 const LISTING: Duration = Duration::from_secs(30);
 
 /// The shortest time between two extensions of a lease is a third of this.
@@ -119,7 +119,7 @@ impl JetStream {
             names,
             consumers: Consumers::new(stream.clone(), grace),
             stream,
-            records: Records { bucket: runs, blobs },
+            records: Records::new(runs, blobs),
             leases: Leases::default(),
             said: Said::default(),
             newest: newest.into(),

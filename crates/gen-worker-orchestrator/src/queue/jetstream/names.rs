@@ -18,7 +18,7 @@ pub(super) fn token(text: &str) -> String {
 }
 
 /// The text that a token stands for; `None`: it is none of ours.
-fn text(token: &str) -> Option<String> {
+pub(super) fn text(token: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(token.len());
     let mut rest = token.strip_suffix('=').unwrap_or(token).bytes();
     while let Some(byte) = rest.next() {
