@@ -428,3 +428,15 @@ async fn a_listing_reads_what_has_changed_since_the_last() {
     assert_eq!((runs.len(), runs[42].state), (50, crate::run::RunState::Canceled));
     assert_eq!((&*runs[42].run_id, &*runs[0].run_id), ("r7", "r49"));
 }
+
+#[tokio::test]
+async fn a_run_that_was_taken_elsewhere_is_looked_for_when_it_is_heard_of() {
+    let servers = NatsServers::start(NatsServers::program(), 1).await;
+    let here = engine(&servers, TenantLimits::default()).await;
+    let there = engine(&servers, TenantLimits::default()).await;
+    let mut heard = there.client.subscribe(there.names.everything_said()).await.unwrap();
+    there.client.flush().await.unwrap();
+    here.enqueue("r", RunRequest::of("f")).await.unwrap();
+    there.hear(timeout(PATIENCE, heard.next()).await.unwrap().unwrap());
+    timeout(PATIENCE, there.changed.notified()).await.unwrap();
+}
