@@ -25,6 +25,13 @@ async fn engine(servers: &NatsServers, limits: TenantLimits) -> Arc<JetStream> {
 
 conformance!(open());
 
+/// What everybody else says from now on: an answer to what is asked next shows that the server knows who listens.
+async fn everything_said(to: &JetStream) -> Subscriber {
+    let heard = to.client.subscribe(to.names.everything_said()).await.unwrap();
+    to.stats().await.unwrap();
+    heard
+}
+
 fn running(queues: &[&Arc<JetStream>]) -> JoinSet<()> {
     let queues = queues.iter().map(|queue| Arc::clone(queue));
     queues.map(|queue| async move { queue.run().await }).collect()
@@ -105,8 +112,7 @@ async fn who_hears_that_another_has_a_run_interrupts_its_own_worker() {
     // It hears, but extends nothing: a process that was stopped for a while.
     let mut running = running(&[&there]);
     let hearing = Arc::clone(&here);
-    let mut heard = here.client.subscribe(here.names.everything_said()).await.unwrap();
-    here.client.flush().await.unwrap();
+    let mut heard = everything_said(&here).await;
     running.spawn(async move {
         while let Some(message) = heard.next().await {
             hearing.hear(message);
@@ -124,8 +130,7 @@ async fn a_worker_that_went_elsewhere_takes_its_runs_along() {
     let servers = NatsServers::start(NatsServers::program(), 1).await;
     let here = engine(&servers, TenantLimits::default()).await;
     let there = engine(&servers, TenantLimits::default()).await;
-    let mut heard = here.client.subscribe(here.names.everything_said()).await.unwrap();
-    here.client.flush().await.unwrap();
+    let mut heard = everything_said(&here).await;
     here.enqueue("r", RunRequest::of("f")).await.unwrap();
     next(here.as_ref()).await;
     let active = v1::ActiveRun { run_id: "r".to_owned(), attempt: 1 };
@@ -255,8 +260,7 @@ async fn whoever_goes_on_elsewhere_hears_what_it_has_not_heard_and_nothing_twice
     here.event(said("first"));
     // It has not heard how the run began.
     let there = engine(&servers, TenantLimits::default()).await;
-    let mut hears = there.client.subscribe(there.names.everything_said()).await.unwrap();
-    there.client.flush().await.unwrap();
+    let mut hears = everything_said(&there).await;
     here.event(said("second"));
     there.hear(timeout(PATIENCE, hears.next()).await.unwrap().unwrap());
     let all = heard(&here, 0).await;
@@ -434,8 +438,7 @@ async fn a_run_that_was_taken_elsewhere_is_looked_for_when_it_is_heard_of() {
     let servers = NatsServers::start(NatsServers::program(), 1).await;
     let here = engine(&servers, TenantLimits::default()).await;
     let there = engine(&servers, TenantLimits::default()).await;
-    let mut heard = there.client.subscribe(there.names.everything_said()).await.unwrap();
-    there.client.flush().await.unwrap();
+    let mut heard = everything_said(&there).await;
     here.enqueue("r", RunRequest::of("f")).await.unwrap();
     there.hear(timeout(PATIENCE, heard.next()).await.unwrap().unwrap());
     timeout(PATIENCE, there.changed.notified()).await.unwrap();
