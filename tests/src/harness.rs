@@ -296,9 +296,7 @@ pub fn seaweed_program() -> PathBuf {
 
 /// The NATS server's program, as `cargo xtask test` says where it is, else where `cargo xtask nats` puts it.
 pub fn nats_program() -> PathBuf {
-    #[expect(clippy::disallowed_methods, reason = "where the test run found the server, no setting of ours")]
-    let told = std::env::var_os("NATS_SERVER_PATH");
-    told.map_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/../.nats/nats-server").into(), PathBuf::from)
+    gen_worker_testkit::NatsServers::program()
 }
 
 /// A browser, as `cargo xtask test` says where it is, else the one on the path.

@@ -56,7 +56,20 @@ struct Running {
 }
 
 impl NatsServers {
-    /// Starts `count` servers of `program`, which is `nats-server`, as `cargo xtask nats` puts it in place.
+    /// The program that tests use: what `NATS_SERVER_PATH` names, or what `cargo xtask nats` put in place.
+    pub fn program() -> PathBuf {
+        #[expect(
+            clippy::disallowed_methods,
+            reason = "where the test run found the server, no setting of ours"
+        )]
+        let told = std::env::var_os("NATS_SERVER_PATH");
+        told.map_or_else(
+            || concat!(env!("CARGO_MANIFEST_DIR"), "/../../.nats/nats-server").into(),
+            PathBuf::from,
+        )
+    }
+
+    /// Starts `count` servers of `program`, which is `nats-server`, mostly [the one of tests](Self::program).
     ///
     /// # Panics
     /// One cannot be started, or takes no clients within a minute.

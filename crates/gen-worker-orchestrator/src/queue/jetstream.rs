@@ -6,7 +6,17 @@
 //! - Its record is an entry of a key-value bucket. Each step is written with the revision that it was made of, so that
 //!   of two orchestrators one is refused. The record's attempt is the fence; a redelivery raises it.
 //! - Payloads and outputs travel inside, or in an object store if they are large.
-//! - What runs say, and who is to be interrupted, goes over plain subjects, and may be lost.
+//! - What runs say, and who is to be interrupted, goes over plain subjects, and may be lost. Events are numbered by whoever says
+//!   them, so that they have the same numbers wherever they are heard.
+//!
+//! | a run | |
+//! |---|---|
+//! | gets in, and out before it was leased | [`submit`] |
+//! | is fetched, offered, and leased or not | [`consumers`], [`offers`] |
+//! | is with a worker whose stream is here | [`leases`] |
+//! | is known, also after its end | [`records`], [`newest`] |
+//! | is heard | [`said`] |
+//! | is counted | [`stats`] |
 
 mod consumers;
 mod leases;
@@ -68,7 +78,7 @@ const LOOKED_AFTER: Duration = Duration::from_secs(2);
 /// How long a payload or an output may take to be read: megabytes, from another machine.
 const OBJECT: Duration = Duration::from_secs(30);
 
-/// How long all records may take to be read.
+/// How long a listing may take that reads what has changed.
 const LISTING: Duration = Duration::from_secs(30);
 
 /// The shortest time between two extensions of a lease is a third of this.
@@ -119,7 +129,7 @@ impl JetStream {
             names,
             consumers: Consumers::new(stream.clone(), grace),
             stream,
-            records: Records { bucket: runs, blobs },
+            records: Records::new(runs, blobs),
             leases: Leases::default(),
             said: Said::default(),
             newest: newest.into(),
@@ -222,9 +232,7 @@ impl JetStream {
     }
 
     fn hear(&self, message: async_nats::Message) {
-        if message.subject.as_str() == self.names.nudge() {
-            self.changed.notify_one();
-        } else if message.subject.as_str() == self.names.interrupt() {
+        if message.subject.as_str() == self.names.interrupt() {
             if let Ok(interrupt) = rmp_serde::from_slice(&message.payload) {
                 self.said.interrupts.put(interrupt);
             }
@@ -239,6 +247,9 @@ impl JetStream {
         } else if let Some(run_id) = self.names.run_said(message.subject.as_str())
             && let Some(word) = Word::read(message)
         {
+            if word.queued() {
+                self.changed.notify_one();
+            }
             // Another has leased it, so the lease here ended: what its worker still does is in vain.
             if let Some(attempt) = word.started()
                 && let Some(old) = self.leases.overtaken(&run_id, attempt)
@@ -264,7 +275,6 @@ impl Queue for JetStream {
             if let Some(held) = self.records.create(&entry).await? {
                 self.take(&held, &payload).await?;
                 self.say_of_step(&held, QUEUED, Bytes::from_static(b"{}"));
-                self.tell(self.names.nudge(), HeaderMap::new(), Bytes::new());
                 self.changed.notify_one();
                 return Ok(true);
             }

@@ -1,7 +1,5 @@
 //! The orchestrator on a real NATS server that goes away and comes back.
 
-use std::path::PathBuf;
-
 use gen_worker_net::Method;
 use gen_worker_orchestrator::{NatsConfig, QueueStore};
 use gen_worker_proto::scheduler::{self as v1, worker_scheduler_message::Msg};
@@ -12,12 +10,6 @@ use tokio::time::timeout;
 use tonic::Status;
 
 use crate::harness::{ALL, Harness, PATIENCE, Worker, registration};
-
-fn nats_server() -> PathBuf {
-    #[expect(clippy::disallowed_methods, reason = "where the test run found the server, no setting of ours")]
-    let told = std::env::var_os("NATS_SERVER_PATH");
-    told.map_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/../../.nats/nats-server").into(), PathBuf::from)
-}
 
 impl Worker {
     /// All that comes until the stream ends, and why it ended.
@@ -46,7 +38,7 @@ impl Worker {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn while_the_servers_are_away_nobody_is_told_what_is_not_known() {
-    let mut servers = NatsServers::start(nats_server(), 1).await;
+    let mut servers = NatsServers::start(NatsServers::program(), 1).await;
     let urls = servers.urls();
     let harness = Harness::with(|config| config.queue = QueueStore::Nats(NatsConfig::of(urls))).await;
     let run_id = harness.submit("f", None).await;

@@ -18,7 +18,7 @@ pub(super) fn token(text: &str) -> String {
 }
 
 /// The text that a token stands for; `None`: it is none of ours.
-fn text(token: &str) -> Option<String> {
+pub(super) fn text(token: &str) -> Option<String> {
     let mut bytes = Vec::with_capacity(token.len());
     let mut rest = token.strip_suffix('=').unwrap_or(token).bytes();
     while let Some(byte) = rest.next() {
@@ -95,10 +95,6 @@ impl Names {
         text(subject.strip_prefix(&self.prefix)?.strip_prefix(".said.run.")?)
     }
 
-    pub(super) fn nudge(&self) -> String {
-        format!("{}.said.queued", self.prefix)
-    }
-
     pub(super) fn adopted(&self) -> String {
         format!("{}.said.adopted", self.prefix)
     }
@@ -132,6 +128,6 @@ mod tests {
         assert_eq!(names.run(&request), "gw.runs.f=2Eg.a=2Eb");
         assert_eq!(names.function_of(&names.run(&request)).as_deref(), Some("f.g"));
         assert_eq!(names.run_said(&names.said("r.1")).as_deref(), Some("r.1"));
-        assert_eq!(names.run_said(&names.nudge()), None);
+        assert_eq!(names.run_said(&names.adopted()), None);
     }
 }

@@ -11,12 +11,12 @@ use async_nats::jetstream::{
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
-use tokio::{io::AsyncReadExt, time::timeout};
+use tokio::{io::AsyncReadExt, sync::Mutex, time::timeout};
 use tracing::{debug, warn};
 
 use super::{
-    LISTING, OBJECT, PATIENCE,
-    names::{self, token},
+    LISTING, OBJECT,
+    names::{self, text, token},
     newest::Newest,
     packed::{pack, unpack},
 };
@@ -95,9 +95,14 @@ pub(super) fn lost(what: &'static str) -> impl Fn(&dyn Error) -> Unavailable {
 pub(super) struct Records {
     pub(super) bucket: kv::Store,
     pub(super) blobs: ObjectStore,
+    newest: Mutex<Newest>,
 }
 
 impl Records {
+    pub(super) fn new(bucket: kv::Store, blobs: ObjectStore) -> Self {
+        Self { bucket, blobs, newest: Mutex::default() }
+    }
+
     /// A run with what is behind its entry; `None`: there is no such run. It may be how it stood a moment ago: any
     /// server answers, and the leader only where another knows of none.
     pub(super) async fn get(&self, run_id: &str) -> Result<Option<(Held, Bytes)>, Unavailable> {
@@ -236,36 +241,40 @@ impl Records {
         timeout(OBJECT, reading).await.map_err(|e| lost("an object does not come to an end")(&e))?
     }
 
-    /// The newest runs of a tenant, or of all if none is named. The whole bucket is read for it, one record at a time.
+    /// The newest runs of a tenant, or of all if none is named. One reads for all who ask meanwhile.
     pub(super) async fn newest(
         &self,
         tenant_id: Option<&str>,
         limit: usize,
     ) -> Result<Vec<RunView>, Unavailable> {
-        let info = timeout(PATIENCE, self.bucket.stream.get_info()).await.map_err(|_| Unavailable)?;
-        // Of an empty bucket nothing would ever come.
-        if info.map_err(|e| lost("the records cannot be counted")(&e))?.state.messages == 0 {
-            return Ok(Vec::new());
-        }
-        let mut newest = Newest::new(tenant_id, limit);
-        let all = async {
-            let entries = self.bucket.watch_with_history(">").await;
-            let mut entries = entries.map_err(|e| lost("the records cannot be read")(&e))?;
-            while let Some(entry) = entries.next().await {
-                let entry = entry.map_err(|e| lost("the records cannot be read")(&e))?;
-                if entry.operation == kv::Operation::Put
-                    && let Ok((Entry { record, .. }, _)) = unpack(entry.value)
-                {
-                    newest.see(entry.revision, record.summary());
-                }
-                if entry.seen_current {
-                    break;
-                }
+        let reading = async {
+            let mut newest = self.newest.lock().await;
+            let info = self.bucket.stream.get_info().await;
+            let state = info.map_err(|e| lost("the records cannot be counted")(&e))?.state;
+            let next = newest.next(state.last_sequence);
+            // Of an empty bucket nothing would ever come.
+            if state.messages > 0 && next <= state.last_sequence {
+                self.read_from(next, state.last_sequence, &mut newest).await?;
             }
-            Ok::<_, Unavailable>(())
+            Ok(newest.list(tenant_id, limit, state.first_sequence))
         };
-        timeout(LISTING, all).await.map_err(|_| Unavailable)??;
-        Ok(newest.into_runs())
+        timeout(LISTING, reading).await.map_err(|late| lost("the records cannot be read in time")(&late))?
+    }
+
+    async fn read_from(&self, next: u64, last: u64, newest: &mut Newest) -> Result<(), Unavailable> {
+        let entries = self.bucket.watch_all_from_revision(next).await;
+        let mut entries = entries.map_err(|e| lost("the records cannot be read")(&e))?;
+        while let Some(entry) = entries.next().await {
+            let entry = entry.map_err(|e| lost("the records cannot be read")(&e))?;
+            let put = entry.operation == kv::Operation::Put;
+            let run = unpack::<Entry>(entry.value).ok().filter(|_| put);
+            let run = run.map(|(entry, _)| entry.record.summary());
+            newest.see(entry.revision, &text(&entry.key).unwrap_or_default(), run);
+            if entry.revision >= last {
+                break;
+            }
+        }
+        Ok(())
     }
 }
 

@@ -74,6 +74,11 @@ impl Word {
         }
     }
 
+    /// Whether it is this that is said: there may be something to lease.
+    pub(super) fn queued(&self) -> bool {
+        matches!(self, Self::Event(RunEvent { event_type, .. }) if event_type == QUEUED)
+    }
+
     /// The attempt that a worker was given, if it is this that is said.
     pub(super) fn started(&self) -> Option<i64> {
         match self {

@@ -1,6 +1,6 @@
 //! Against real servers, also while they are away.
 
-use std::{path::PathBuf, sync::Arc};
+use std::sync::Arc;
 
 use gen_worker_testkit::NatsServers;
 use tokio::task::JoinSet;
@@ -11,15 +11,8 @@ use crate::queue::{
     limits::RETRY_AFTER,
 };
 
-/// Where `cargo xtask nats` puts it, or what `cargo xtask test` says.
-fn program() -> PathBuf {
-    #[expect(clippy::disallowed_methods, reason = "where the test run found the server, no setting of ours")]
-    let told = std::env::var_os("NATS_SERVER_PATH");
-    told.map_or_else(|| concat!(env!("CARGO_MANIFEST_DIR"), "/../../.nats/nats-server").into(), PathBuf::from)
-}
-
 async fn open() -> (Arc<dyn Queue>, (JoinSet<()>, NatsServers)) {
-    let servers = NatsServers::start(program(), 1).await;
+    let servers = NatsServers::start(NatsServers::program(), 1).await;
     let queue = engine(&servers, TenantLimits::default()).await;
     let running = running(&[&queue]);
     (queue, (running, servers))
@@ -32,6 +25,13 @@ async fn engine(servers: &NatsServers, limits: TenantLimits) -> Arc<JetStream> {
 
 conformance!(open());
 
+/// What everybody else says from now on: an answer to what is asked next shows that the server knows who listens.
+async fn everything_said(to: &JetStream) -> Subscriber {
+    let heard = to.client.subscribe(to.names.everything_said()).await.unwrap();
+    to.stats().await.unwrap();
+    heard
+}
+
 fn running(queues: &[&Arc<JetStream>]) -> JoinSet<()> {
     let queues = queues.iter().map(|queue| Arc::clone(queue));
     queues.map(|queue| async move { queue.run().await }).collect()
@@ -39,7 +39,7 @@ fn running(queues: &[&Arc<JetStream>]) -> JoinSet<()> {
 
 #[tokio::test]
 async fn what_one_orchestrator_began_another_goes_on_with() {
-    let servers = NatsServers::start(program(), 1).await;
+    let servers = NatsServers::start(NatsServers::program(), 1).await;
     let here = engine(&servers, TenantLimits::default()).await;
     let there = engine(&servers, TenantLimits::default()).await;
     let _running = running(&[&here, &there]);
@@ -80,7 +80,7 @@ fn result(request: &v1::TaskExecutionRequest, retryable: bool) -> v1::TaskExecut
 
 #[tokio::test]
 async fn a_run_that_moved_on_elsewhere_is_not_held_by_what_is_said_here() {
-    let servers = NatsServers::start(program(), 1).await;
+    let servers = NatsServers::start(NatsServers::program(), 1).await;
     let here = engine(&servers, TenantLimits::default()).await;
     let there = engine(&servers, TenantLimits::default()).await;
     // Deaf, so that nobody but the stale result tells it.
@@ -106,14 +106,13 @@ async fn a_run_that_moved_on_elsewhere_is_not_held_by_what_is_said_here() {
 
 #[tokio::test]
 async fn who_hears_that_another_has_a_run_interrupts_its_own_worker() {
-    let servers = NatsServers::start(program(), 1).await;
+    let servers = NatsServers::start(NatsServers::program(), 1).await;
     let here = engine(&servers, TenantLimits::default()).await;
     let there = engine(&servers, TenantLimits::default()).await;
     // It hears, but extends nothing: a process that was stopped for a while.
     let mut running = running(&[&there]);
     let hearing = Arc::clone(&here);
-    let mut heard = here.client.subscribe(here.names.everything_said()).await.unwrap();
-    here.client.flush().await.unwrap();
+    let mut heard = everything_said(&here).await;
     running.spawn(async move {
         while let Some(message) = heard.next().await {
             hearing.hear(message);
@@ -128,11 +127,10 @@ async fn who_hears_that_another_has_a_run_interrupts_its_own_worker() {
 
 #[tokio::test]
 async fn a_worker_that_went_elsewhere_takes_its_runs_along() {
-    let servers = NatsServers::start(program(), 1).await;
+    let servers = NatsServers::start(NatsServers::program(), 1).await;
     let here = engine(&servers, TenantLimits::default()).await;
     let there = engine(&servers, TenantLimits::default()).await;
-    let mut heard = here.client.subscribe(here.names.everything_said()).await.unwrap();
-    here.client.flush().await.unwrap();
+    let mut heard = everything_said(&here).await;
     here.enqueue("r", RunRequest::of("f")).await.unwrap();
     next(here.as_ref()).await;
     let active = v1::ActiveRun { run_id: "r".to_owned(), attempt: 1 };
@@ -143,7 +141,7 @@ async fn a_worker_that_went_elsewhere_takes_its_runs_along() {
 
 #[tokio::test]
 async fn a_function_that_cannot_be_fetched_costs_no_other_its_runs() {
-    let servers = NatsServers::start(program(), 1).await;
+    let servers = NatsServers::start(NatsServers::program(), 1).await;
     let queue = engine(&servers, TenantLimits::default()).await;
     let worker = |slots| {
         let mut worker = worker(1, slots);
@@ -162,7 +160,7 @@ async fn a_function_that_cannot_be_fetched_costs_no_other_its_runs() {
 
 #[tokio::test]
 async fn a_run_that_another_took_meanwhile_is_not_withdrawn() {
-    let servers = NatsServers::start(program(), 1).await;
+    let servers = NatsServers::start(NatsServers::program(), 1).await;
     let here = engine(&servers, TenantLimits::default()).await;
     let there = engine(&servers, TenantLimits::default()).await;
     // Here a record is made, but there was no room for the run; then there was.
@@ -181,7 +179,7 @@ async fn a_run_that_another_took_meanwhile_is_not_withdrawn() {
 
 #[tokio::test]
 async fn while_the_servers_are_away_no_run_is_said_to_be_unknown() {
-    let mut servers = NatsServers::start(program(), 1).await;
+    let mut servers = NatsServers::start(NatsServers::program(), 1).await;
     let queue = engine(&servers, TenantLimits::default()).await;
     queue.enqueue("r", RunRequest::of("f")).await.unwrap();
     let run = next(queue.as_ref()).await;
@@ -220,7 +218,7 @@ async fn while_the_servers_are_away_no_run_is_said_to_be_unknown() {
 
 #[tokio::test]
 async fn the_servers_own_limits_are_the_limits_of_a_fleet() {
-    let servers = NatsServers::start(program(), 1).await;
+    let servers = NatsServers::start(NatsServers::program(), 1).await;
     let limits = TenantLimits { max_queued: Some(1), ..Default::default() };
     let config = NatsConfig { max_open: 2, ..NatsConfig::of(servers.urls()) };
     let queue = JetStream::open(&config, &limits, GRACE).await.unwrap();
@@ -249,7 +247,7 @@ async fn heard(queue: &JetStream, after: u64) -> Vec<(u64, String)> {
 
 #[tokio::test]
 async fn whoever_goes_on_elsewhere_hears_what_it_has_not_heard_and_nothing_twice() {
-    let servers = NatsServers::start(program(), 1).await;
+    let servers = NatsServers::start(NatsServers::program(), 1).await;
     let here = engine(&servers, TenantLimits::default()).await;
     let _running = running(&[&here]);
     let said = |event_type: &str| v1::WorkerEvent {
@@ -262,8 +260,7 @@ async fn whoever_goes_on_elsewhere_hears_what_it_has_not_heard_and_nothing_twice
     here.event(said("first"));
     // It has not heard how the run began.
     let there = engine(&servers, TenantLimits::default()).await;
-    let mut hears = there.client.subscribe(there.names.everything_said()).await.unwrap();
-    there.client.flush().await.unwrap();
+    let mut hears = everything_said(&there).await;
     here.event(said("second"));
     there.hear(timeout(PATIENCE, hears.next()).await.unwrap().unwrap());
     let all = heard(&here, 0).await;
@@ -287,7 +284,7 @@ async fn open_runs(queue: &JetStream, function: &str) -> usize {
 
 #[tokio::test]
 async fn the_run_of_a_lost_worker_waits_as_long_as_after_any_failure() {
-    let servers = NatsServers::start(program(), 1).await;
+    let servers = NatsServers::start(NatsServers::program(), 1).await;
     let queue = engine(&servers, TenantLimits::default()).await;
     let mut asked = RunRequest::of("f");
     asked.retry.first = Duration::from_secs(3600);
@@ -312,7 +309,7 @@ async fn the_run_of_a_lost_worker_waits_as_long_as_after_any_failure() {
 
 #[tokio::test]
 async fn a_canceled_run_leaves_nothing_in_the_queue() {
-    let servers = NatsServers::start(program(), 1).await;
+    let servers = NatsServers::start(NatsServers::program(), 1).await;
     let queue = engine(&servers, TenantLimits::default()).await;
     let large = RunRequest { payload: vec![b'x'; 1 << 20].into(), ..RunRequest::of("f") };
     for run_id in ["before", "r", "after"] {
@@ -351,7 +348,7 @@ async fn forget_repetitions(queue: &JetStream) {
 
 #[tokio::test]
 async fn a_run_that_is_asked_for_again_much_later_keeps_its_place() {
-    let servers = NatsServers::start(program(), 1).await;
+    let servers = NatsServers::start(NatsServers::program(), 1).await;
     let queue = engine(&servers, TenantLimits::default()).await;
     for run_id in ["first", "second"] {
         queue.enqueue(run_id, RunRequest::of("f")).await.unwrap();
@@ -364,7 +361,7 @@ async fn a_run_that_is_asked_for_again_much_later_keeps_its_place() {
 
 #[tokio::test]
 async fn a_message_that_is_no_run_is_removed() {
-    let servers = NatsServers::start(program(), 1).await;
+    let servers = NatsServers::start(NatsServers::program(), 1).await;
     let queue = engine(&servers, TenantLimits::default()).await;
     let to = queue.names.run(&RunRequest::of("f"));
     queue.context.publish(to, Bytes::from_static(b"?")).await.unwrap().await.unwrap();
@@ -376,7 +373,7 @@ async fn a_message_that_is_no_run_is_removed() {
 
 #[tokio::test]
 async fn everything_is_kept_on_as_many_servers_as_the_last_to_start_was_told() {
-    let servers = NatsServers::start(program(), 3).await;
+    let servers = NatsServers::start(NatsServers::program(), 3).await;
     for (replicas, hours) in [(1, 5), (3, 7)] {
         let max_age = Duration::from_secs(3600 * hours);
         let config = NatsConfig { replicas, max_age, ..NatsConfig::of(servers.urls()) };
@@ -390,7 +387,7 @@ async fn everything_is_kept_on_as_many_servers_as_the_last_to_start_was_told() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_server_that_lost_the_others_is_not_believed_and_left() {
-    let servers = NatsServers::start_apart(program(), 3).await;
+    let servers = NatsServers::start_apart(NatsServers::program(), 3).await;
     let fleet = |urls| NatsConfig { replicas: 3, ..NatsConfig::of(urls) };
     let open = async |urls| {
         let opened = JetStream::open(&fleet(urls), &TenantLimits::default(), GRACE).await;
@@ -417,4 +414,32 @@ async fn a_server_that_lost_the_others_is_not_believed_and_left() {
     });
     let run = found.await.unwrap().expect("nobody says that there is no such run");
     assert_eq!(run.state, crate::run::RunState::Queued);
+}
+
+#[tokio::test]
+async fn a_listing_reads_what_has_changed_since_the_last() {
+    let servers = NatsServers::start(NatsServers::program(), 1).await;
+    let queue = engine(&servers, TenantLimits::default()).await;
+    for number in 0..50 {
+        queue.enqueue(&format!("r{number}"), RunRequest::of("f")).await.unwrap();
+    }
+    assert_eq!(queue.list(None, usize::MAX).await.unwrap().len(), 50);
+    assert_eq!(queue.cancel("r7").await, Ok(Some(Canceled::Waiting)));
+    let messages = || queue.client.statistics().in_messages.load(std::sync::atomic::Ordering::Relaxed);
+    let before = messages();
+    let runs = queue.list(None, usize::MAX).await.unwrap();
+    assert!(messages() - before < 10);
+    assert_eq!((runs.len(), runs[42].state), (50, crate::run::RunState::Canceled));
+    assert_eq!((&*runs[42].run_id, &*runs[0].run_id), ("r7", "r49"));
+}
+
+#[tokio::test]
+async fn a_run_that_was_taken_elsewhere_is_looked_for_when_it_is_heard_of() {
+    let servers = NatsServers::start(NatsServers::program(), 1).await;
+    let here = engine(&servers, TenantLimits::default()).await;
+    let there = engine(&servers, TenantLimits::default()).await;
+    let mut heard = everything_said(&there).await;
+    here.enqueue("r", RunRequest::of("f")).await.unwrap();
+    there.hear(timeout(PATIENCE, heard.next()).await.unwrap().unwrap());
+    timeout(PATIENCE, there.changed.notified()).await.unwrap();
 }
