@@ -170,6 +170,11 @@ impl JetStream {
         self.records.forget_payload(entry).await;
     }
 
+    /// A run's record with its output, as far as anybody here can know of it.
+    async fn read(&self, run_id: &str) -> Result<Option<(Held, Bytes)>, Unavailable> {
+        self.records.read(run_id, self.said.is_over(run_id)).await
+    }
+
     /// Tells everybody something about a run. It may be lost.
     fn say(&self, run_id: &str, word: Word) {
         let (subject, headers, payload) = (self.names.said(run_id), word.headers(), word.payload());
@@ -441,7 +446,7 @@ impl Queue for JetStream {
     }
 
     async fn view(&self, run_id: &str) -> Result<Option<RunView>, Unavailable> {
-        let known = self.records.read(run_id).await?;
+        let known = self.read(run_id).await?;
         Ok(known.map(|(held, output)| held.entry.record.view(&output)))
     }
 
@@ -450,7 +455,7 @@ impl Queue for JetStream {
     }
 
     async fn outcome(&self, run_id: &str) -> Result<Option<Option<Outcome>>, Unavailable> {
-        let known = self.records.read(run_id).await?;
+        let known = self.read(run_id).await?;
         Ok(known.map(|(held, output)| held.entry.record.outcome(&output)))
     }
 
@@ -466,7 +471,7 @@ impl Queue for JetStream {
             return Ok(Some((batch, None)));
         }
         // First how it stands: what was said before its end is then heard.
-        let Some((held, output)) = self.records.read(run_id).await? else { return Ok(None) };
+        let Some((held, output)) = self.read(run_id).await? else { return Ok(None) };
         let (batch, _) = self.said.after(run_id, after);
         let record = &held.entry.record;
         let end = number(held.revision, 0).filter(|_| record.has_ended());

@@ -139,9 +139,20 @@ impl Records {
         }
     }
 
-    /// A run's record with its output.
-    pub(super) async fn read(&self, run_id: &str) -> Result<Option<(Held, Bytes)>, Unavailable> {
-        let Some((held, output)) = self.get(run_id).await? else { return Ok(None) };
+    /// A run's record with its output. `is_over`: it is known to have ended, so a server that does not know it yet is not
+    /// believed.
+    pub(super) async fn read(
+        &self,
+        run_id: &str,
+        is_over: bool,
+    ) -> Result<Option<(Held, Bytes)>, Unavailable> {
+        let found = match self.get(run_id).await? {
+            Some((held, _)) if is_over && !held.entry.record.has_ended() => {
+                self.get_of_leader(run_id).await?
+            }
+            found => found,
+        };
+        let Some((held, output)) = found else { return Ok(None) };
         let Entry { record, output_blob, .. } = &held.entry;
         let output = if *output_blob { self.blob(&names::output(record)).await? } else { output };
         Ok(Some((held, output)))

@@ -261,6 +261,11 @@ impl Said {
         }
     }
 
+    /// Whether a run's end was heard.
+    pub(super) fn is_over(&self, run_id: &str) -> bool {
+        self.logs().by_run.get(run_id).is_some_and(|log| log.place.0 == Rank::Ended)
+    }
+
     /// Has everybody look who waits for something.
     pub(super) fn wake_all(&self) {
         self.logs().by_run.values().for_each(|log| log.events.wake());
