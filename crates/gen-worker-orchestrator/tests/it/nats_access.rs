@@ -2,9 +2,12 @@
 
 use std::{error::Error, fs, path::PathBuf, time::Duration};
 
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use gen_worker_orchestrator::{NatsConfig, Orchestrator, OrchestratorConfig, QueueStore};
 use gen_worker_testkit::NatsServers;
-use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+use nkeys::KeyPair;
+use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer};
+use serde_json::{Value, json};
 use tempfile::TempDir;
 use tokio::time::timeout;
 
@@ -26,10 +29,10 @@ impl Tls {
     async fn start() -> Self {
         let mut params = CertificateParams::new(Vec::new()).unwrap();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        let key = KeyPair::generate().unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
         let authority = params.self_signed(&key).unwrap().pem();
         let issuer = Issuer::new(params, key);
-        let key = KeyPair::generate().unwrap();
+        let key = rcgen::KeyPair::generate().unwrap();
         let params = CertificateParams::new(["127.0.0.1".to_owned()]).unwrap();
         let certificate = params.signed_by(&key, &issuer).unwrap().pem();
         let folder = tempfile::tempdir().unwrap();
@@ -128,6 +131,68 @@ async fn who_is_not_let_in_is_told_at_once_what_to_set() {
     let error = refused(config).await;
     assert!(error.contains("ORCHESTRATOR_NATS_URL, entry 1"), "{error}");
     assert!(!error.contains("s3cr"), "{error}");
+}
+
+/// A name that an operator, an account or a user has signed: a token of the kind that `nsc` makes.
+fn signed(by: &KeyPair, of: &KeyPair, name: &str, claims: Value) -> String {
+    let part = |value: Value| URL_SAFE_NO_PAD.encode(value.to_string());
+    let head = part(json!({ "typ": "JWT", "alg": "ed25519-nkey" }));
+    let (issuer, subject) = (by.public_key(), of.public_key());
+    let body = part(json!({ "jti": name, "iss": issuer, "sub": subject, "name": name, "nats": claims }));
+    let signature = by.sign(format!("{head}.{body}").as_bytes()).unwrap();
+    format!("{head}.{body}.{}", URL_SAFE_NO_PAD.encode(signature))
+}
+
+/// What `nsc` writes for a user of this account.
+fn credentials(account: &KeyPair, name: &str) -> String {
+    let user = KeyPair::new_user();
+    let jwt = signed(
+        account,
+        &user,
+        name,
+        json!({ "type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1 }),
+    );
+    let seed = user.seed().unwrap();
+    format!(
+        "-----BEGIN NATS USER JWT-----\n{jwt}\n------END NATS USER JWT------\n\n\
+         -----BEGIN USER NKEY SEED-----\n{seed}\n------END USER NKEY SEED------\n"
+    )
+}
+
+/// What a server needs to know of an operator with this account, which has JetStream, and one of the system's.
+fn operated(account: &KeyPair) -> String {
+    let (operator, system) = (KeyPair::new_operator(), KeyPair::new_account());
+    let of_operator = signed(&operator, &operator, "o", json!({ "type": "operator", "version": 2 }));
+    let of_account = |account: &KeyPair, name: &str, storage: i64| {
+        let limits = json!({
+            "subs": -1, "data": -1, "payload": -1, "imports": -1, "exports": -1, "wildcards": true, "conn": -1, "leaf": -1,
+            "mem_storage": storage, "disk_storage": storage, "streams": storage, "consumer": storage,
+        });
+        signed(&operator, account, name, json!({ "type": "account", "version": 2, "limits": limits }))
+    };
+    format!(
+        "operator: {of_operator}\nsystem_account: {}\nresolver: MEMORY\nresolver_preload: {{ {}: {}, {}: {} }}",
+        system.public_key(),
+        system.public_key(),
+        of_account(&system, "s", 0),
+        account.public_key(),
+        of_account(account, "a", -1),
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_credentials_file_of_the_account_lets_in_and_no_other() {
+    let account = KeyPair::new_account();
+    let servers = NatsServers::start_with(NatsServers::program(), 1, &operated(&account)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let config = |name: &str, of: &KeyPair| {
+        let path = folder.path().join(name);
+        fs::write(&path, credentials(of, name)).unwrap();
+        NatsConfig { credentials: Some(path), ..NatsConfig::of(servers.urls()) }
+    };
+    serves(config("ours", &account)).await;
+    let error = refused(config("theirs", &KeyPair::new_account())).await;
+    assert!(error.contains("credentials in ORCHESTRATOR_NATS_CREDENTIALS_FILE"), "{error}");
 }
 
 #[tokio::test]
