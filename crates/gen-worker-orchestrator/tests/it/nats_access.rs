@@ -3,13 +3,19 @@
 use std::{error::Error, fs, path::PathBuf, time::Duration};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use gen_worker_core::Secret;
 use gen_worker_orchestrator::{NatsConfig, Orchestrator, OrchestratorConfig, QueueStore};
 use gen_worker_testkit::NatsServers;
 use nkeys::KeyPair;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer};
 use serde_json::{Value, json};
 use tempfile::TempDir;
-use tokio::time::timeout;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt, copy_bidirectional},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+    time::timeout,
+};
 
 use crate::harness::{ALL, Harness};
 
@@ -82,6 +88,32 @@ async fn refused(nats: NatsConfig) -> String {
 async fn servers_of_the_given_authority_are_trusted() {
     let tls = Tls::start().await;
     serves(tls.config(Some(tls.folder.path().join("ca")))).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_breaks_off_is_tried_again() {
+    let tls = Tls::start().await;
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("tls://{}", listener.local_addr().unwrap());
+    let nats = NatsConfig { urls: vec![Secret::new(url)], ..tls.config(Some(tls.folder.path().join("ca"))) };
+    let server = tls.servers.addrs()[0];
+    let mut network = JoinSet::new();
+    network.spawn(async move {
+        // Before a word.
+        drop(listener.accept().await.unwrap());
+        // In the handshake, which the server's first words lead to.
+        let (mut near, _) = listener.accept().await.unwrap();
+        let mut far = TcpStream::connect(server).await.unwrap();
+        let mut said = vec![0; 1 << 16];
+        let count = far.read(&mut said).await.unwrap();
+        near.write_all(&said[..count]).await.unwrap();
+        assert_ne!(near.read(&mut said).await.unwrap(), 0);
+        drop((near, far));
+        let (mut near, _) = listener.accept().await.unwrap();
+        let mut far = TcpStream::connect(server).await.unwrap();
+        let _ = copy_bidirectional(&mut near, &mut far).await;
+    });
+    serves(nats).await;
 }
 
 #[tokio::test]

@@ -76,7 +76,7 @@ impl Servers {
             None => jetstream::new(client.clone()),
         };
         let info = context.create_or_update_stream(stream_of(config, limits, names)).await;
-        let info = info.map_err(|error| unanswered(config, error))?;
+        let info = info.map_err(|error| unserved(config, error))?;
         let newest = info.state.last_sequence;
         let stream = context.get_stream_no_info(&info.config.name).await?;
         let runs = context
@@ -93,10 +93,11 @@ impl Servers {
     }
 }
 
-/// Nobody where JetStream is asked: either it is not there yet, or it is elsewhere.
+/// JetStream is not there yet, or elsewhere, or not for this user.
 #[derive(Debug, thiserror::Error)]
 #[error(
-    "JetStream is not served on `{subject}`, which {} sets: turn it on for this account, or import it",
+    "JetStream does not serve on `{subject}`, which {} sets: turn it on for this account, or import it from another, and \
+     let the user ask there",
     NATS_API_PREFIX.name
 )]
 struct Unserved {
@@ -104,14 +105,20 @@ struct Unserved {
     source: CreateStreamError,
 }
 
-fn unanswered(config: &NatsConfig, source: CreateStreamError) -> Box<dyn Error + Send + Sync> {
-    match source.kind() {
-        CreateStreamErrorKind::JetStreamUnavailable => {
-            let subject = config.api_prefix.clone().unwrap_or_else(|| "$JS.API".to_owned());
-            Box::new(Unserved { subject, source })
+/// A question that may not be asked is not answered.
+fn unserved(config: &NatsConfig, source: CreateStreamError) -> Box<dyn Error + Send + Sync> {
+    let is_unserved = match source.kind() {
+        CreateStreamErrorKind::JetStreamUnavailable | CreateStreamErrorKind::TimedOut => true,
+        CreateStreamErrorKind::JetStream(error) => {
+            error.error_code() == ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT
         }
-        _ => source.into(),
+        _ => false,
+    };
+    if !is_unserved {
+        return source.into();
     }
+    let subject = config.api_prefix.clone().unwrap_or_else(|| "$JS.API".to_owned());
+    Box::new(Unserved { subject, source })
 }
 
 /// The client makes object stores, but changes none: their streams are changed.
@@ -171,15 +178,27 @@ mod tests {
 
     use super::*;
 
+    async fn unserved(config: NatsConfig) -> String {
+        let opened = Servers::try_open(&config, &TenantLimits::default(), &Names::new("p")).await;
+        let error = opened.err().unwrap();
+        assert!(!error.is::<Refused>(), "it may be there soon");
+        error.to_string()
+    }
+
     #[tokio::test]
     async fn jetstream_is_asked_where_the_settings_say() {
         let servers = NatsServers::start(NatsServers::program(), 1).await;
         let api_prefix = Some("nobody.js".to_owned());
-        let config = NatsConfig { api_prefix, ..NatsConfig::of(servers.urls()) };
-        let opened = Servers::try_open(&config, &TenantLimits::default(), &Names::new("p")).await;
-        let error = opened.err().unwrap();
-        assert!(!error.is::<Refused>(), "it may be there soon");
-        let error = error.to_string();
+        let error = unserved(NatsConfig { api_prefix, ..NatsConfig::of(servers.urls()) }).await;
         assert!(error.contains("`nobody.js`, which ORCHESTRATOR_NATS_API_PREFIX sets"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_account_without_jetstream_is_told_so() {
+        let settings = r#"accounts: { a: { users: [{ user: u, password: p }] } }"#;
+        let servers = NatsServers::start_with(NatsServers::program(), 1, settings).await;
+        let urls = servers.addrs().iter().map(|addr| format!("u:p@{addr}")).collect();
+        let error = unserved(NatsConfig::of(urls)).await;
+        assert!(error.contains("`$JS.API`") && error.contains("turn it on for this account"), "{error}");
     }
 }
