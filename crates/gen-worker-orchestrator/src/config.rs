@@ -76,7 +76,7 @@ pub(crate) const NATS_CA: Var = Var::new(
     "ORCHESTRATOR_NATS_CA",
     "path",
     "",
-    "Certificates of authorities to trust in the place of the system's when NATS servers are asked over TLS, in PEM.",
+    "Certificates of authorities to trust in the place of the system's, in PEM. Set: NATS servers are asked over TLS only.",
 );
 const NATS_PREFIX: Var = Var::new(
     "ORCHESTRATOR_NATS_PREFIX",

@@ -50,6 +50,10 @@ impl Tls {
         Self { servers: NatsServers::start_with(NatsServers::program(), 1, &settings).await, folder }
     }
 
+    fn ca(&self) -> PathBuf {
+        self.folder.path().join("ca")
+    }
+
     /// Where it is, and whom to trust.
     fn config(&self, tls_ca: Option<PathBuf>) -> NatsConfig {
         NatsConfig { tls_ca, ..NatsConfig::of(urls(&self.servers, "tls://")) }
@@ -87,7 +91,7 @@ async fn refused(nats: NatsConfig) -> String {
 #[tokio::test(flavor = "multi_thread")]
 async fn servers_of_the_given_authority_are_trusted() {
     let tls = Tls::start().await;
-    serves(tls.config(Some(tls.folder.path().join("ca")))).await;
+    serves(tls.config(Some(tls.ca()))).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -95,7 +99,7 @@ async fn what_breaks_off_is_tried_again() {
     let tls = Tls::start().await;
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("tls://{}", listener.local_addr().unwrap());
-    let nats = NatsConfig { urls: vec![Secret::new(url)], ..tls.config(Some(tls.folder.path().join("ca"))) };
+    let nats = NatsConfig { urls: vec![Secret::new(url)], ..tls.config(Some(tls.ca())) };
     let server = tls.servers.addrs()[0];
     let mut network = JoinSet::new();
     network.spawn(async move {
@@ -134,8 +138,15 @@ async fn servers_of_another_authority_are_refused_with_the_setting() {
 #[tokio::test]
 async fn servers_without_tls_are_refused_where_it_is_asked_for() {
     let servers = NatsServers::start(NatsServers::program(), 1).await;
-    let error = refused(NatsConfig::of(urls(&servers, "tls://"))).await;
-    assert!(error.contains("over TLS"), "{error}");
+    let (plain, asked) = (urls(&servers, "nats://"), urls(&servers, "tls://"));
+    let authority = Tls::start().await;
+    let with_authority =
+        NatsConfig { urls: NatsConfig::of(plain.clone()).urls, ..authority.config(Some(authority.ca())) };
+    let mixed = NatsConfig::of([plain, asked.clone()].concat());
+    for config in [NatsConfig::of(asked), mixed, with_authority] {
+        let error = refused(config).await;
+        assert!(error.contains("over TLS"), "{error}");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

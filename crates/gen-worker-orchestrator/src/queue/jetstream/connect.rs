@@ -53,6 +53,8 @@ pub(super) async fn connect(config: &NatsConfig) -> Result<Client, Box<dyn Error
         .max_reconnects(None)
         .subscription_capacity(1 << 16);
     let (servers, login) = servers(config)?;
+    // Also of servers that others tell of, whose addresses do not say it.
+    options = options.require_tls(config.tls_ca.is_some() || servers.iter().any(ServerAddr::tls_required));
     options = match login {
         Some(Login::User { name, password }) => options.user_and_password(name, password),
         Some(Login::Token(token)) => options.token(token),
