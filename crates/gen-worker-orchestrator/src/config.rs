@@ -59,23 +59,24 @@ const QUEUE: Var = Var::new(
     "file",
     "Where runs are kept: in `runs.redb` in the data folder; in memory, where they end with the process; or on NATS servers.",
 );
-const NATS_URL: Var = Var::new(
+pub(crate) const NATS_URL: Var = Var::new(
     "ORCHESTRATOR_NATS_URL",
     "URLs, comma-separated",
     "nats://127.0.0.1:4222",
-    "The NATS servers of `ORCHESTRATOR_QUEUE=nats`, with `tls://` for TLS.",
+    "The NATS servers of `ORCHESTRATOR_QUEUE=nats`, with `tls://` for TLS. `nats://user:password@host` says who asks, \
+     `nats://token@host` shows a token; what is no letter or digit in them is written as in URLs, such as `%40` for `@`.",
 );
-const NATS_CREDENTIALS: Var = Var::new(
+pub(crate) const NATS_CREDENTIALS: Var = Var::new(
     "ORCHESTRATOR_NATS_CREDENTIALS_FILE",
     "path",
     "",
     "The credentials of a NATS user, as `nsc` writes them. Unset: none are sent.",
 );
-const NATS_CA: Var = Var::new(
+pub(crate) const NATS_CA: Var = Var::new(
     "ORCHESTRATOR_NATS_CA",
     "path",
     "",
-    "Certificates of authorities to trust beside the system's when NATS servers are asked over TLS, in PEM.",
+    "Certificates of authorities to trust in the place of the system's, in PEM. Set: NATS servers are asked over TLS only.",
 );
 const NATS_PREFIX: Var = Var::new(
     "ORCHESTRATOR_NATS_PREFIX",
@@ -83,7 +84,7 @@ const NATS_PREFIX: Var = Var::new(
     "gen-worker",
     "What the names of streams, buckets and subjects begin with: one for each fleet in an account. Letters, digits, `-` and `_`.",
 );
-const NATS_API_PREFIX: Var = Var::new(
+pub(crate) const NATS_API_PREFIX: Var = Var::new(
     "ORCHESTRATOR_NATS_API_PREFIX",
     "subject",
     "",
@@ -204,11 +205,12 @@ pub enum QueueStore {
 /// Where the NATS servers are, and how runs are kept there.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NatsConfig {
-    /// The servers' URLs, `nats://` or `tls://`.
-    pub urls: Vec<String>,
+    /// The servers' URLs, `nats://` or `tls://`; secret, as they may say who asks: `nats://user:password@host`. All that do
+    /// say the same.
+    pub urls: Vec<Secret<String>>,
     /// A file with a user's credentials, as `nsc` writes it; `None`: none are sent.
     pub credentials: Option<PathBuf>,
-    /// A file with certificates of authorities to trust beside the system's, in PEM; `None`: only those.
+    /// A file with certificates of authorities to trust in the place of the system's, in PEM; `None`: the system's.
     pub tls_ca: Option<PathBuf>,
     /// What the names of streams, buckets and subjects begin with: letters, digits, `-` and `_`.
     pub prefix: String,
@@ -227,13 +229,13 @@ impl NatsConfig {
     pub fn of(urls: Vec<String>) -> Self {
         let mut errors = ConfigErrors::default();
         let config = Self::from_env(&Env::default(), &mut errors);
-        Self { urls, ..config }
+        Self { urls: urls.into_iter().map(Secret::new).collect(), ..config }
     }
 
     fn from_env(env: &Env, errors: &mut ConfigErrors) -> Self {
         let mut read = Reader::new(env, errors);
         let config = Self {
-            urls: read.list(&NATS_URL),
+            urls: read.list(&NATS_URL).into_iter().map(Secret::new).collect(),
             credentials: read.path(&NATS_CREDENTIALS),
             tls_ca: read.path(&NATS_CA),
             prefix: read.text(&NATS_PREFIX).unwrap_or_default(),
@@ -533,6 +535,17 @@ mod tests {
         );
         assert!(errors.contains("entry 3: the token is another entry's too"), "{errors}");
         assert!(errors.contains("entry 4") && errors.contains("entry 5"), "{errors}");
+    }
+
+    #[test]
+    fn who_asks_nats_servers_is_never_said() {
+        let mut errors = ConfigErrors::default();
+        let urls = "nats://s3cret:s3cret@one, s3cret@two, s3cret";
+        let env = Env::from_iter([(QUEUE.name, "nats"), (NATS_URL.name, urls)]);
+        let config = OrchestratorConfig::from_env(&env, &mut errors);
+        assert!(matches!(&config.queue, QueueStore::Nats(nats) if nats.urls.len() == 3));
+        let said = format!("{config:?} {errors}");
+        assert!(!said.contains("s3cret"), "{said}");
     }
 
     #[test]

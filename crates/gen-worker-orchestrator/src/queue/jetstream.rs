@@ -18,6 +18,7 @@
 //! | is heard | [`said`] |
 //! | is counted | [`stats`] |
 
+mod connect;
 mod consumers;
 mod leases;
 mod names;

@@ -7,5 +7,7 @@ mod files;
 mod harness;
 #[cfg(feature = "nats")]
 mod nats;
+#[cfg(feature = "nats")]
+mod nats_access;
 mod realtime;
 mod runs;

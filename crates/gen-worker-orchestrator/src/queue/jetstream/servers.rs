@@ -3,10 +3,10 @@
 use std::{error::Error, time::Duration};
 
 use async_nats::{
-    Client, ConnectOptions,
+    Client,
     jetstream::{
         self, Context, ErrorCode,
-        context::GetStreamErrorKind,
+        context::{CreateStreamError, CreateStreamErrorKind, GetStreamErrorKind},
         kv,
         object_store::{self, ObjectStore},
         stream::{self, DiscardPolicy, RetentionPolicy},
@@ -15,8 +15,14 @@ use async_nats::{
 use tokio::time::{Instant, sleep};
 use tracing::warn;
 
-use super::{PATIENCE, names::Names};
-use crate::{config::NatsConfig, queue::limits::TenantLimits};
+use super::{
+    connect::{Refused, connect},
+    names::Names,
+};
+use crate::{
+    config::{NATS_API_PREFIX, NatsConfig},
+    queue::limits::TenantLimits,
+};
 
 /// How long the servers may take to be there when an orchestrator starts, and how often they are asked.
 const STARTING: Duration = Duration::from_secs(30);
@@ -40,7 +46,8 @@ pub(super) struct Servers {
 }
 
 impl Servers {
-    /// Connects, and makes what is not there yet. Servers that cannot be asked just now are asked again for a while.
+    /// Connects, and makes what is not there yet. Servers that cannot be asked just now are asked again for a while; where
+    /// it is for the settings to change, nothing is.
     pub(super) async fn open(
         config: &NatsConfig,
         limits: &TenantLimits,
@@ -49,7 +56,7 @@ impl Servers {
         let until = Instant::now() + STARTING;
         loop {
             match Self::try_open(config, limits, names).await {
-                Err(error) if Instant::now() < until => {
+                Err(error) if !error.is::<Refused>() && Instant::now() < until => {
                     warn!(%error, "the NATS servers cannot be used yet; trying again");
                     sleep(AGAIN).await;
                 }
@@ -68,7 +75,8 @@ impl Servers {
             Some(prefix) => jetstream::with_prefix(client.clone(), prefix),
             None => jetstream::new(client.clone()),
         };
-        let info = context.create_or_update_stream(stream_of(config, limits, names)).await?;
+        let info = context.create_or_update_stream(stream_of(config, limits, names)).await;
+        let info = info.map_err(|error| unserved(config, error))?;
         let newest = info.state.last_sequence;
         let stream = context.get_stream_no_info(&info.config.name).await?;
         let runs = context
@@ -85,22 +93,32 @@ impl Servers {
     }
 }
 
-async fn connect(config: &NatsConfig) -> Result<Client, Box<dyn Error + Send + Sync>> {
-    let mut options = ConnectOptions::new()
-        .name("gen-worker orchestrator")
-        // What is said here is known here.
-        .no_echo()
-        .connection_timeout(PATIENCE)
-        .request_timeout(Some(PATIENCE))
-        .max_reconnects(None)
-        .subscription_capacity(1 << 16);
-    if let Some(credentials) = &config.credentials {
-        options = options.credentials_file(credentials).await?;
+/// JetStream is not there yet, or elsewhere, or not for this user.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "JetStream does not serve on `{subject}`, which {} sets: turn it on for this account, or import it from another, and \
+     let the user ask there",
+    NATS_API_PREFIX.name
+)]
+struct Unserved {
+    subject: String,
+    source: CreateStreamError,
+}
+
+/// A question that may not be asked is not answered.
+fn unserved(config: &NatsConfig, source: CreateStreamError) -> Box<dyn Error + Send + Sync> {
+    let is_unserved = match source.kind() {
+        CreateStreamErrorKind::JetStreamUnavailable | CreateStreamErrorKind::TimedOut => true,
+        CreateStreamErrorKind::JetStream(error) => {
+            error.error_code() == ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT
+        }
+        _ => false,
+    };
+    if !is_unserved {
+        return source.into();
     }
-    if let Some(authorities) = &config.tls_ca {
-        options = options.add_root_certificates(authorities.clone());
-    }
-    Ok(options.connect(config.urls.clone()).await?)
+    let subject = config.api_prefix.clone().unwrap_or_else(|| "$JS.API".to_owned());
+    Box::new(Unserved { subject, source })
 }
 
 /// The client makes object stores, but changes none: their streams are changed.
@@ -151,5 +169,36 @@ fn stream_of(config: &NatsConfig, limits: &TenantLimits, names: &Names) -> strea
         num_replicas: config.replicas,
         allow_direct: true,
         ..Default::default()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use gen_worker_testkit::NatsServers;
+
+    use super::*;
+
+    async fn unserved(config: NatsConfig) -> String {
+        let opened = Servers::try_open(&config, &TenantLimits::default(), &Names::new("p")).await;
+        let error = opened.err().unwrap();
+        assert!(!error.is::<Refused>(), "it may be there soon");
+        error.to_string()
+    }
+
+    #[tokio::test]
+    async fn jetstream_is_asked_where_the_settings_say() {
+        let servers = NatsServers::start(NatsServers::program(), 1).await;
+        let api_prefix = Some("nobody.js".to_owned());
+        let error = unserved(NatsConfig { api_prefix, ..NatsConfig::of(servers.urls()) }).await;
+        assert!(error.contains("`nobody.js`, which ORCHESTRATOR_NATS_API_PREFIX sets"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn an_account_without_jetstream_is_told_so() {
+        let settings = r#"accounts: { a: { users: [{ user: u, password: p }] } }"#;
+        let servers = NatsServers::start_with(NatsServers::program(), 1, settings).await;
+        let urls = servers.addrs().iter().map(|addr| format!("u:p@{addr}")).collect();
+        let error = unserved(NatsConfig::of(urls)).await;
+        assert!(error.contains("`$JS.API`") && error.contains("turn it on for this account"), "{error}");
     }
 }

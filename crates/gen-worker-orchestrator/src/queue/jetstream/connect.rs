@@ -1,0 +1,168 @@
+//! The connection to the servers: where they are, who asks, and whom it trusts.
+
+use std::{error::Error, io, path::PathBuf};
+
+use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, ServerAddr, rustls};
+use percent_encoding::percent_decode_str;
+use url::Url;
+
+use super::PATIENCE;
+use crate::config::{NATS_CA, NATS_CREDENTIALS, NATS_URL, NatsConfig};
+
+/// What no second try mends: the settings must change. Nothing in it is secret.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Refused {
+    #[error(
+        "{}, entry {entry}: expected the URL of a NATS server, such as `nats://127.0.0.1:4222` or `tls://user:password@host`",
+        NATS_URL.name
+    )]
+    Url { entry: usize },
+    #[error("{} names several users: one connection has one", NATS_URL.name)]
+    Users,
+    #[error("{} is {}, which cannot be used as the credentials of a NATS user", NATS_CREDENTIALS.name, path.display())]
+    Credentials { path: PathBuf, source: io::Error },
+    #[error(
+        "the NATS servers let nobody in as whom the settings say: correct the user and password in {}, or the user's \
+         credentials in {}",
+        NATS_URL.name,
+        NATS_CREDENTIALS.name
+    )]
+    User(#[source] ConnectError),
+    #[error(
+        "the NATS servers cannot be trusted over TLS: {} is {authorities}, and must name a file with the certificate of \
+         the authority that signed theirs",
+        NATS_CA.name
+    )]
+    Tls { authorities: String, source: ConnectError },
+}
+
+/// Who asks, as URLs say it.
+#[derive(Clone, PartialEq, Eq)]
+enum Login {
+    User { name: String, password: String },
+    Token(String),
+}
+
+pub(super) async fn connect(config: &NatsConfig) -> Result<Client, Box<dyn Error + Send + Sync>> {
+    let mut options = ConnectOptions::new()
+        .name("gen-worker orchestrator")
+        // What is said here is known here.
+        .no_echo()
+        .connection_timeout(PATIENCE)
+        .request_timeout(Some(PATIENCE))
+        .max_reconnects(None)
+        .subscription_capacity(1 << 16);
+    let (servers, login) = servers(config)?;
+    // Also of servers that others tell of, whose addresses do not say it.
+    options = options.require_tls(config.tls_ca.is_some() || servers.iter().any(ServerAddr::tls_required));
+    options = match login {
+        Some(Login::User { name, password }) => options.user_and_password(name, password),
+        Some(Login::Token(token)) => options.token(token),
+        None => options,
+    };
+    if let Some(path) = &config.credentials {
+        let read = options.credentials_file(path).await;
+        options = read.map_err(|source| Refused::Credentials { path: path.clone(), source })?;
+    }
+    if let Some(authorities) = &config.tls_ca {
+        options = options.add_root_certificates(authorities.clone());
+    }
+    options.connect(servers).await.map_err(|error| judged(config, error))
+}
+
+fn judged(config: &NatsConfig, error: ConnectError) -> Box<dyn Error + Send + Sync> {
+    match error.kind() {
+        ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
+            Refused::User(error).into()
+        }
+        kind if kind == ConnectErrorKind::Tls || is_of_tls(&error) => {
+            let authorities = config.tls_ca.as_ref().map(|path| path.display().to_string());
+            let authorities = authorities.unwrap_or_else(|| "not set".to_owned());
+            Refused::Tls { authorities, source: error }.into()
+        }
+        _ => error.into(),
+    }
+}
+
+/// Whether a handshake came to a wrong end. One that broke off is no error of TLS.
+fn is_of_tls(error: &ConnectError) -> bool {
+    let io = error.source().and_then(|source| source.downcast_ref::<io::Error>());
+    io.and_then(io::Error::get_ref).is_some_and(|inner| inner.is::<rustls::Error>())
+}
+
+/// The servers, and who asks them. The client does not look for that in URLs, and writes URLs to its log.
+fn servers(config: &NatsConfig) -> Result<(Vec<ServerAddr>, Option<Login>), Refused> {
+    let mut servers = Vec::new();
+    let mut login = None;
+    for (entry, url) in (1..).zip(&config.urls) {
+        let (server, named) = server(url.expose()).ok_or(Refused::Url { entry })?;
+        servers.push(server);
+        match (&login, named) {
+            (Some(one), Some(other)) if *one != other => return Err(Refused::Users),
+            (None, named) => login = named,
+            _ => {}
+        }
+    }
+    Ok((servers, login))
+}
+
+fn server(text: &str) -> Option<(ServerAddr, Option<Login>)> {
+    let mut url = match text.contains("://") {
+        true => Url::parse(text).ok()?,
+        false => Url::parse(&format!("nats://{text}")).ok()?,
+    };
+    if !matches!(url.scheme(), "nats" | "tls") || !url.has_host() {
+        return None;
+    }
+    let plain = |text: &str| Some(percent_decode_str(text).decode_utf8().ok()?.into_owned());
+    let name = plain(url.username())?;
+    let login = match url.password() {
+        Some(password) => Some(Login::User { name, password: plain(password)? }),
+        None if name.is_empty() => None,
+        None => Some(Login::Token(name)),
+    };
+    url.set_username("").ok()?;
+    url.set_password(None).ok()?;
+    Some((ServerAddr::from_url(url).ok()?, login))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(urls: &[&str]) -> Result<(Vec<String>, Option<Login>), Refused> {
+        let urls = urls.iter().map(|&url| url.to_owned()).collect();
+        let (servers, login) = servers(&NatsConfig::of(urls))?;
+        Ok((servers.iter().map(|server| server.as_url_str().to_owned()).collect(), login))
+    }
+
+    #[test]
+    fn who_asks_is_taken_from_urls_that_do_not_say_it_then() {
+        let of = |name: &str, password: &str| Login::User { name: name.into(), password: password.into() };
+        let (servers, login) = read(&["nats://a:p%40%2c@one:1", "tls://two", "a:p%40%2c@three:3"]).unwrap();
+        assert_eq!(servers, ["nats://one:1", "tls://two", "nats://three:3"]);
+        assert!(login == Some(of("a", "p@,")));
+        let (servers, login) = read(&["tls://t%2bk@[::1]:4222"]).unwrap();
+        assert_eq!(servers, ["tls://[::1]:4222"]);
+        assert!(login == Some(Login::Token("t+k".to_owned())));
+        assert!(read(&["nats://one"]).unwrap().1.is_none());
+    }
+
+    #[test]
+    fn urls_of_something_else_are_refused_and_not_said() {
+        for url in [
+            "http://s3cret@x",
+            "nats://s3cret:s3cret@",
+            "nats://s3cret:s3cret",
+            "nats://s3cret:%ff@x",
+            "nats://",
+        ] {
+            let error = read(&["nats://s3cret:s3cret@x", url]).err().unwrap();
+            let said = format!("{error} {error:?}");
+            assert!(said.starts_with("ORCHESTRATOR_NATS_URL, entry 2: "), "{said}");
+            assert!(!said.contains("s3c"), "{said}");
+        }
+        let error = read(&["nats://a:b@x", "nats://a:c@x"]).err().unwrap();
+        assert!(matches!(error, Refused::Users));
+    }
+}
