@@ -159,16 +159,21 @@ pub(crate) fn open(
 impl Conversation {
     /// Passes on what the handler said. False: the caller reads too slowly, and the handler is to be told that it is over.
     pub(crate) fn hear(&mut self, frame: v1::RealtimeFrame) -> bool {
-        if self.ended {
-            return true;
-        }
         let bytes = frame.data.len();
         let frame = frontend::RealtimeFrame {
             session_id: self.name.clone(),
             data: frame.data,
             is_text: frame.is_text,
         };
-        match self.caller.try_send(bytes, Ok(said(Said::Frame(frame)))) {
+        self.say(bytes, Said::Frame(frame))
+    }
+
+    /// Says something that is not the last word, unless that was said.
+    fn say(&mut self, bytes: usize, msg: Said) -> bool {
+        if self.ended {
+            return true;
+        }
+        match self.caller.try_send(bytes, Ok(said(msg))) {
             // Of a caller that is gone, its line tells the worker.
             Ok(()) | Err(Unsent::Gone) => true,
             Err(Unsent::Full) => {
@@ -181,7 +186,8 @@ impl Conversation {
     /// Passes on why the worker closed the session. True: that was its last word.
     pub(crate) fn close(&mut self, reason: String) -> bool {
         if reason == NOT_YET {
-            self.say_closed(reason);
+            // The handler ends by itself, so nobody needs to tell it.
+            let _ = self.say(0, self.closed(reason));
             return false;
         }
         self.end(&reason);
@@ -198,13 +204,12 @@ impl Conversation {
         if !self.ended {
             self.ended = true;
             info!(session_id = self.name, reason, "realtime session ended");
-            self.say_closed(reason.to_owned());
+            self.caller.push(Ok(said(self.closed(reason.to_owned()))));
         }
     }
 
-    fn say_closed(&self, reason: String) {
-        let close = frontend::RealtimeClose { session_id: self.name.clone(), reason };
-        self.caller.push(Ok(said(Said::Close(close))));
+    fn closed(&self, reason: String) -> Said {
+        Said::Close(frontend::RealtimeClose { session_id: self.name.clone(), reason })
     }
 }
 

@@ -161,6 +161,7 @@ async fn who_does_not_read_loses_the_session_not_the_worker() {
         worker.say(Msg::RealtimeFrame(frame)).await;
     }
     assert!(matches!(worker.next().await, Msg::RealtimeCloseCmd(close) if close.session_id == id));
+    close(&worker, &id, "closed").await;
     close(&worker, &id, "completed").await;
     let mut heard = 0;
     loop {
@@ -172,6 +173,7 @@ async fn who_does_not_read_loses_the_session_not_the_worker() {
             }
         }
     }
+    assert_eq!(caller.next().await, None, "that was the last word");
     assert!(heard >= 15, "what there was room for is heard: {heard}");
 }
 
