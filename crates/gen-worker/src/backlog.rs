@@ -80,13 +80,14 @@ impl Backlog {
     /// # Errors
     /// The system gives no thread.
     pub(crate) fn start(&'static self) -> io::Result<()> {
-        self.lines().are_written = true;
         let write = || {
             loop {
                 self.write_next(&mut io::stderr());
             }
         };
-        thread::Builder::new().name("log".to_owned()).spawn(write).map(drop)
+        thread::Builder::new().name("log".to_owned()).spawn(write)?;
+        self.lines().are_written = true;
+        Ok(())
     }
 
     /// Takes a line, with its end. Waits for nothing.
