@@ -118,8 +118,8 @@ const TENANT_MAX_RUNNING: Var = Var::new(
     "ORCHESTRATOR_TENANT_MAX_RUNNING",
     "runs",
     "0",
-    "Most runs of one tenant that run at once; more wait. As many realtime sessions may be open beside them; more are \
-     refused. 0 means no limit.",
+    "Most runs of one tenant that run at once, on NATS servers of each function; more wait. As many realtime sessions may \
+     be open beside them; more are refused. 0 means no limit.",
 );
 const TENANT_WEIGHTS: Var = Var::new(
     "ORCHESTRATOR_TENANT_WEIGHTS",

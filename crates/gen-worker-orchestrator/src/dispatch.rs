@@ -8,7 +8,7 @@ use gen_worker_proto::scheduler as v1;
 const UNLIMITED: usize = 64;
 
 /// A worker that takes runs, and how many it has.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct Load {
     pub(crate) session: u64,
     pub(crate) resources: Arc<v1::WorkerResources>,

@@ -87,15 +87,16 @@ impl EventLog {
     /// Takes an event that another process has numbered. One that comes after a later one is dropped: whoever said it
     /// no longer had the run.
     #[cfg(feature = "nats")]
-    pub(crate) fn hear(&mut self, event: RunEvent) {
+    pub(crate) fn hear(&mut self, event: RunEvent) -> bool {
         if event.id <= self.last_id {
-            return;
+            return false;
         }
         let first = (event.id / BLOCK * BLOCK).max(self.last_id) + 1;
         if first < event.id {
             self.gaps.push_back(first..=event.id - 1);
         }
         self.add(event);
+        true
     }
 
     fn add(&mut self, event: RunEvent) {

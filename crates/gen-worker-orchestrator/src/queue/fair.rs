@@ -6,6 +6,8 @@
 //! the lane that was served last, so that nobody saves up a share by not asking.
 
 use std::collections::{BTreeMap, HashMap};
+#[cfg(feature = "nats")]
+use std::{cmp::Reverse, collections::BinaryHeap};
 
 /// What one run costs a lane of weight 1.
 const COST: u64 = 1 << 20;
@@ -49,7 +51,7 @@ struct Lanes<T> {
 }
 
 /// What lanes are made of.
-trait Content: Default {
+pub(crate) trait Content: Default {
     /// The place of the run that came first; `None`: nothing waits.
     fn first(&self) -> Option<u64>;
 }
@@ -110,6 +112,14 @@ impl Content for Runs {
     }
 }
 
+/// How many runs may wait in a lane, of an engine that keeps them elsewhere and has to ask for them.
+#[cfg(feature = "nats")]
+impl Content for usize {
+    fn first(&self) -> Option<u64> {
+        (*self > 0).then_some(0)
+    }
+}
+
 impl<T: Content> Content for Lanes<T> {
     fn first(&self) -> Option<u64> {
         self.lanes.values().filter_map(|lane| lane.content.first()).min()
@@ -128,17 +138,27 @@ pub(crate) struct Spot<'a> {
 
 /// The runs that may start, in the order in which they should.
 #[derive(Debug, Default)]
-pub(crate) struct FairOrder {
-    tenants: Lanes<Lanes<Runs>>,
+pub(crate) struct FairOrder<T = Runs> {
+    tenants: Lanes<Lanes<T>>,
     tenant_weights: Weights,
     function_weights: Weights,
 }
 
-impl FairOrder {
+impl<T: Content> FairOrder<T> {
     pub(crate) fn new(tenant_weights: Weights, function_weights: Weights) -> Self {
         Self { tenants: Lanes::default(), tenant_weights, function_weights }
     }
 
+    /// A run is served, at the cost of its tenant and function.
+    fn charge(&mut self, tenant: &str, function: &str) {
+        if let Some(lane) = self.tenants.lanes.get_mut(tenant) {
+            lane.content.charge(function, self.function_weights.of(function));
+        }
+        self.tenants.charge(tenant, self.tenant_weights.of(tenant));
+    }
+}
+
+impl FairOrder {
     pub(crate) fn insert(&mut self, at: Spot<'_>, run_id: &str) {
         let runs = self.tenants.enter(at.tenant).enter(at.function);
         runs.insert(at.place, run_id.to_owned());
@@ -168,11 +188,7 @@ impl FairOrder {
     /// Takes a run out to serve it, at the cost of its tenant and function.
     pub(crate) fn take(&mut self, at: Spot<'_>) {
         self.remove(at);
-        let (tenant, function) = (self.tenant_weights.of(at.tenant), self.function_weights.of(at.function));
-        if let Some(lane) = self.tenants.lanes.get_mut(at.tenant) {
-            lane.content.charge(at.function, function);
-        }
-        self.tenants.charge(at.tenant, tenant);
+        self.charge(at.tenant, at.function);
     }
 
     /// The runs of each function that wait, and the place of the one that came first.
@@ -182,6 +198,84 @@ impl FairOrder {
             let oldest = lane.content.values().next()?;
             Some((function.as_str(), lane.content.len(), oldest.as_str()))
         })
+    }
+}
+
+/// The shares of lanes whose runs are elsewhere: how many each is to be asked for.
+#[cfg(feature = "nats")]
+pub(crate) type Shares = FairOrder<usize>;
+
+/// A lane, and how many runs it is to be asked for.
+#[cfg(feature = "nats")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Share<'a> {
+    pub(crate) tenant: &'a str,
+    pub(crate) function: &'a str,
+    pub(crate) runs: usize,
+    /// The function's virtual time when it has them.
+    time: u64,
+    left: usize,
+}
+
+#[cfg(feature = "nats")]
+impl Shares {
+    /// Learns how many runs may wait in a lane.
+    pub(crate) fn learn(&mut self, tenant: &str, function: &str, waiting: usize) {
+        if waiting > 0 {
+            *self.tenants.enter(tenant).enter(function) = waiting;
+        } else if let Some(tenant) = self.tenants.lanes.get_mut(tenant)
+            && let Some(function) = tenant.content.lanes.get_mut(function)
+        {
+            function.content = 0;
+        }
+    }
+
+    /// How many runs may wait in a lane.
+    pub(crate) fn waiting(&self, tenant: &str, function: &str) -> usize {
+        let lanes = self.tenants.lanes.get(tenant).map(|tenant| &tenant.content.lanes);
+        lanes.and_then(|lanes| lanes.get(function)).map_or(0, |function| function.content)
+    }
+
+    /// Shares out at most so many places in fair order, as if all came that may wait. `place` finds a place for a
+    /// function's run; once it found none, there is none for this function.
+    pub(crate) fn plan(&self, most: usize, mut place: impl FnMut(&str) -> bool) -> Vec<Share<'_>> {
+        let mut tenants: Vec<(&str, Vec<Share<'_>>)> = Vec::new();
+        let mut next = BinaryHeap::new();
+        for (name, tenant) in self.tenants.lanes.iter().filter(|(_, tenant)| tenant.content.first().is_some())
+        {
+            let functions = tenant.content.lanes.iter().filter(|(_, lane)| lane.content > 0);
+            let shares = functions.map(|(function, lane)| {
+                let (time, left) = (lane.time, lane.content);
+                Share { tenant: name, function, runs: 0, time, left }
+            });
+            next.push(Reverse((tenant.time, tenants.len())));
+            tenants.push((name, shares.collect()));
+        }
+        let mut given = 0;
+        while given < most
+            && let Some(Reverse((time, index))) = next.pop()
+        {
+            let (tenant, shares) = &mut tenants[index];
+            let waiting = |share: &&mut Share<'_>| share.left > 0;
+            while let Some(share) = shares.iter_mut().filter(waiting).min_by_key(|share| share.time) {
+                if place(share.function) {
+                    share.runs += 1;
+                    share.left -= 1;
+                    share.time += COST / self.function_weights.of(share.function);
+                    next.push(Reverse((time + COST / self.tenant_weights.of(tenant), index)));
+                    given += 1;
+                    break;
+                }
+                share.left = 0;
+            }
+        }
+        let shares = tenants.into_iter().flat_map(|(_, shares)| shares);
+        shares.filter(|share| share.runs > 0).collect()
+    }
+
+    /// Runs of a lane came.
+    pub(crate) fn came(&mut self, tenant: &str, function: &str, runs: usize) {
+        (0..runs).for_each(|_| self.charge(tenant, function));
     }
 }
 
@@ -277,6 +371,125 @@ mod tests {
             }
         }
         assert_eq!(served.iter().filter(|tenant| *tenant == "late").count(), 10);
+    }
+
+    /// Asks each lane as planned, `places` at a time, and counts what came. `waiting` is what really waits.
+    #[cfg(feature = "nats")]
+    fn ask(
+        shares: &mut Shares,
+        waiting: &mut HashMap<(String, String), usize>,
+        places: usize,
+    ) -> HashMap<(String, String), usize> {
+        let mut came = HashMap::new();
+        let mut left = places;
+        let plan = shares.plan(places, |_| {
+            let free = left > 0;
+            left -= usize::from(free);
+            free
+        });
+        let plan: Vec<_> =
+            plan.iter().map(|s| (s.tenant.to_owned(), s.function.to_owned(), s.runs)).collect();
+        assert!(plan.iter().map(|(_, _, runs)| runs).sum::<usize>() <= places);
+        for (tenant, function, asked) in plan {
+            let lane = (tenant.clone(), function.clone());
+            let there = waiting.get_mut(&lane).unwrap();
+            let runs = asked.min(*there);
+            *there -= runs;
+            shares.came(&tenant, &function, runs);
+            shares.learn(&tenant, &function, *there);
+            came.insert(lane, runs);
+        }
+        came
+    }
+
+    #[cfg(feature = "nats")]
+    #[test]
+    fn places_are_shared_by_weight_however_many_are_free_at_once() {
+        let mut random = fastrand::Rng::with_seed(11);
+        for _ in 0..30 {
+            let mut draw = |names: [&str; 2]| names.map(|name| (name.to_owned(), random.u32(1..20)));
+            let (tenants, functions) = (draw(["a", "b"]), draw(["f", "g"]));
+            let mut shares = Shares::new(Weights::new(tenants.clone()), Weights::new(functions.clone()));
+            let mut waiting = HashMap::new();
+            for (tenant, _) in &tenants {
+                for (function, _) in &functions {
+                    shares.learn(tenant, function, 100_000);
+                    waiting.insert((tenant.clone(), function.clone()), 100_000);
+                }
+            }
+            let (mut total, mut got) = (0.0, HashMap::<_, f64>::new());
+            while total < 4000.0 {
+                for (lane, runs) in ask(&mut shares, &mut waiting, random.usize(1..40)) {
+                    total += runs as f64;
+                    *got.entry(lane).or_default() += runs as f64;
+                }
+            }
+            let part =
+                |of: &[(String, u32); 2], index: usize| f64::from(of[index].1) / f64::from(of[0].1 + of[1].1);
+            for (t, (tenant, _)) in tenants.iter().enumerate() {
+                for (f, (function, _)) in functions.iter().enumerate() {
+                    let due = total * part(&tenants, t) * part(&functions, f);
+                    let got = got[&(tenant.clone(), function.clone())];
+                    assert!((got - due).abs() <= 0.02 * due + 3.0, "{tenant}/{function}: {got}, due {due}");
+                }
+            }
+        }
+    }
+
+    #[cfg(feature = "nats")]
+    #[test]
+    fn nobody_starves_whatever_waits_and_comes() {
+        let mut random = fastrand::Rng::with_seed(13);
+        for _ in 0..100 {
+            let names = ["a", "b", "c", "d", "e"];
+            let mut shares = Shares::default();
+            let mut waiting: HashMap<_, _> = HashMap::new();
+            for tenant in names {
+                for function in ["f", "g"] {
+                    let there = random.usize(0..30);
+                    // What is heard may be more than there is.
+                    shares.learn(tenant, function, there + random.usize(0..30));
+                    waiting.insert((tenant.to_owned(), function.to_owned()), there);
+                }
+            }
+            // Nothing is lost: what waits comes, if only as many places are free as there are lanes that may have none.
+            let all: usize = waiting.values().sum();
+            let mut came = 0;
+            for _ in 0..all + waiting.len() {
+                came += ask(&mut shares, &mut waiting, 1).values().sum::<usize>();
+            }
+            assert_eq!(came, all);
+            assert!(shares.plan(9, |_| true).is_empty());
+        }
+    }
+
+    #[cfg(feature = "nats")]
+    #[test]
+    fn a_lane_that_was_empty_has_saved_nothing_up_and_is_not_held_up() {
+        let mut shares = Shares::default();
+        shares.learn("busy", "f", 10_000);
+        let lane = |tenant: &str| (tenant.to_owned(), "f".to_owned());
+        let mut waiting = HashMap::from([(lane("busy"), 10_000), (lane("late"), 0)]);
+        for _ in 0..100 {
+            ask(&mut shares, &mut waiting, 10);
+        }
+        waiting.insert(lane("late"), 1000);
+        shares.learn("late", "f", 1000);
+        // It is among the next two, and has its half from then on.
+        assert_eq!(ask(&mut shares, &mut waiting, 2)[&lane("late")], 1);
+        let came = ask(&mut shares, &mut waiting, 100);
+        assert_eq!((came[&lane("busy")], came[&lane("late")]), (50, 50));
+    }
+
+    #[cfg(feature = "nats")]
+    #[test]
+    fn a_function_without_a_place_holds_up_no_other() {
+        let mut shares = Shares::default();
+        shares.learn("a", "f", 5);
+        shares.learn("a", "g", 5);
+        shares.learn("b", "f", 5);
+        let plan = shares.plan(9, |function| function == "g");
+        assert_eq!(plan.iter().map(|s| (s.tenant, s.function, s.runs)).collect::<Vec<_>>(), [("a", "g", 5)]);
     }
 
     #[test]

@@ -2,7 +2,8 @@
 //! has anything that the others lack.
 //!
 //! - A run is a message of a work-queue stream, on a subject of its function and tenant, until it has ended. A lease is a
-//!   message that was delivered and not acknowledged; it is extended while the worker's stream is up.
+//!   message that was delivered and not acknowledged; it is extended while the worker's stream is up. A function of a
+//!   tenant is a lane: it has a consumer, and every orchestrator asks the lanes that it knows of in fair order.
 //! - Its record is an entry of a key-value bucket. Each step is written with the revision that it was made of, so that
 //!   of two orchestrators one is refused. The record's attempt is the fence; a redelivery raises it.
 //! - Payloads and outputs travel inside, or in an object store if they are large.
@@ -12,7 +13,7 @@
 //! | a run | |
 //! |---|---|
 //! | gets in, and out before it was leased | [`submit`] |
-//! | is fetched, offered, and leased or not | [`consumers`], [`offers`] |
+//! | is asked for in its turn, offered, and leased or not | [`lanes`], [`consumers`], [`offers`] |
 //! | is with a worker whose stream is here | [`leases`] |
 //! | is known, also after its end | [`records`], [`newest`] |
 //! | is heard | [`said`] |
@@ -20,6 +21,7 @@
 
 mod connect;
 mod consumers;
+mod lanes;
 mod leases;
 mod names;
 mod newest;
@@ -44,16 +46,16 @@ use futures_util::{StreamExt, future::join_all};
 use gen_worker_proto::scheduler as v1;
 use tokio::{
     sync::{Notify, watch},
-    time::{MissedTickBehavior, interval, sleep, timeout},
+    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
 };
 use tracing::{debug, warn};
 
 use self::{
     consumers::Consumers,
     leases::Leases,
-    names::Names,
-    records::{Entry, Held, INLINE, Records, TRIES},
-    said::{FAILED, QUEUED, Said, Word, number},
+    names::{Lane, Names},
+    records::{Entry, Held, INLINE, Records, TRIES, lost},
+    said::{FAILED, LANE, QUEUED, Said, Word, number},
     servers::{AGAIN, Servers},
 };
 use super::{
@@ -85,7 +87,7 @@ const LISTING: Duration = Duration::from_secs(30);
 /// The shortest time between two extensions of a lease is a third of this.
 const SHORTEST_LEASE: Duration = Duration::from_millis(100);
 
-/// How often it is looked for runs that nobody told of: those that are tried again, and those whose lease ended.
+/// How often it is looked, at first, for runs that nobody told of: those that are tried again, and those whose lease ended.
 const POLL: Duration = Duration::from_millis(250);
 
 /// Most runs that are listed.
@@ -128,7 +130,7 @@ impl JetStream {
             client,
             context,
             names,
-            consumers: Consumers::new(stream.clone(), grace),
+            consumers: Consumers::new(stream.clone(), grace, limits),
             stream,
             records: Records::new(runs, blobs),
             leases: Leases::default(),
@@ -149,11 +151,32 @@ impl JetStream {
         }
     }
 
+    /// Tells the servers that a message is done with, and waits until they know.
+    async fn acknowledge_surely(&self, ack: &str) {
+        if ack.is_empty() {
+            return;
+        }
+        let known = self.client.request(ack.to_owned(), AckKind::Ack.into());
+        if !matches!(timeout(PATIENCE, known).await, Ok(Ok(_))) {
+            debug!("not acknowledged; it is delivered once more");
+        }
+    }
+
     /// Says what belongs to the step that was just made.
     fn say_of_step(&self, held: &Held, event_type: &str, payload: Bytes) {
         if let Some(number) = number(held.revision, 1) {
             self.say(&held.entry.record.run_id, Word::event(number, event_type, payload));
         }
+    }
+
+    /// Says that a run was taken, and in which lane, so that others ask there.
+    fn say_queued(&self, held: &Held) {
+        let Some(number) = number(held.revision, 1) else { return };
+        let record = &held.entry.record;
+        let word = Word::event(number, QUEUED, Bytes::from_static(b"{}"));
+        let mut headers = word.headers();
+        headers.insert(LANE, self.names.run(&record.request).as_str());
+        self.say_with(&record.run_id, word, headers);
     }
 
     /// Says what a worker has said whose stream is here. What another has by now is said there.
@@ -166,9 +189,26 @@ impl JetStream {
     /// Clears up after a run, and tells those who wait for its end.
     async fn ended(&self, entry: &Entry) {
         let run_id = &entry.record.run_id;
-        self.acknowledge(&entry.ack, AckKind::Ack).await;
+        if self.consumers.has_limit() {
+            // The next may start once the servers know of it.
+            self.acknowledge_surely(&entry.ack).await;
+            self.consumers.freed(&Lane::of(&entry.record.request));
+        } else {
+            self.acknowledge(&entry.ack, AckKind::Ack).await;
+        }
         self.say(run_id, Word::End);
         self.records.forget_payload(entry).await;
+    }
+
+    /// Looks now and then which lanes have runs: what was said of some may have been lost.
+    async fn look(&self) -> Result<(), Unavailable> {
+        if self.consumers.is_to_look() {
+            let asked = Instant::now();
+            let open = timeout(PATIENCE, self.open_runs()).await;
+            let open = open.map_err(|late| lost("the queue cannot be looked at in time")(&late))??;
+            self.consumers.saw(open, asked);
+        }
+        Ok(())
     }
 
     /// A run's record with its output, as far as anybody here can know of it.
@@ -178,7 +218,12 @@ impl JetStream {
 
     /// Tells everybody something about a run. It may be lost.
     fn say(&self, run_id: &str, word: Word) {
-        let (subject, headers, payload) = (self.names.said(run_id), word.headers(), word.payload());
+        let headers = word.headers();
+        self.say_with(run_id, word, headers);
+    }
+
+    fn say_with(&self, run_id: &str, word: Word, headers: HeaderMap) {
+        let (subject, payload) = (self.names.said(run_id), word.payload());
         self.said.hear(run_id, word);
         self.tell(subject, headers, payload);
     }
@@ -250,19 +295,21 @@ impl JetStream {
             if let Ok((run_id, attempt)) = rmp_serde::from_slice::<(String, i64)>(&message.payload) {
                 self.leases.let_go(&run_id, attempt);
             }
-        } else if let Some(run_id) = self.names.run_said(message.subject.as_str())
-            && let Some(word) = Word::read(message)
-        {
-            if word.queued() {
-                self.changed.notify_one();
-            }
+        } else if let Some(run_id) = self.names.run_said(message.subject.as_str()) {
+            let lane = message.headers.as_ref().and_then(|headers| headers.get(LANE));
+            let lane = lane.and_then(|subject| self.names.lane_of(subject.as_str()));
+            let Some(word) = Word::read(message) else { return };
             // Another has leased it, so the lease here ended: what its worker still does is in vain.
             if let Some(attempt) = word.started()
                 && let Some(old) = self.leases.overtaken(&run_id, attempt)
             {
                 self.said.interrupts.put((run_id.clone(), old));
             }
-            self.said.hear(&run_id, word);
+            let is_news = self.said.hear(&run_id, word);
+            if let Some(lane) = lane.filter(|_| is_news) {
+                self.consumers.heard(&lane);
+                self.changed.notify_one();
+            }
         }
     }
 }
@@ -280,8 +327,7 @@ impl Queue for JetStream {
         for _ in 0..TRIES {
             if let Some(held) = self.records.create(&entry).await? {
                 self.take(&held, &payload).await?;
-                self.say_of_step(&held, QUEUED, Bytes::from_static(b"{}"));
-                self.changed.notify_one();
+                self.say_queued(&held);
                 return Ok(true);
             }
             // It may have been withdrawn meanwhile.
@@ -295,6 +341,7 @@ impl Queue for JetStream {
     }
 
     async fn lease(&self, workers: &mut [Load]) -> Result<Vec<Lease>, Unavailable> {
+        self.look().await?;
         let messages = self.consumers.fetch(&self.names, workers).await?;
         let offers = join_all(messages.into_iter().map(|message| self.offer(message))).await;
         let mut starting = Vec::new();
@@ -309,6 +356,7 @@ impl Queue for JetStream {
                 }
                 None => {
                     let _ = offer.message.ack_with(AckKind::Nak(None)).await;
+                    self.consumers.heard(&Lane::of(wanted));
                 }
             }
         }
@@ -404,6 +452,7 @@ impl Queue for JetStream {
                     self.say_of_step(&settled, FAILED, failed.to_string().into());
                 }
                 self.acknowledge(&settled.entry.ack, AckKind::Nak(Some(after))).await;
+                self.consumers.expect(&Lane::of(&settled.entry.record.request), after);
             }
         }
         Ok(())

@@ -2,7 +2,12 @@
 
 use std::fmt::Write;
 
+use gen_worker_core::{Algorithm, Digest};
+
 use crate::{queue::record::Record, run::RunRequest};
+
+/// Longest name of a consumer: a folder of the servers is called so, which has at most 255 bytes.
+const LONGEST: usize = 200;
 
 /// A text as one token of a subject, a key or a name: what may not stand there is written as `=` and two digits.
 pub(super) fn token(text: &str) -> String {
@@ -44,6 +49,30 @@ pub(super) fn output(record: &Record) -> String {
     format!("out.{}.{}", token(&record.run_id), record.attempt)
 }
 
+/// The runs of one function of one tenant.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub(super) struct Lane {
+    pub(super) function: String,
+    /// Nobody's in particular is a tenant too, the empty one.
+    pub(super) tenant: String,
+}
+
+impl Lane {
+    pub(super) fn of(request: &RunRequest) -> Self {
+        Self { function: request.function.clone(), tenant: request.tenant_id.clone().unwrap_or_default() }
+    }
+
+    /// What its consumer is called. What would be too long for the servers is told apart by its digest.
+    pub(super) fn consumer(&self) -> String {
+        let name = format!("{}~{}", token(&self.function), token(&self.tenant));
+        if name.len() <= LONGEST {
+            name
+        } else {
+            token(&Digest::of(Algorithm::Sha256, name.as_bytes()).to_string())
+        }
+    }
+}
+
 /// Names with the prefix of one fleet.
 #[derive(Debug)]
 pub(super) struct Names {
@@ -67,19 +96,20 @@ impl Names {
         format!("{}.runs.>", self.prefix)
     }
 
-    pub(super) fn runs_of(&self, function: &str) -> String {
-        format!("{}.runs.{}.*", self.prefix, token(function))
+    /// The subject of a lane's runs.
+    pub(super) fn runs_of(&self, lane: &Lane) -> String {
+        format!("{}.runs.{}.{}", self.prefix, token(&lane.function), token(&lane.tenant))
     }
 
     pub(super) fn run(&self, request: &RunRequest) -> String {
-        let tenant = token(request.tenant_id.as_deref().unwrap_or_default());
-        format!("{}.runs.{}.{tenant}", self.prefix, token(&request.function))
+        self.runs_of(&Lane::of(request))
     }
 
-    /// The function of a subject of [`run`](Self::run).
-    pub(super) fn function_of(&self, subject: &str) -> Option<String> {
+    /// The lane of a subject of [`runs_of`](Self::runs_of).
+    pub(super) fn lane_of(&self, subject: &str) -> Option<Lane> {
         let rest = subject.strip_prefix(&self.prefix)?.strip_prefix(".runs.")?;
-        text(rest.split_once('.')?.0)
+        let (function, tenant) = rest.split_once('.')?;
+        Some(Lane { function: text(function)?, tenant: text(tenant)? })
     }
 
     pub(super) fn everything_said(&self) -> String {
@@ -122,11 +152,24 @@ mod tests {
     }
 
     #[test]
+    fn every_lane_has_a_consumer_of_its_own() {
+        let lane = |function: &str, tenant: &str| {
+            Lane { function: function.to_owned(), tenant: tenant.to_owned() }.consumer()
+        };
+        let long = "x".repeat(300);
+        let names = [lane("f", ""), lane("f", "t"), lane("f~t", ""), lane(&long, "t"), lane(&long, "u")];
+        assert_eq!(names.iter().collect::<std::collections::BTreeSet<_>>().len(), names.len());
+        assert!(names.iter().all(|name| name.len() <= LONGEST && !name.contains(['.', '*', '>', ' ', ':'])));
+    }
+
+    #[test]
     fn subjects_say_what_they_are_about() {
         let names = Names::new("gw");
         let request = RunRequest { tenant_id: Some("a.b".to_owned()), ..RunRequest::of("f.g") };
         assert_eq!(names.run(&request), "gw.runs.f=2Eg.a=2Eb");
-        assert_eq!(names.function_of(&names.run(&request)).as_deref(), Some("f.g"));
+        assert_eq!(names.lane_of(&names.run(&request)), Some(Lane::of(&request)));
+        let nobodys = RunRequest::of("f");
+        assert_eq!(names.lane_of(&names.run(&nobodys)), Some(Lane::of(&nobodys)));
         assert_eq!(names.run_said(&names.said("r.1")).as_deref(), Some("r.1"));
         assert_eq!(names.run_said(&names.adopted()), None);
     }

@@ -31,6 +31,9 @@ const TYPE: &str = "Gen-Worker-Event";
 /// The header with the event's number.
 const NUMBER: &str = "Gen-Worker-Number";
 
+/// The header of [`QUEUED`] with the subject that the run was published on. No caller sees it.
+pub(super) const LANE: &str = "Gen-Worker-Lane";
+
 /// Said of a run that was taken.
 pub(super) const QUEUED: &str = "queued";
 
@@ -72,11 +75,6 @@ impl Word {
             Self::Event(event) => event.payload.clone(),
             Self::End => Bytes::new(),
         }
-    }
-
-    /// Whether it is this that is said: there may be something to lease.
-    pub(super) fn queued(&self) -> bool {
-        matches!(self, Self::Event(RunEvent { event_type, .. }) if event_type == QUEUED)
     }
 
     /// The attempt that a worker was given, if it is this that is said.
@@ -158,9 +156,12 @@ impl Logs {
         }
     }
 
-    fn hear(&mut self, run_id: &str, word: Word) {
+    fn hear(&mut self, run_id: &str, word: Word) -> bool {
         match word {
-            Word::End => self.change(run_id, EventLog::new, |_| Rank::Ended, |log| log.wake()),
+            Word::End => {
+                self.change(run_id, EventLog::new, |_| Rank::Ended, |log| log.wake());
+                true
+            }
             Word::Event(event) => {
                 let started = event.event_type == STARTED;
                 let rank = |before| if started { Rank::UnderWay } else { before };
@@ -168,7 +169,7 @@ impl Logs {
                 let first = event.event_type == QUEUED;
                 let before = event.id - 1;
                 let new = || if first { EventLog::new() } else { EventLog::resumed(before) };
-                self.change(run_id, new, rank, |log| log.hear(event));
+                self.change(run_id, new, rank, |log| log.hear(event))
             }
         }
     }
@@ -238,8 +239,9 @@ impl Said {
         self.logs.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn hear(&self, run_id: &str, word: Word) {
-        self.logs().hear(run_id, word);
+    /// Hears something; false: it was heard before, as by whoever says it.
+    pub(super) fn hear(&self, run_id: &str, word: Word) -> bool {
+        self.logs().hear(run_id, word)
     }
 
     /// A signal that there is something to read. Looking at a run that has ended makes nobody forget another.
@@ -316,6 +318,13 @@ mod tests {
         }
         heard.wake_all();
         assert!(looking.iter_mut().all(|looking| looking.has_changed().unwrap()));
+    }
+
+    #[test]
+    fn what_one_says_oneself_is_no_news() {
+        let heard = Said::default();
+        assert!(heard.hear("r", said(7, QUEUED)));
+        assert!(!heard.hear("r", said(7, QUEUED)));
     }
 
     #[test]

@@ -11,7 +11,8 @@ use bytes::Bytes;
 use tracing::debug;
 
 use super::{
-    JetStream, names,
+    JetStream,
+    names::{self, Lane},
     packed::pack,
     records::{Entry, Held, Missed, lost},
 };
@@ -66,6 +67,8 @@ impl JetStream {
             }
         })?;
         self.newest.fetch_max(stored.sequence, Ordering::Relaxed);
+        self.consumers.heard(&Lane::of(&record.request));
+        self.changed.notify_one();
         Ok(())
     }
 

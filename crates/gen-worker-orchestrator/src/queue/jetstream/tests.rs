@@ -5,6 +5,8 @@ use std::sync::Arc;
 use gen_worker_testkit::NatsServers;
 use tokio::task::JoinSet;
 
+mod fair;
+
 use super::*;
 use crate::queue::{
     conformance::{GRACE, conformance, next, worker},
@@ -137,25 +139,6 @@ async fn a_worker_that_went_elsewhere_takes_its_runs_along() {
     there.adopt(&active, "w1").await.unwrap();
     here.hear(timeout(PATIENCE, heard.next()).await.unwrap().unwrap());
     assert!(here.leases.acks().is_empty() && !there.leases.acks().is_empty());
-}
-
-#[tokio::test]
-async fn a_function_that_cannot_be_fetched_costs_no_other_its_runs() {
-    let servers = NatsServers::start(NatsServers::program(), 1).await;
-    let queue = engine(&servers, TenantLimits::default()).await;
-    let worker = |slots| {
-        let mut worker = worker(1, slots);
-        std::sync::Arc::make_mut(&mut worker.resources).available_functions.push("g".to_owned());
-        worker
-    };
-    assert!(queue.lease(&mut [worker(2)]).await.unwrap().is_empty());
-    queue.stream.delete_consumer("g").await.unwrap();
-    queue.enqueue("r", RunRequest::of("f")).await.unwrap();
-    let leases = queue.lease(&mut [worker(2)]).await.unwrap();
-    assert_eq!(leases.len(), 1);
-    // What failed is mended by the next.
-    queue.enqueue("s", RunRequest::of("g")).await.unwrap();
-    assert_eq!(queue.lease(&mut [worker(2)]).await.unwrap()[0].request.run_id, "s");
 }
 
 #[tokio::test]
