@@ -45,6 +45,12 @@ struct Arguments {
     /// The NATS server.
     #[arg(long)]
     nats: PathBuf,
+    /// Measures only the rows whose name has this in it, such as `R1, 1`.
+    #[arg(long, default_value = "")]
+    only: String,
+    /// Leaves the yardstick out, as for a profile.
+    #[arg(long)]
+    alone: bool,
     /// Prints JSON in place of a table.
     #[arg(long)]
     json: bool,
@@ -54,18 +60,23 @@ struct Arguments {
 async fn main() {
     let asked = Arguments::parse();
     let mut report = Report::default();
-    for (servers, replicas) in [(1, 1), (3, 3)] {
-        let nats = NatsServers::start(&asked.nats, servers).await;
+    for replicas in [1, 3] {
+        let rows = (1..=3).map(|count| (count, format!("JetStream R{replicas}, {count} of them")));
+        let rows: Vec<_> = rows.filter(|(_, name)| name.contains(&asked.only)).collect();
+        if rows.is_empty() {
+            continue;
+        }
+        let nats = NatsServers::start(&asked.nats, replicas).await;
         let raw = Raw::start(&nats.urls(), replicas).await;
-        for orchestrators in 1..=3 {
-            let fleet =
-                Fleet::on_nats(&asked.orchestrator, &asked.worker, orchestrators, &nats, replicas).await;
-            let name = format!("JetStream R{replicas}, {orchestrators} of them");
-            measure(&mut report, &name, fleet, Some(&raw)).await;
+        for (count, name) in rows {
+            let fleet = Fleet::on_nats(&asked.orchestrator, &asked.worker, count, &nats, replicas).await;
+            measure(&mut report, &name, fleet, Some(&raw).filter(|_| !asked.alone)).await;
         }
     }
-    let fleet = Fleet::on_file(&asked.orchestrator, &asked.worker).await;
-    measure(&mut report, "file", fleet, None).await;
+    if "file".contains(&asked.only) {
+        let fleet = Fleet::on_file(&asked.orchestrator, &asked.worker).await;
+        measure(&mut report, "file", fleet, None).await;
+    }
     print!("{}", if asked.json { report.json() + "\n" } else { report.table() });
 }
 
