@@ -285,13 +285,16 @@ impl Broker {
                 self.changed.notify_one();
                 return Some(Box::pin(self.settle(id, result, worker_id, accepted)));
             }
-            Msg::RunAccepted(accepted) => session.accept(&accepted),
+            // Neither this nor what is merely said sets a run free.
+            Msg::RunAccepted(accepted) => {
+                session.accept(&accepted);
+                return None;
+            }
             Msg::RealtimeFrame(frame) => {
                 session.hear(frame);
                 return None;
             }
             Msg::RealtimeCloseCmd(close) => session.hang_up(close),
-            // What is merely said sets no run free.
             Msg::WorkerEvent(event) if event.run_id.is_empty() => {
                 session.remember(event);
                 return None;

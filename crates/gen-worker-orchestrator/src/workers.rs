@@ -71,6 +71,8 @@ pub(crate) struct Session {
     pub(crate) resources: Arc<v1::WorkerResources>,
     draining: bool,
     runs: HashMap<String, Held>,
+    /// How many they are, by function: it is asked for whenever something may start.
+    running: HashMap<String, usize>,
     /// The realtime sessions, by their ids at the worker.
     conversations: HashMap<String, Conversation>,
     outbound: Outbound,
@@ -112,6 +114,7 @@ impl Session {
             resources: Arc::new(resources),
             draining: false,
             runs: HashMap::new(),
+            running: HashMap::new(),
             conversations: HashMap::new(),
             outbound,
             closing,
@@ -132,7 +135,7 @@ impl Session {
     pub(crate) fn start(&mut self, mut request: v1::TaskExecutionRequest) {
         let held =
             Held { attempt: request.attempt, function: request.function_name.clone(), accepted: false };
-        self.runs.insert(request.run_id.clone(), held);
+        self.hold(request.run_id.clone(), held);
         if !self.speaks("attempt") {
             request.attempt = 0;
         }
@@ -141,12 +144,25 @@ impl Session {
 
     /// Counts a run that the worker has had since before this stream.
     pub(crate) fn adopt(&mut self, active: v1::ActiveRun, function: String) {
-        self.runs.insert(active.run_id, Held { attempt: active.attempt, function, accepted: true });
+        self.hold(active.run_id, Held { attempt: active.attempt, function, accepted: true });
     }
 
     /// Counts a run no more: another stream has it.
     pub(crate) fn forget(&mut self, run_id: &str) {
-        self.runs.remove(run_id);
+        if let Some(gone) = self.runs.remove(run_id)
+            && let Some(running) = self.running.get_mut(&gone.function)
+        {
+            *running -= 1;
+        }
+    }
+
+    fn hold(&mut self, run_id: String, held: Held) {
+        self.forget(&run_id);
+        match self.running.get_mut(&held.function) {
+            Some(running) => *running += 1,
+            None => drop(self.running.insert(held.function.clone(), 1)),
+        }
+        self.runs.insert(run_id, held);
     }
 
     /// Opens a realtime session.
@@ -197,7 +213,7 @@ impl Session {
         let held = self.runs.get(run_id).filter(|held| held.is_at(attempt));
         let accepted = held.is_none_or(|held| held.accepted) || !self.speaks("run-accepted");
         if held.is_some() {
-            self.runs.remove(run_id);
+            self.forget(run_id);
         }
         accepted
     }
@@ -219,10 +235,9 @@ impl Session {
 
     /// What the worker has to do.
     pub(crate) fn load(&self) -> Load {
-        let mut running = HashMap::new();
-        let runs = self.runs.values().map(|held| &held.function);
-        for function in runs.chain(self.conversations().map(|open| &open.function)) {
-            *running.entry(function.clone()).or_default() += 1;
+        let mut running = self.running.clone();
+        for open in self.conversations() {
+            *running.entry(open.function.clone()).or_default() += 1;
         }
         Load { session: self.id, resources: Arc::clone(&self.resources), running }
     }
