@@ -15,7 +15,7 @@
 //! | gets in, and out before it was leased | [`submit`] |
 //! | is asked for in its turn, offered, and leased or not | [`lanes`], [`consumers`], [`offers`] |
 //! | is with a worker whose stream is here | [`leases`] |
-//! | is known, also after its end | [`records`], [`newest`] |
+//! | is known, also after its end | [`records`], [`recent`], [`newest`] |
 //! | is heard | [`said`] |
 //! | is counted | [`stats`] |
 
@@ -27,6 +27,7 @@ mod names;
 mod newest;
 mod offers;
 mod packed;
+mod recent;
 mod records;
 mod said;
 mod servers;
@@ -299,6 +300,9 @@ impl JetStream {
             let lane = message.headers.as_ref().and_then(|headers| headers.get(LANE));
             let lane = lane.and_then(|subject| self.names.lane_of(subject.as_str()));
             let Some(word) = Word::read(message) else { return };
+            if word.is_of_step() {
+                self.records.recent.forget(&run_id);
+            }
             // Another has leased it, so the lease here ended: what its worker still does is in vain.
             if let Some(attempt) = word.started()
                 && let Some(old) = self.leases.overtaken(&run_id, attempt)
@@ -510,7 +514,7 @@ impl Queue for JetStream {
     }
 
     async fn watch(&self, run_id: &str) -> Result<Option<watch::Receiver<()>>, Unavailable> {
-        let known = self.records.get(run_id).await?;
+        let known = self.records.show(run_id, self.said.is_over(run_id)).await?;
         Ok(known.map(|(held, _)| self.said.watch(run_id, held.entry.record.has_ended())))
     }
 
@@ -530,7 +534,7 @@ impl Queue for JetStream {
 
     async fn file_scope(&self, token: &str) -> Result<Option<FileScope>, Unavailable> {
         let Some(run_id) = Record::run_of_token(token) else { return Ok(None) };
-        let known = self.records.get(run_id).await?;
+        let known = self.records.show(run_id, self.said.is_over(run_id)).await?;
         Ok(known.and_then(|(held, _)| held.entry.record.file_scope(token, Now::read().unix_ms)))
     }
 

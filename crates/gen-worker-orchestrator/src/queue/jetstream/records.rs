@@ -11,7 +11,11 @@ use async_nats::jetstream::{
 use bytes::Bytes;
 use futures_util::StreamExt;
 use serde::{Deserialize, Serialize};
-use tokio::{io::AsyncReadExt, sync::Mutex, time::timeout};
+use tokio::{
+    io::AsyncReadExt,
+    sync::Mutex,
+    time::{Instant, timeout},
+};
 use tracing::{debug, warn};
 
 use super::{
@@ -19,6 +23,7 @@ use super::{
     names::{self, text, token},
     newest::Newest,
     packed::{pack, unpack},
+    recent::Recent,
 };
 use crate::{
     queue::{Unavailable, record::Record},
@@ -96,11 +101,12 @@ pub(super) struct Records {
     pub(super) bucket: kv::Store,
     pub(super) blobs: ObjectStore,
     newest: Mutex<Newest>,
+    pub(super) recent: Recent,
 }
 
 impl Records {
     pub(super) fn new(bucket: kv::Store, blobs: ObjectStore) -> Self {
-        Self { bucket, blobs, newest: Mutex::default() }
+        Self { bucket, blobs, newest: Mutex::default(), recent: Recent::default() }
     }
 
     /// A run with what is behind its entry; `None`: there is no such run. It may be how it stood a moment ago: any
@@ -139,20 +145,29 @@ impl Records {
         }
     }
 
-    /// A run's record with its output. `is_over`: it is known to have ended, so a server that does not know it yet is not
-    /// believed.
+    /// A run with what is behind its entry, as it was written here a moment ago, or else as the servers have it. `is_over`: it is
+    /// known to have ended, so a server that does not know it yet is not believed.
+    pub(super) async fn show(
+        &self,
+        run_id: &str,
+        is_over: bool,
+    ) -> Result<Option<(Held, Bytes)>, Unavailable> {
+        if let Some(recent) = self.recent.get(run_id, is_over, Instant::now()) {
+            return Ok(Some(recent));
+        }
+        match self.get(run_id).await? {
+            Some((held, _)) if is_over && !held.entry.record.has_ended() => self.get_of_leader(run_id).await,
+            found => Ok(found),
+        }
+    }
+
+    /// The same with its output, wherever that is.
     pub(super) async fn read(
         &self,
         run_id: &str,
         is_over: bool,
     ) -> Result<Option<(Held, Bytes)>, Unavailable> {
-        let found = match self.get(run_id).await? {
-            Some((held, _)) if is_over && !held.entry.record.has_ended() => {
-                self.get_of_leader(run_id).await?
-            }
-            found => found,
-        };
-        let Some((held, output)) = found else { return Ok(None) };
+        let Some((held, output)) = self.show(run_id, is_over).await? else { return Ok(None) };
         let Entry { record, output_blob, .. } = &held.entry;
         let output = if *output_blob { self.blob(&names::output(record)).await? } else { output };
         Ok(Some((held, output)))
@@ -160,8 +175,14 @@ impl Records {
 
     /// Makes the record of a new run; `None`: there is one.
     pub(super) async fn create(&self, entry: &Entry) -> Result<Option<Held>, Unavailable> {
-        match self.bucket.create(token(&entry.record.run_id), pack(entry, &[])).await {
-            Ok(revision) => Ok(Some(Held { entry: entry.clone(), revision })),
+        let value = pack(entry, &[]);
+        let size = value.len();
+        match self.bucket.create(token(&entry.record.run_id), value).await {
+            Ok(revision) => {
+                let held = Held { entry: entry.clone(), revision };
+                self.recent.keep(&held, Bytes::new(), size, Instant::now());
+                Ok(Some(held))
+            }
             Err(error) if error.kind() == CreateErrorKind::AlreadyExists => Ok(None),
             Err(error) => Err(lost("a record cannot be made")(&error)),
         }
@@ -170,6 +191,7 @@ impl Records {
     /// Removes the record of a run that was not taken after all, unless somebody else has taken it meanwhile.
     pub(super) async fn withdraw(&self, held: &Held) {
         let key = token(&held.entry.record.run_id);
+        self.recent.forget(&held.entry.record.run_id);
         if let Err(error) = self.bucket.purge_expect_revision(key, Some(held.revision)).await {
             debug!(%error, run_id = held.entry.record.run_id, "record not withdrawn");
         }
@@ -179,13 +201,17 @@ impl Records {
     pub(super) async fn put(&self, held: &mut Held, output: &[u8]) -> Result<(), Missed> {
         let key = token(&held.entry.record.run_id);
         let value = pack(&held.entry, output);
-        held.revision = self.bucket.update(key, value, held.revision).await.map_err(|error| {
+        let written = self.bucket.update(key, value.clone(), held.revision).await;
+        held.revision = written.map_err(|error| {
+            self.recent.forget(&held.entry.record.run_id);
             if error.kind() == UpdateErrorKind::WrongLastRevision {
                 return Missed::Contested;
             }
             lost("a record cannot be written")(&error);
             Missed::Unavailable
         })?;
+        let behind = value.slice(value.len() - output.len()..);
+        self.recent.keep(held, behind, value.len(), Instant::now());
         Ok(())
     }
 

@@ -87,6 +87,14 @@ impl Word {
         }
     }
 
+    /// Whether whoever says it has changed the run's record.
+    pub(super) fn is_of_step(&self) -> bool {
+        match self {
+            Self::Event(event) => [STARTED, FAILED].contains(&event.event_type.as_str()),
+            Self::End => true,
+        }
+    }
+
     pub(super) fn read(message: async_nats::Message) -> Option<Self> {
         let Some(headers) = &message.headers else {
             return message.payload.is_empty().then_some(Self::End);

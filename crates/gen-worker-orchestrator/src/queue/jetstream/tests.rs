@@ -164,17 +164,22 @@ async fn a_run_that_another_took_meanwhile_is_not_withdrawn() {
 async fn while_the_servers_are_away_no_run_is_said_to_be_unknown() {
     let mut servers = NatsServers::start(NatsServers::program(), 1).await;
     let queue = engine(&servers, TenantLimits::default()).await;
-    queue.enqueue("r", RunRequest::of("f")).await.unwrap();
+    let other = engine(&servers, TenantLimits::default()).await;
+    for run_id in ["over", "r"] {
+        queue.enqueue(run_id, RunRequest::of("f")).await.unwrap();
+    }
+    let over = next(queue.as_ref()).await;
+    queue.settle(result(&over, false), "w1", true).await.unwrap();
     let run = next(queue.as_ref()).await;
     let active = v1::ActiveRun { run_id: "r".to_owned(), attempt: 1 };
     servers.kill(0).await;
     let (adopted, view, outcome, watch, events, scope, canceled, list, stats) = tokio::join!(
         queue.adopt(&active, "w1"),
-        queue.view("r"),
-        queue.outcome("r"),
-        queue.watch("r"),
-        queue.events("r", 0),
-        queue.file_scope(&run.file_token),
+        other.view("r"),
+        other.outcome("r"),
+        other.watch("r"),
+        other.events("r", 0),
+        other.file_scope(&run.file_token),
         queue.cancel("r"),
         queue.list(None, 9),
         queue.stats(),
@@ -183,11 +188,12 @@ async fn while_the_servers_are_away_no_run_is_said_to_be_unknown() {
     assert_eq!(stats, Err(Unavailable));
     assert_eq!((adopted, canceled), (Err(Unavailable), Err(Unavailable)));
     assert_eq!((view, list, outcome), (Err(Unavailable), Err(Unavailable), Err(Unavailable)));
-    assert!(watch.is_err() && scope.is_err());
-    // What was heard is told without them; whether there is more is not.
-    let heard = events.unwrap().unwrap().0.events;
+    assert!(watch.is_err() && events.is_err() && scope.is_err());
+    // What was heard is told without them, and so is an end that was written here.
+    let heard = queue.events("r", 0).await.unwrap().unwrap().0.events;
     assert_eq!(heard.iter().map(|event| &*event.event_type).collect::<Vec<_>>(), ["queued", "started"]);
-    assert!(queue.events("r", heard[1].id).await.is_err());
+    assert_eq!(queue.outcome("over").await, Ok(Some(Some(Ok(Bytes::new())))));
+    assert_eq!(other.outcome("over").await, Err(Unavailable));
     servers.restart(0).await;
     let adopted = timeout(4 * PATIENCE, async {
         loop {
