@@ -70,7 +70,8 @@ pub(crate) const NATS_CREDENTIALS: Var = Var::new(
     "ORCHESTRATOR_NATS_CREDENTIALS_FILE",
     "path",
     "",
-    "The credentials of a NATS user, as `nsc` writes them. Unset: none are sent.",
+    "The credentials of a NATS user, as `nsc` writes them, in the place of who is in the URLs. Unset: none are sent. Read anew for \
+     each connection.",
 );
 pub(crate) const NATS_CA: Var = Var::new(
     "ORCHESTRATOR_NATS_CA",

@@ -21,6 +21,7 @@
 
 mod connect;
 mod consumers;
+mod credentials;
 mod lanes;
 mod leases;
 mod names;

@@ -4,6 +4,7 @@ use std::{error::Error, fs, path::PathBuf, time::Duration};
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use gen_worker_core::Secret;
+use gen_worker_net::Method;
 use gen_worker_orchestrator::{NatsConfig, Orchestrator, OrchestratorConfig, QueueStore};
 use gen_worker_testkit::NatsServers;
 use nkeys::KeyPair;
@@ -258,10 +259,13 @@ fn signed(by: &KeyPair, of: &KeyPair, name: &str, claims: Value) -> String {
 
 /// What `nsc` writes for a user of this account.
 fn credentials(account: &KeyPair, name: &str) -> String {
-    let user = KeyPair::new_user();
+    credentials_of(&KeyPair::new_user(), account, name)
+}
+
+fn credentials_of(user: &KeyPair, account: &KeyPair, name: &str) -> String {
     let jwt = signed(
         account,
-        &user,
+        user,
         name,
         json!({ "type": "user", "version": 2, "subs": -1, "data": -1, "payload": -1 }),
     );
@@ -308,13 +312,46 @@ async fn a_credentials_file_of_the_account_lets_in_and_no_other() {
     assert!(error.contains("credentials in ORCHESTRATOR_NATS_CREDENTIALS_FILE"), "{error}");
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn credentials_are_read_anew_for_each_connection() {
+    let (account, users) = (KeyPair::new_account(), [(); 2].map(|()| KeyPair::new_user()));
+    let mut servers = NatsServers::start_with(NatsServers::program(), 1, &operated(&account)).await;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("user");
+    fs::write(&path, credentials_of(&users[0], &account, "first")).unwrap();
+    let nats = NatsConfig { credentials: Some(path.clone()), ..NatsConfig::of(servers.urls()) };
+    let harness = Harness::with(|config| config.queue = QueueStore::Nats(nats)).await;
+    let ready = async || harness.send(Method::GET, "/readyz", &[], b"").await.status().as_u16();
+    assert_eq!(ready().await, 200);
+    let connected = async |servers: &NatsServers| servers.monitor(0, "/connz?auth=true").await.unwrap();
+    assert!(connected(&servers).await.contains(&users[0].public_key()));
+    // One that cannot be read is read again.
+    fs::remove_file(&path).unwrap();
+    servers.kill(0).await;
+    servers.restart(0).await;
+    let tried = timeout(AT_ONCE, async { while ready().await != 503 {} });
+    tried.await.unwrap();
+    fs::write(&path, credentials_of(&users[1], &account, "second")).unwrap();
+    let back = timeout(AT_ONCE, async { while ready().await != 200 {} });
+    back.await.unwrap();
+    let connected = connected(&servers).await;
+    assert!(connected.contains(&users[1].public_key()), "{connected}");
+}
+
 #[tokio::test]
 async fn credentials_that_cannot_be_read_are_named() {
     let servers = NatsServers::start(NatsServers::program(), 1).await;
     let folder = tempfile::tempdir().unwrap();
     let (missing, malformed) = (folder.path().join("missing"), folder.path().join("malformed"));
     fs::write(&malformed, "s3cret").unwrap();
-    for (path, why) in [(missing, "No such file"), (malformed, "cannot parse user JWT")] {
+    let half = folder.path().join("half");
+    fs::write(&half, "-----BEGIN NATS USER JWT-----\ns3cret\n-----BEGIN USER NKEY SEED-----\ns3cret\n")
+        .unwrap();
+    for (path, why) in [
+        (missing, "No such file"),
+        (malformed, "there is no user JWT in it"),
+        (half, "there is no seed of a key in it"),
+    ] {
         let named = format!("ORCHESTRATOR_NATS_CREDENTIALS_FILE is {}", path.display());
         let config = NatsConfig { credentials: Some(path), ..NatsConfig::of(servers.urls()) };
         let error = refused(config).await;

@@ -7,7 +7,7 @@ use std::{
 };
 
 use async_nats::{
-    Client, ConnectError, ConnectErrorKind, ConnectOptions, ServerAddr,
+    AuthError, Client, ConnectError, ConnectErrorKind, ConnectOptions, ServerAddr,
     rustls::{
         self, AlertDescription, ClientConfig, RootCertStore,
         pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
@@ -15,9 +15,10 @@ use async_nats::{
 };
 use gen_worker_core::config::Var;
 use percent_encoding::percent_decode_str;
+use tracing::warn;
 use url::Url;
 
-use super::PATIENCE;
+use super::{PATIENCE, credentials::Credentials};
 use crate::config::{NATS_CA, NATS_CLIENT_CERT, NATS_CLIENT_KEY, NATS_CREDENTIALS, NATS_URL, NatsConfig};
 
 /// What no second try mends: the settings must change. Nothing in it is secret.
@@ -65,7 +66,11 @@ enum Login {
 }
 
 pub(super) async fn connect(config: &NatsConfig) -> Result<Client, Box<dyn Error + Send + Sync>> {
-    let mut options = ConnectOptions::new()
+    let options = match &config.credentials {
+        Some(path) => with_credentials(path).await?,
+        None => ConnectOptions::new(),
+    };
+    let mut options = options
         .name("gen-worker orchestrator")
         // What is said here is known here.
         .no_echo()
@@ -82,15 +87,6 @@ pub(super) async fn connect(config: &NatsConfig) -> Result<Client, Box<dyn Error
         Some(Login::Token(token)) => options.token(token),
         None => options,
     };
-    if let Some(path) = &config.credentials {
-        let read = options.credentials_file(path).await;
-        options = read.map_err(|source| Refused::File {
-            setting: NATS_CREDENTIALS.name,
-            path: path.clone(),
-            used_as: "the credentials of a NATS user",
-            source,
-        })?;
-    }
     if let Some(authorities) = &config.tls_ca {
         options = options.add_root_certificates(authorities.clone());
     }
@@ -99,6 +95,30 @@ pub(super) async fn connect(config: &NatsConfig) -> Result<Client, Box<dyn Error
         options = options.add_client_certificate(certificate.clone(), key.clone());
     }
     options.connect(servers).await.map_err(|error| judged(config, error))
+}
+
+/// Whoever a file says at each connection: it may be renewed meanwhile, and once there is a connection, one that cannot be read is
+/// read again at the next attempt.
+async fn with_credentials(path: &Path) -> Result<ConnectOptions, Refused> {
+    let unusable = |source| Refused::File {
+        setting: NATS_CREDENTIALS.name,
+        path: path.to_owned(),
+        used_as: "the credentials of a NATS user",
+        source,
+    };
+    Credentials::read(path).await.map_err(unusable)?;
+    let path = path.to_owned();
+    Ok(ConnectOptions::with_auth_callback(move |nonce| {
+        let path = path.clone();
+        async move {
+            let read = Credentials::read(&path).await;
+            read.and_then(|credentials| credentials.answer(&nonce)).map_err(|error| {
+                let (setting, path) = (NATS_CREDENTIALS.name, path.display());
+                warn!(setting, %path, %error, "these credentials cannot be used; they are read again soon");
+                AuthError::new(format!("the credentials in {setting} cannot be used"))
+            })
+        }
+    }))
 }
 
 /// The client would not say what is wrong with these files. Neither does this repeat what is in them.
