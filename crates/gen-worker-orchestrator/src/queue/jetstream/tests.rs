@@ -405,6 +405,18 @@ async fn a_server_that_lost_the_others_is_not_believed_and_left() {
 }
 
 #[tokio::test]
+async fn servers_that_agree_and_take_no_runs_are_not_enough_to_be_ready() {
+    let servers = NatsServers::start(NatsServers::program(), 1).await;
+    let queue = engine(&servers, TenantLimits::default()).await;
+    let _running = running(&[&queue]);
+    let mut ready = queue.ready.subscribe();
+    queue.context.delete_stream(queue.names.stream()).await.unwrap();
+    timeout(PATIENCE, ready.wait_for(|is_ready| !is_ready)).await.unwrap().unwrap();
+    assert!(!queue.is_ready());
+    queue.records.agree().await.unwrap();
+}
+
+#[tokio::test]
 async fn a_listing_reads_what_has_changed_since_the_last() {
     let servers = NatsServers::start(NatsServers::program(), 1).await;
     let queue = engine(&servers, TenantLimits::default()).await;
