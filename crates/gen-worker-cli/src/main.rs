@@ -14,11 +14,10 @@ mod runs;
 mod text;
 mod workers;
 
-use std::{error::Error, io::IsTerminal, process::ExitCode};
+use std::{error::Error, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 use gen_worker::__command::{DoctorArguments, doctor, tell};
-use tracing_subscriber::EnvFilter;
 
 #[derive(Parser)]
 #[command(
@@ -73,10 +72,7 @@ async fn main() -> ExitCode {
         Verb::New(arguments) => new::run(&arguments),
         Verb::Check(arguments) => check::run(&arguments),
         Verb::Package(arguments) => package::run(&arguments),
-        Verb::Orchestrator => {
-            log();
-            orchestrator::run().await.map(|()| ExitCode::SUCCESS)
-        }
+        Verb::Orchestrator => orchestrator::run().await.map(|()| ExitCode::SUCCESS),
         Verb::Doctor(arguments) => Ok(ExitCode::from(u8::from(!doctor(&arguments, None).await))),
         Verb::Cache(verb) => cache::run(&verb),
         Verb::Ort(verb) => ort::run(&verb),
@@ -91,13 +87,6 @@ async fn main() -> ExitCode {
         tell(&*failure);
         ExitCode::from(2)
     })
-}
-
-/// Log lines on stderr, at the levels that `RUST_LOG` says, else at `info`.
-fn log() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
-    lines.with_ansi(std::io::stderr().is_terminal()).init();
 }
 
 #[cfg(test)]

@@ -407,9 +407,9 @@ impl Broker {
         self.sessions().open.values().map(|session| session.view(now)).collect()
     }
 
-    /// Whether the queue can be asked.
-    pub(crate) async fn is_ready(&self) -> Result<(), Unavailable> {
-        self.queue.stats().await.map(drop)
+    /// Whether runs can be taken, as was seen last.
+    pub(crate) fn is_ready(&self) -> Result<(), Unavailable> {
+        self.queue.is_ready().then_some(()).ok_or(Unavailable)
     }
 
     /// What Prometheus and an autoscaler are told; of a queue that cannot be asked, nothing.

@@ -70,13 +70,26 @@ pub(crate) const NATS_CREDENTIALS: Var = Var::new(
     "ORCHESTRATOR_NATS_CREDENTIALS_FILE",
     "path",
     "",
-    "The credentials of a NATS user, as `nsc` writes them. Unset: none are sent.",
+    "The credentials of a NATS user, as `nsc` writes them, in the place of who is in the URLs. Unset: none are sent. Read anew for \
+     each connection.",
 );
 pub(crate) const NATS_CA: Var = Var::new(
     "ORCHESTRATOR_NATS_CA",
     "path",
     "",
     "Certificates of authorities to trust in the place of the system's, in PEM. Set: NATS servers are asked over TLS only.",
+);
+pub(crate) const NATS_CLIENT_CERT: Var = Var::new(
+    "ORCHESTRATOR_NATS_CLIENT_CERT",
+    "path",
+    "",
+    "The certificate, and its chain, that NATS servers are shown, in PEM. Set: they are asked over TLS only. Read anew for each connection.",
+);
+pub(crate) const NATS_CLIENT_KEY: Var = Var::new(
+    "ORCHESTRATOR_NATS_CLIENT_KEY",
+    "path",
+    "",
+    "The private key of `ORCHESTRATOR_NATS_CLIENT_CERT`, in PEM.",
 );
 const NATS_PREFIX: Var = Var::new(
     "ORCHESTRATOR_NATS_PREFIX",
@@ -212,6 +225,8 @@ pub struct NatsConfig {
     pub credentials: Option<PathBuf>,
     /// A file with certificates of authorities to trust in the place of the system's, in PEM; `None`: the system's.
     pub tls_ca: Option<PathBuf>,
+    /// Files with the certificate that the servers are shown, and with its private key, in PEM; `None`: they are shown none.
+    pub tls_identity: Option<(PathBuf, PathBuf)>,
     /// What the names of streams, buckets and subjects begin with: letters, digits, `-` and `_`.
     pub prefix: String,
     /// The subject that JetStream is asked on, where an account imports it from another; `None`: `$JS.API`.
@@ -234,16 +249,26 @@ impl NatsConfig {
 
     fn from_env(env: &Env, errors: &mut ConfigErrors) -> Self {
         let mut read = Reader::new(env, errors);
+        let (certificate, key) = (read.path(&NATS_CLIENT_CERT), read.path(&NATS_CLIENT_KEY));
+        let half = match (&certificate, &key) {
+            (Some(_), None) => Some((NATS_CLIENT_CERT, NATS_CLIENT_KEY)),
+            (None, Some(_)) => Some((NATS_CLIENT_KEY, NATS_CLIENT_CERT)),
+            _ => None,
+        };
         let config = Self {
             urls: read.list(&NATS_URL).into_iter().map(Secret::new).collect(),
             credentials: read.path(&NATS_CREDENTIALS),
             tls_ca: read.path(&NATS_CA),
+            tls_identity: certificate.zip(key),
             prefix: read.text(&NATS_PREFIX).unwrap_or_default(),
             api_prefix: read.text(&NATS_API_PREFIX),
             replicas: read.number(&NATS_REPLICAS),
             max_age: read.seconds(&NATS_MAX_AGE),
             max_open: read.number(&NATS_MAX_OPEN),
         };
+        if let Some((set, missing)) = half {
+            errors.push(format!("{} is set without {}: it takes both", set.name, missing.name));
+        }
         let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_');
         if config.prefix.is_empty() || !config.prefix.chars().all(plain) {
             errors.push(format!("{} has letters, digits, `-` and `_` only", NATS_PREFIX.name));
@@ -324,6 +349,8 @@ impl OrchestratorConfig {
         NATS_URL,
         NATS_CREDENTIALS,
         NATS_CA,
+        NATS_CLIENT_CERT,
+        NATS_CLIENT_KEY,
         NATS_PREFIX,
         NATS_API_PREFIX,
         NATS_REPLICAS,
@@ -546,6 +573,17 @@ mod tests {
         assert!(matches!(&config.queue, QueueStore::Nats(nats) if nats.urls.len() == 3));
         let said = format!("{config:?} {errors}");
         assert!(!said.contains("s3cret"), "{said}");
+    }
+
+    #[test]
+    fn a_certificate_for_nats_servers_needs_its_key() {
+        for (set, missing) in [(NATS_CLIENT_CERT, NATS_CLIENT_KEY), (NATS_CLIENT_KEY, NATS_CLIENT_CERT)] {
+            let mut errors = ConfigErrors::default();
+            let env = Env::from_iter([(QUEUE.name, "nats"), (set.name, "x")]);
+            OrchestratorConfig::from_env(&env, &mut errors);
+            let said = format!("{} is set without {}", set.name, missing.name);
+            assert!(errors.to_string().contains(&said), "{errors}");
+        }
     }
 
     #[test]

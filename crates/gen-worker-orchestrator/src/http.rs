@@ -173,9 +173,9 @@ fn is_from_here(headers: &HeaderMap) -> bool {
         && site.is_none_or(|site| matches!(site, "same-origin" | "none"))
 }
 
-/// 503 while the queue cannot be asked: others, if there are any, are to be asked meanwhile.
+/// 503 while no runs can be taken: others, if there are any, are to be asked meanwhile.
 async fn ready(State(app): State<Arc<App>>) -> Result<&'static str, HttpError> {
-    app.broker().is_ready().await?;
+    app.broker().is_ready()?;
     Ok("ok")
 }
 

@@ -45,7 +45,7 @@
 //! | `GET /hub/{path}` | the folder of models |
 //! | `GET /v1/openapi.json` | all of this, for programs |
 //! | `GET /healthz` | `ok` |
-//! | `GET /readyz` | `ok`, or 503 while the queue cannot be asked |
+//! | `GET /readyz` | `ok`, or 503 while no runs can be taken |
 //! | `GET /metrics` | [`METRICS`] in Prometheus's text format |
 //!
 //! Whatever fails answers `{"error": {"code", "message", "remedy"}}`. A caller is the operator, who sees all, or a tenant,

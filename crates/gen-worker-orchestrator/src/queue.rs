@@ -174,6 +174,9 @@ pub(crate) trait Queue: Debug + Send + Sync {
     /// What waits and what runs, by function.
     async fn stats(&self) -> Result<BTreeMap<String, FunctionStats>, Unavailable>;
 
+    /// Whether runs can be taken, as was seen last, some seconds ago at most. Nothing is asked or written for it.
+    fn is_ready(&self) -> bool;
+
     /// Stores what is not stored yet, and lets go of what is held.
     async fn close(&self);
 }

@@ -1,6 +1,7 @@
 //! Real NATS servers with JetStream, as processes: one, or a cluster.
 
 use std::{
+    io,
     net::{SocketAddr, TcpListener},
     path::{Path, PathBuf},
     process::Stdio,
@@ -180,16 +181,28 @@ impl NatsServers {
         from_others.chain(&self.networks[index])
     }
 
+    /// What a server says of itself at a path of its monitoring address, such as `/connz?auth=true`: an HTTP answer, head and all.
+    ///
+    /// # Errors
+    /// It is not running, or the answer broke off.
+    pub async fn monitor(&self, index: usize, path: &str) -> io::Result<String> {
+        let addr = SocketAddr::from(([127, 0, 0, 1], self.ports[index].monitor));
+        let mut connection = TcpStream::connect(addr).await?;
+        connection.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await?;
+        let mut answer = String::new();
+        connection.read_to_string(&mut answer).await?;
+        Ok(answer)
+    }
+
     /// Waits until a server has all that it keeps as the others have it.
     ///
     /// # Panics
     /// It has not within a minute.
     pub async fn caught_up(&self, index: usize) {
-        let addr = SocketAddr::from(([127, 0, 0, 1], self.ports[index].monitor));
         let mut answer = String::new();
         let healthy = async {
             loop {
-                answer = asked(addr, "/healthz").await.unwrap_or_else(|error| error.to_string());
+                answer = self.monitor(index, "/healthz").await.unwrap_or_else(|error| error.to_string());
                 if answer.starts_with("HTTP/1.0 200") {
                     return;
                 }
@@ -263,13 +276,4 @@ impl NatsServers {
             }
         }
     }
-}
-
-/// The answer to one request, head and all.
-async fn asked(addr: SocketAddr, path: &str) -> std::io::Result<String> {
-    let mut connection = TcpStream::connect(addr).await?;
-    connection.write_all(format!("GET {path} HTTP/1.0\r\n\r\n").as_bytes()).await?;
-    let mut answer = String::new();
-    connection.read_to_string(&mut answer).await?;
-    Ok(answer)
 }

@@ -10,6 +10,7 @@ pub use crate::{
 pub use crate::{
     cozy_toml::{CozyMistake, CozyPlace, CozyToml},
     doctor::{DoctorArguments, doctor},
+    lines::Stderr,
     nearest::{did_you_mean, quoted},
     tell::tell,
 };

@@ -11,6 +11,30 @@ pub(crate) fn stderr() -> Lines<&'static Backlog> {
     Lines(&STDERR)
 }
 
+/// Stderr for a process that waits for nobody who reads it. The lines that came last are written before this is dropped, if they
+/// are taken within a second.
+pub struct Stderr(());
+
+impl Stderr {
+    /// # Errors
+    /// The system gives no thread.
+    pub fn start() -> io::Result<Self> {
+        STDERR.start()?;
+        Ok(Self(()))
+    }
+
+    /// Takes a line with each write.
+    pub fn line() -> impl Write {
+        stderr()
+    }
+}
+
+impl Drop for Stderr {
+    fn drop(&mut self) {
+        STDERR.flush();
+    }
+}
+
 /// Takes each line as a whole, as the log writes it.
 pub(crate) struct Lines<W>(W);
 

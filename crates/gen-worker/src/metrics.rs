@@ -129,7 +129,7 @@ fn objects(file: &str) -> BTreeMap<(String, String), Yaml> {
 
 #[test]
 fn the_manifests_hold_together() {
-    for (file, count) in [("kubernetes.yml", 1), ("fleet.yml", 6)] {
+    for (file, count) in [("kubernetes.yml", 1), ("fleet.yml", 7)] {
         let objects = objects(file);
         assert_eq!(objects.len(), count, "{file}");
         let labels: Vec<_> =
@@ -143,6 +143,11 @@ fn the_manifests_hold_together() {
                         spec["selector"]["matchLabels"], spec["template"]["metadata"]["labels"],
                         "{name}"
                     );
+                    if kind == "StatefulSet" {
+                        let service =
+                            ("Service".to_owned(), spec["serviceName"].as_str().unwrap().to_owned());
+                        assert_eq!(objects[&service]["spec"]["clusterIP"].as_str(), Some("None"), "{name}");
+                    }
                     let pod = &spec["template"]["spec"];
                     let own = pod["volumes"].as_vec().into_iter().flatten().map(|volume| &volume["name"]);
                     let claimed = spec["volumeClaimTemplates"].as_vec().into_iter().flatten();
@@ -161,4 +166,28 @@ fn the_manifests_hold_together() {
             }
         }
     }
+}
+
+/// A variable that the first container of a deployment's pods is given.
+fn variable<'y>(object: &'y Yaml, name: &str) -> &'y str {
+    let given = object["spec"]["template"]["spec"]["containers"][0]["env"].as_vec().unwrap();
+    let found = given.iter().find(|variable| variable["name"].as_str() == Some(name));
+    found.and_then(|variable| variable["value"].as_str()).unwrap_or_else(|| panic!("{name} is not set"))
+}
+
+#[test]
+fn the_workers_of_the_fleet_go_where_its_orchestrators_send_them() {
+    let objects = objects("fleet.yml");
+    let of = |kind: &str, name: &str| &objects[&(kind.to_owned(), name.to_owned())];
+    let (orchestrators, worker) = (of("StatefulSet", "orchestrator"), of("Deployment", "worker"));
+    let allowed: Vec<_> = variable(worker, "SCHEDULER_REDIRECT_ALLOW").split(',').collect();
+    let replicas = orchestrators["spec"]["replicas"].as_i64().unwrap();
+    let sent_to: Vec<_> = (0..replicas)
+        .map(|pod| {
+            let address = variable(orchestrators, "ORCHESTRATOR_PUBLIC_GRPC_ADDR");
+            address.replace("$(POD_NAME).orchestrators:8080", &format!("orchestrator-{pod}.orchestrators"))
+        })
+        .collect();
+    assert_eq!(sent_to, allowed);
+    assert_eq!(orchestrators["spec"]["serviceName"].as_str(), Some("orchestrators"));
 }

@@ -207,6 +207,10 @@ impl Queue for Embedded {
         Ok(self.core().stats(Now::read().unix_ms))
     }
 
+    fn is_ready(&self) -> bool {
+        self.journal.as_ref().is_none_or(Journal::can_write)
+    }
+
     async fn close(&self) {
         if let Some(journal) = &self.journal {
             journal.close().await;
@@ -279,7 +283,9 @@ mod tests {
     async fn nothing_is_promised_that_cannot_be_stored() {
         let folder = tempfile::tempdir().unwrap();
         let queue = reopened(folder.path(), 2).unwrap();
+        assert!(queue.is_ready());
         queue.close().await;
+        assert!(!queue.is_ready());
         assert_eq!(queue.enqueue("r", RunRequest::of("f")).await, Err(Refusal::Unavailable));
     }
 

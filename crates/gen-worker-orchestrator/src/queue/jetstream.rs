@@ -21,6 +21,7 @@
 
 mod connect;
 mod consumers;
+mod credentials;
 mod lanes;
 mod leases;
 mod names;
@@ -76,7 +77,7 @@ use crate::{
 /// How long the servers may take to answer, an election of a leader included.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// How often it is looked whether the server that we are connected to reaches the others.
+/// How often it is looked whether the server that we are connected to reaches the others, and runs can be taken.
 const LOOKED_AFTER: Duration = Duration::from_secs(2);
 
 /// How long a payload or an output may take to be read: megabytes, from another machine.
@@ -106,6 +107,8 @@ pub(crate) struct JetStream {
     said: Said,
     /// The greatest number of a message that is known to be taken.
     newest: AtomicU64,
+    /// Runs could be taken when that was looked at last.
+    ready: watch::Sender<bool>,
     changed: Notify,
     grace: Duration,
 }
@@ -137,6 +140,7 @@ impl JetStream {
             leases: Leases::default(),
             said: Said::default(),
             newest: newest.into(),
+            ready: watch::Sender::new(true),
             changed: Notify::new(),
             grace,
         })
@@ -252,13 +256,19 @@ impl JetStream {
         }
     }
 
-    /// Connects to another server when the one that we are connected to does not get the others to agree: the connection to
-    /// it is well, so that the client would stay.
+    /// Looks whether runs can be taken. Connects to another server when the one that we are connected to does not get the
+    /// others to agree: the connection to it is well, so that the client would stay.
     async fn leave_who_lost_the_others(&self) {
         loop {
             sleep(LOOKED_AFTER).await;
-            let agreed = timeout(PATIENCE, self.records.agree()).await;
-            if !matches!(agreed, Ok(Ok(()))) && self.client.connection_state() == State::Connected {
+            // What is known of runs, and those that have not ended, may be on different servers.
+            let (agreed, led) = tokio::join!(
+                timeout(PATIENCE, self.records.agree()),
+                timeout(PATIENCE, self.stream.get_info()),
+            );
+            let agreed = matches!(agreed, Ok(Ok(())));
+            self.ready.send_replace(agreed && matches!(led, Ok(Ok(_))));
+            if !agreed && self.client.connection_state() == State::Connected {
                 warn!("the NATS server does not reach the others; asking another");
                 let _ = self.client.force_reconnect().await;
             }
@@ -540,6 +550,10 @@ impl Queue for JetStream {
 
     async fn stats(&self) -> Result<BTreeMap<String, FunctionStats>, Unavailable> {
         self.read_stats().await
+    }
+
+    fn is_ready(&self) -> bool {
+        self.client.connection_state() == State::Connected && *self.ready.borrow()
     }
 
     async fn close(&self) {

@@ -91,6 +91,7 @@ async fn while_the_servers_are_away_nobody_is_told_what_is_not_known() {
         }
     });
     heard.await.unwrap();
-    assert_eq!(ready().await, 200);
+    let seen = timeout(PATIENCE, async { while ready().await != 200 {} });
+    seen.await.unwrap();
     assert_eq!(harness.client.get(&run_id).await.unwrap().output, Some(7.into()));
 }

@@ -83,6 +83,8 @@ struct Pending {
     changes: Vec<Change>,
     /// The number of the last write that was asked for.
     written: u64,
+    /// The last try to write did not succeed.
+    failing: bool,
     closing: bool,
 }
 
@@ -124,11 +126,15 @@ impl Journal {
             Ok::<_, JournalError>(Stored { place, record: Record::decode(&record)?, payload, output })
         };
         let stored = read(&database)?.into_iter().map(decode).collect::<Result<_, _>>()?;
+        Ok((Self::start(database, path)?, stored))
+    }
+
+    fn start(database: Database, path: &Path) -> io::Result<Self> {
         let shared = Arc::new(Shared::default());
         let (sender, durable) = watch::channel(0);
         let writer = Writer { path: path.to_owned(), shared: Arc::clone(&shared), durable: sender };
         thread::Builder::new().name("queue-file".to_owned()).spawn(move || writer.run(database))?;
-        Ok((Self { shared, durable }, stored))
+        Ok(Self { shared, durable })
     }
 
     /// Has changes written after those before, and returns the number by which to wait for them.
@@ -156,6 +162,11 @@ impl Journal {
         }
     }
 
+    /// Whether the last try to write succeeded, and there will be more.
+    pub(super) fn can_write(&self) -> bool {
+        !self.shared.pending().failing && self.durable.has_changed().is_ok()
+    }
+
     /// Writes what waits, and lets go of the file.
     pub(super) async fn close(&self) {
         self.shared.pending().closing = true;
@@ -177,10 +188,12 @@ impl Writer {
         while let Some((changes, upto)) = self.next() {
             while let Err(error) = self.write(&mut database, &changes) {
                 error!(path = %self.path.display(), %error, "runs cannot be stored; trying again");
+                self.shared.pending().failing = true;
                 if self.pause() {
                     return;
                 }
             }
+            self.shared.pending().failing = false;
             self.durable.send_replace(upto);
         }
         // The file is free before those who wait for its end hear of it.
@@ -300,4 +313,71 @@ fn write(database: &Database, changes: &[Change]) -> Result<(), redb::Error> {
     }
     transaction.commit()?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
+    use redb::{StorageBackend, backends::InMemoryBackend};
+
+    use super::*;
+
+    /// A disk that may be full.
+    #[derive(Debug, Default)]
+    struct Disk {
+        bytes: InMemoryBackend,
+        is_full: Arc<AtomicBool>,
+    }
+
+    impl StorageBackend for Disk {
+        fn len(&self) -> io::Result<u64> {
+            self.bytes.len()
+        }
+
+        fn read(&self, offset: u64, out: &mut [u8]) -> io::Result<()> {
+            self.bytes.read(offset, out)
+        }
+
+        fn set_len(&self, len: u64) -> io::Result<()> {
+            self.bytes.set_len(len)
+        }
+
+        fn sync_data(&self) -> io::Result<()> {
+            self.bytes.sync_data()
+        }
+
+        fn write(&self, offset: u64, data: &[u8]) -> io::Result<()> {
+            match self.is_full.load(Ordering::Relaxed) {
+                true => Err(io::ErrorKind::StorageFull.into()),
+                false => self.bytes.write(offset, data),
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_file_that_cannot_be_written_is_known_until_it_can() {
+        let disk = Disk::default();
+        let is_full = Arc::clone(&disk.is_full);
+        let database = Database::builder().create_with_backend(disk).unwrap();
+        format_of(&database).unwrap();
+        // What it opens then.
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("later").join("runs.redb");
+        let journal = Journal::start(database, &path).unwrap();
+        let written = journal.write(vec![Change::Forgotten { place: 1 }]);
+        journal.durable(written).await.unwrap();
+        assert!(journal.can_write());
+        is_full.store(true, Ordering::Relaxed);
+        let written = journal.write(vec![Change::Forgotten { place: 2 }]);
+        let known = timeout(PATIENCE, async {
+            while journal.can_write() {
+                tokio::task::yield_now().await;
+            }
+        });
+        known.await.unwrap();
+        fs::create_dir(path.parent().unwrap()).unwrap();
+        journal.durable(written).await.unwrap();
+        assert!(journal.can_write());
+    }
 }

@@ -1,13 +1,25 @@
 //! The connection to the servers: where they are, who asks, and whom it trusts.
 
-use std::{error::Error, io, path::PathBuf};
+use std::{
+    error::Error,
+    io,
+    path::{Path, PathBuf},
+};
 
-use async_nats::{Client, ConnectError, ConnectErrorKind, ConnectOptions, ServerAddr, rustls};
+use async_nats::{
+    AuthError, Client, ConnectError, ConnectErrorKind, ConnectOptions, ServerAddr,
+    rustls::{
+        self, AlertDescription, ClientConfig, RootCertStore,
+        pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject},
+    },
+};
+use gen_worker_core::config::Var;
 use percent_encoding::percent_decode_str;
+use tracing::warn;
 use url::Url;
 
-use super::PATIENCE;
-use crate::config::{NATS_CA, NATS_CREDENTIALS, NATS_URL, NatsConfig};
+use super::{PATIENCE, credentials::Credentials};
+use crate::config::{NATS_CA, NATS_CLIENT_CERT, NATS_CLIENT_KEY, NATS_CREDENTIALS, NATS_URL, NatsConfig};
 
 /// What no second try mends: the settings must change. Nothing in it is secret.
 #[derive(Debug, thiserror::Error)]
@@ -19,15 +31,25 @@ pub(super) enum Refused {
     Url { entry: usize },
     #[error("{} names several users: one connection has one", NATS_URL.name)]
     Users,
-    #[error("{} is {}, which cannot be used as the credentials of a NATS user", NATS_CREDENTIALS.name, path.display())]
-    Credentials { path: PathBuf, source: io::Error },
+    #[error("{setting} is {}, which cannot be used as {used_as}", path.display())]
+    File { setting: &'static str, path: PathBuf, used_as: &'static str, source: io::Error },
+    #[error("{} is not the key of {}: name files that belong together", NATS_CLIENT_KEY.name, NATS_CLIENT_CERT.name)]
+    Pair(#[source] rustls::Error),
     #[error(
-        "the NATS servers let nobody in as whom the settings say: correct the user and password in {}, or the user's \
-         credentials in {}",
+        "the NATS servers let nobody in as whom the settings say: correct the user and password in {}, the user's \
+         credentials in {}, or the certificate in {}",
         NATS_URL.name,
-        NATS_CREDENTIALS.name
+        NATS_CREDENTIALS.name,
+        NATS_CLIENT_CERT.name
     )]
     User(#[source] ConnectError),
+    #[error(
+        "the NATS servers ask for a certificate that they trust: {} is {certificate}, and must name a file with one, and {} \
+         one with its key",
+        NATS_CLIENT_CERT.name,
+        NATS_CLIENT_KEY.name
+    )]
+    Identity { certificate: String, source: ConnectError },
     #[error(
         "the NATS servers cannot be trusted over TLS: {} is {authorities}, and must name a file with the certificate of \
          the authority that signed theirs",
@@ -44,7 +66,11 @@ enum Login {
 }
 
 pub(super) async fn connect(config: &NatsConfig) -> Result<Client, Box<dyn Error + Send + Sync>> {
-    let mut options = ConnectOptions::new()
+    let options = match &config.credentials {
+        Some(path) => with_credentials(path).await?,
+        None => ConnectOptions::new(),
+    };
+    let mut options = options
         .name("gen-worker orchestrator")
         // What is said here is known here.
         .no_echo()
@@ -53,21 +79,74 @@ pub(super) async fn connect(config: &NatsConfig) -> Result<Client, Box<dyn Error
         .max_reconnects(None)
         .subscription_capacity(1 << 16);
     let (servers, login) = servers(config)?;
+    let tls_files = config.tls_ca.is_some() || config.tls_identity.is_some();
     // Also of servers that others tell of, whose addresses do not say it.
-    options = options.require_tls(config.tls_ca.is_some() || servers.iter().any(ServerAddr::tls_required));
+    options = options.require_tls(tls_files || servers.iter().any(ServerAddr::tls_required));
     options = match login {
         Some(Login::User { name, password }) => options.user_and_password(name, password),
         Some(Login::Token(token)) => options.token(token),
         None => options,
     };
-    if let Some(path) = &config.credentials {
-        let read = options.credentials_file(path).await;
-        options = read.map_err(|source| Refused::Credentials { path: path.clone(), source })?;
-    }
     if let Some(authorities) = &config.tls_ca {
         options = options.add_root_certificates(authorities.clone());
     }
+    if let Some((certificate, key)) = &config.tls_identity {
+        check_identity(certificate, key).await?;
+        options = options.add_client_certificate(certificate.clone(), key.clone());
+    }
     options.connect(servers).await.map_err(|error| judged(config, error))
+}
+
+/// Whoever a file says at each connection: it may be renewed meanwhile, and once there is a connection, one that cannot be read is
+/// read again at the next attempt.
+async fn with_credentials(path: &Path) -> Result<ConnectOptions, Refused> {
+    let unusable = |source| Refused::File {
+        setting: NATS_CREDENTIALS.name,
+        path: path.to_owned(),
+        used_as: "the credentials of a NATS user",
+        source,
+    };
+    Credentials::read(path).await.map_err(unusable)?;
+    let path = path.to_owned();
+    Ok(ConnectOptions::with_auth_callback(move |nonce| {
+        let path = path.clone();
+        async move {
+            let read = Credentials::read(&path).await;
+            read.and_then(|credentials| credentials.answer(&nonce)).map_err(|error| {
+                let (setting, path) = (NATS_CREDENTIALS.name, path.display());
+                warn!(setting, %path, %error, "these credentials cannot be used; they are read again soon");
+                AuthError::new(format!("the credentials in {setting} cannot be used"))
+            })
+        }
+    }))
+}
+
+/// The client would not say what is wrong with these files. Neither does this repeat what is in them.
+async fn check_identity(certificate: &Path, key: &Path) -> Result<(), Refused> {
+    let certificates = pem(&NATS_CLIENT_CERT, certificate, "a certificate in PEM", |bytes| {
+        let chain: Vec<_> = CertificateDer::pem_slice_iter(bytes).collect::<Result<_, _>>().ok()?;
+        (!chain.is_empty()).then_some(chain)
+    });
+    let certificates = certificates.await?;
+    let key =
+        pem(&NATS_CLIENT_KEY, key, "a private key in PEM", |bytes| PrivateKeyDer::from_pem_slice(bytes).ok());
+    let checked = ClientConfig::builder()
+        .with_root_certificates(RootCertStore::empty())
+        .with_client_auth_cert(certificates, key.await?);
+    checked.map(drop).map_err(Refused::Pair)
+}
+
+async fn pem<T>(
+    setting: &Var,
+    path: &Path,
+    used_as: &'static str,
+    parse: impl FnOnce(&[u8]) -> Option<T>,
+) -> Result<T, Refused> {
+    let read = tokio::fs::read(path).await;
+    let parsed = read.and_then(|bytes| {
+        parse(&bytes).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "there is none in it"))
+    });
+    parsed.map_err(|source| Refused::File { setting: setting.name, path: path.to_owned(), used_as, source })
 }
 
 fn judged(config: &NatsConfig, error: ConnectError) -> Box<dyn Error + Send + Sync> {
@@ -75,19 +154,44 @@ fn judged(config: &NatsConfig, error: ConnectError) -> Box<dyn Error + Send + Sy
         ConnectErrorKind::AuthorizationViolation | ConnectErrorKind::Authentication => {
             Refused::User(error).into()
         }
-        kind if kind == ConnectErrorKind::Tls || is_of_tls(&error) => {
-            let authorities = config.tls_ca.as_ref().map(|path| path.display().to_string());
-            let authorities = authorities.unwrap_or_else(|| "not set".to_owned());
-            Refused::Tls { authorities, source: error }.into()
-        }
-        _ => error.into(),
+        kind => match of_tls(&error) {
+            Some(rustls::Error::AlertReceived(alert)) if is_about_identity(*alert) => {
+                let certificate = named(config.tls_identity.as_ref().map(|(certificate, _)| certificate));
+                Refused::Identity { certificate, source: error }.into()
+            }
+            of_tls if kind == ConnectErrorKind::Tls || of_tls.is_some() => {
+                let authorities = named(config.tls_ca.as_ref());
+                Refused::Tls { authorities, source: error }.into()
+            }
+            _ => error.into(),
+        },
     }
 }
 
-/// Whether a handshake came to a wrong end. One that broke off is no error of TLS.
-fn is_of_tls(error: &ConnectError) -> bool {
-    let io = error.source().and_then(|source| source.downcast_ref::<io::Error>());
-    io.and_then(io::Error::get_ref).is_some_and(|inner| inner.is::<rustls::Error>())
+fn named(path: Option<&PathBuf>) -> String {
+    path.map_or_else(|| "not set".to_owned(), |path| path.display().to_string())
+}
+
+/// How a handshake came to a wrong end. One that broke off is no error of TLS.
+fn of_tls(error: &ConnectError) -> Option<&rustls::Error> {
+    let io = error.source()?.downcast_ref::<io::Error>()?;
+    io.get_ref()?.downcast_ref()
+}
+
+/// Whether the other side says that it cannot trust us.
+fn is_about_identity(alert: AlertDescription) -> bool {
+    matches!(
+        alert,
+        AlertDescription::CertificateRequired
+            | AlertDescription::NoCertificate
+            | AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied
+    )
 }
 
 /// The servers, and who asks them. The client does not look for that in URLs, and writes URLs to its log.

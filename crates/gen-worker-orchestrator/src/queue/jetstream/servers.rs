@@ -6,13 +6,14 @@ use async_nats::{
     Client,
     jetstream::{
         self, Context, ErrorCode,
-        context::{CreateStreamError, CreateStreamErrorKind, GetStreamErrorKind},
+        context::{AccountErrorKind, CreateStreamErrorKind, GetStreamError, GetStreamErrorKind},
         kv,
         object_store::{self, ObjectStore},
         stream::{self, DiscardPolicy, RetentionPolicy},
     },
 };
-use tokio::time::{Instant, sleep};
+use futures_util::{StreamExt, stream::FuturesUnordered};
+use tokio::time::{Instant, interval, sleep};
 use tracing::warn;
 
 use super::{
@@ -28,8 +29,14 @@ use crate::{
 const STARTING: Duration = Duration::from_secs(30);
 pub(super) const AGAIN: Duration = Duration::from_millis(500);
 
+/// How often servers are asked that do not answer: while they have no leader, they drop questions. They elect one in half a
+/// second when they are new, and in some seconds when they start again.
+const ELECTING: Duration = Duration::from_millis(250);
+
 /// How long the servers know the runs that were published, to drop repetitions.
 const DUPLICATES: Duration = Duration::from_secs(120);
+
+type Failure = Box<dyn Error + Send + Sync>;
 
 /// A connection, and what one fleet has at its other end.
 pub(super) struct Servers {
@@ -52,36 +59,55 @@ impl Servers {
         config: &NatsConfig,
         limits: &TenantLimits,
         names: &Names,
-    ) -> Result<Self, Box<dyn Error + Send + Sync>> {
+    ) -> Result<Self, Failure> {
         let until = Instant::now() + STARTING;
-        loop {
-            match Self::try_open(config, limits, names).await {
-                Err(error) if !error.is::<Refused>() && Instant::now() < until => {
-                    warn!(%error, "the NATS servers cannot be used yet; trying again");
-                    sleep(AGAIN).await;
-                }
-                done => return done,
+        let client = tried(until, async || connect(config).await).await?;
+        let made = async || {
+            let made = Self::make(client.clone(), config, limits, names).await;
+            if made.is_err() {
+                // Another server may reach more of them than this one.
+                let _ = client.force_reconnect().await;
             }
-        }
+            made
+        };
+        tried(until, made).await
     }
 
-    async fn try_open(
+    /// Makes what is not there yet.
+    async fn make(
+        client: Client,
         config: &NatsConfig,
         limits: &TenantLimits,
         names: &Names,
-    ) -> Result<Self, Box<dyn Error + Send + Sync>> {
-        let client = connect(config).await?;
+    ) -> Result<Self, Failure> {
         let context = match &config.api_prefix {
             Some(prefix) => jetstream::with_prefix(client.clone(), prefix),
             None => jetstream::new(client.clone()),
         };
+        // They have a leader, who alone answers this.
+        let led = answered(async || context.query_account().await).await;
+        led.map_err(|error| match error.kind() {
+            AccountErrorKind::TimedOut | AccountErrorKind::JetStreamUnavailable => unserved(config, error),
+            AccountErrorKind::JetStream(why)
+                if why.error_code() == ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT =>
+            {
+                unserved(config, error)
+            }
+            _ => error.into(),
+        })?;
+        found(&context, &names.stream()).await?;
         let info = context.create_or_update_stream(stream_of(config, limits, names)).await;
-        let info = info.map_err(|error| unserved(config, error))?;
+        let info = info.map_err(|error| match error.kind() {
+            CreateStreamErrorKind::TimedOut => unserved(config, error),
+            _ => error.into(),
+        })?;
         let newest = info.state.last_sequence;
         let stream = context.get_stream_no_info(&info.config.name).await?;
+        let bucket = names.bucket("runs");
+        found(&context, &format!("KV_{bucket}")).await?;
         let runs = context
             .create_or_update_key_value(kv::Config {
-                bucket: names.bucket("runs"),
+                bucket,
                 history: 1,
                 max_age: config.max_age,
                 num_replicas: config.replicas,
@@ -90,6 +116,42 @@ impl Servers {
             .await?;
         let blobs = blobs(&context, config, names).await?;
         Ok(Self { client, context, stream, newest, runs, blobs })
+    }
+}
+
+/// Tries until it is done, for a while; what the settings are wrong about, once.
+async fn tried<T>(until: Instant, attempt: impl AsyncFn() -> Result<T, Failure>) -> Result<T, Failure> {
+    loop {
+        match attempt().await {
+            Err(error) if !error.is::<Refused>() && Instant::now() < until => {
+                warn!(%error, "the NATS servers cannot be used yet; trying again");
+                sleep(AGAIN).await;
+            }
+            done => return done,
+        }
+    }
+}
+
+/// Asks again and again until one of the questions is answered, or the first has been for too long.
+async fn answered<T, E>(ask: impl AsyncFn() -> Result<T, E>) -> Result<T, E> {
+    let mut asked = FuturesUnordered::new();
+    let mut again = interval(ELECTING);
+    loop {
+        tokio::select! {
+            Some(answer) = asked.next() => return answer,
+            _ = again.tick() => asked.push(ask()),
+        }
+    }
+}
+
+/// A stream, if there is one: it has a leader, who alone answers this.
+async fn found(context: &Context, stream: &str) -> Result<Option<stream::Stream>, GetStreamError> {
+    match answered(async || context.get_stream(stream).await).await {
+        Err(error) => match error.kind() {
+            GetStreamErrorKind::JetStream(why) if why.error_code() == ErrorCode::STREAM_NOT_FOUND => Ok(None),
+            _ => Err(error),
+        },
+        Ok(stream) => Ok(Some(stream)),
     }
 }
 
@@ -102,55 +164,34 @@ impl Servers {
 )]
 struct Unserved {
     subject: String,
-    source: CreateStreamError,
+    source: Failure,
 }
 
 /// A question that may not be asked is not answered.
-fn unserved(config: &NatsConfig, source: CreateStreamError) -> Box<dyn Error + Send + Sync> {
-    let is_unserved = match source.kind() {
-        CreateStreamErrorKind::JetStreamUnavailable | CreateStreamErrorKind::TimedOut => true,
-        CreateStreamErrorKind::JetStream(error) => {
-            error.error_code() == ErrorCode::JETSTREAM_NOT_ENABLED_FOR_ACCOUNT
-        }
-        _ => false,
-    };
-    if !is_unserved {
-        return source.into();
-    }
+fn unserved(config: &NatsConfig, source: impl Into<Failure>) -> Failure {
     let subject = config.api_prefix.clone().unwrap_or_else(|| "$JS.API".to_owned());
-    Box::new(Unserved { subject, source })
+    Box::new(Unserved { subject, source: source.into() })
 }
 
 /// The client makes object stores, but changes none: their streams are changed.
-async fn blobs(
-    context: &Context,
-    config: &NatsConfig,
-    names: &Names,
-) -> Result<ObjectStore, Box<dyn Error + Send + Sync>> {
+async fn blobs(context: &Context, config: &NatsConfig, names: &Names) -> Result<ObjectStore, Failure> {
     let bucket = names.bucket("blobs");
-    match context.get_stream(format!("OBJ_{bucket}")).await {
-        Ok(stream) => {
-            let mut wanted = stream.cached_info().config.clone();
-            wanted.max_age = config.max_age;
-            wanted.num_replicas = config.replicas;
-            if wanted != stream.cached_info().config {
-                context.update_stream(wanted).await?;
-            }
-            Ok(context.get_object_store(bucket).await?)
-        }
-        Err(error) => match error.kind() {
-            GetStreamErrorKind::JetStream(missing) if missing.error_code() == ErrorCode::STREAM_NOT_FOUND => {
-                let wanted = object_store::Config {
-                    bucket,
-                    max_age: config.max_age,
-                    num_replicas: config.replicas,
-                    ..Default::default()
-                };
-                Ok(context.create_object_store(wanted).await?)
-            }
-            _ => Err(error.into()),
-        },
+    let Some(stream) = found(context, &format!("OBJ_{bucket}")).await? else {
+        let wanted = object_store::Config {
+            bucket,
+            max_age: config.max_age,
+            num_replicas: config.replicas,
+            ..Default::default()
+        };
+        return Ok(context.create_object_store(wanted).await?);
+    };
+    let mut wanted = stream.cached_info().config.clone();
+    wanted.max_age = config.max_age;
+    wanted.num_replicas = config.replicas;
+    if wanted != stream.cached_info().config {
+        context.update_stream(wanted).await?;
     }
+    Ok(context.get_object_store(bucket).await?)
 }
 
 /// The servers' own limits are those of the fleet.
@@ -174,13 +215,21 @@ fn stream_of(config: &NatsConfig, limits: &TenantLimits, names: &Names) -> strea
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use gen_worker_testkit::NatsServers;
+    use tokio::{
+        io::copy_bidirectional,
+        net::{TcpListener, TcpStream},
+        task::JoinSet,
+    };
 
     use super::*;
 
     async fn unserved(config: NatsConfig) -> String {
-        let opened = Servers::try_open(&config, &TenantLimits::default(), &Names::new("p")).await;
-        let error = opened.err().unwrap();
+        let client = connect(&config).await.unwrap();
+        let made = Servers::make(client, &config, &TenantLimits::default(), &Names::new("p")).await;
+        let error = made.err().unwrap();
         assert!(!error.is::<Refused>(), "it may be there soon");
         error.to_string()
     }
@@ -200,5 +249,54 @@ mod tests {
         let urls = servers.addrs().iter().map(|addr| format!("u:p@{addr}")).collect();
         let error = unserved(NatsConfig::of(urls)).await;
         assert!(error.contains("`$JS.API`") && error.contains("turn it on for this account"), "{error}");
+    }
+
+    async fn open(config: &NatsConfig) -> Servers {
+        Servers::open(config, &TenantLimits::default(), &Names::new("p")).await.unwrap()
+    }
+
+    #[tokio::test]
+    async fn a_server_that_cannot_make_what_is_needed_is_left_for_another() {
+        let account = |jetstream: &str| {
+            format!("accounts: {{ a: {{ {jetstream} users: [{{ user: u, password: p }}] }} }}")
+        };
+        let without = NatsServers::start_with(NatsServers::program(), 1, &account("")).await;
+        let with = NatsServers::start_with(NatsServers::program(), 1, &account("jetstream: enabled,")).await;
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let config = NatsConfig::of(vec![format!("u:p@{}", listener.local_addr().unwrap())]);
+        let (servers, mut network) = ([without.addrs()[0], with.addrs()[0]], JoinSet::new());
+        network.spawn(async move {
+            let mut connections = JoinSet::new();
+            for server in servers {
+                let (mut near, _) = listener.accept().await.unwrap();
+                let mut far = TcpStream::connect(server).await.unwrap();
+                connections.spawn(async move { copy_bidirectional(&mut near, &mut far).await });
+            }
+            connections.join_all().await;
+        });
+        open(&config).await;
+    }
+
+    #[tokio::test]
+    async fn a_question_that_is_lost_is_asked_again_over_the_same_connection() {
+        let servers = NatsServers::start(NatsServers::program(), 1).await;
+        let config = NatsConfig { api_prefix: Some("far.js".to_owned()), ..NatsConfig::of(servers.urls()) };
+        let between = connect(&NatsConfig::of(servers.urls())).await.unwrap();
+        let mut asked = between.subscribe("far.js.>").await.unwrap();
+        between.flush().await.unwrap();
+        let (before, mut tasks) = (between.server_info().client_id, JoinSet::new());
+        tasks.spawn(async move {
+            let mut lost = BTreeSet::new();
+            while let Some(question) = asked.next().await {
+                if question.subject.contains("INFO") && lost.insert(question.subject.clone()) {
+                    continue;
+                }
+                let subject = question.subject.replacen("far.js", "$JS.API", 1);
+                let reply = question.reply.unwrap();
+                between.publish_with_reply(subject, reply, question.payload).await.unwrap();
+            }
+        });
+        let opened = open(&config).await;
+        assert_eq!(opened.client.server_info().client_id, before + 1);
     }
 }

@@ -184,6 +184,7 @@ async fn while_the_servers_are_away_no_run_is_said_to_be_unknown() {
         queue.list(None, 9),
         queue.stats(),
     );
+    assert!(!queue.is_ready());
     // Nothing that waits is another thing than not knowing.
     assert_eq!(stats, Err(Unavailable));
     assert_eq!((adopted, canceled), (Err(Unavailable), Err(Unavailable)));
@@ -389,6 +390,9 @@ async fn a_server_that_lost_the_others_is_not_believed_and_left() {
     let there = open(urls).await;
     let _running = running(&[&here, &there]);
     servers.cut_off(lost, true);
+    let mut ready = here.ready.subscribe();
+    timeout(12 * PATIENCE, ready.wait_for(|is_ready| !is_ready)).await.unwrap().unwrap();
+    assert!(!here.is_ready());
     let taken = timeout(12 * PATIENCE, async {
         while there.enqueue("r", RunRequest::of("f")).await == Err(Refusal::Unavailable) {}
     });
@@ -403,6 +407,19 @@ async fn a_server_that_lost_the_others_is_not_believed_and_left() {
     });
     let run = found.await.unwrap().expect("nobody says that there is no such run");
     assert_eq!(run.state, crate::run::RunState::Queued);
+    timeout(12 * PATIENCE, ready.wait_for(|is_ready| *is_ready)).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn servers_that_agree_and_take_no_runs_are_not_enough_to_be_ready() {
+    let servers = NatsServers::start(NatsServers::program(), 1).await;
+    let queue = engine(&servers, TenantLimits::default()).await;
+    let _running = running(&[&queue]);
+    let mut ready = queue.ready.subscribe();
+    queue.context.delete_stream(queue.names.stream()).await.unwrap();
+    timeout(PATIENCE, ready.wait_for(|is_ready| !is_ready)).await.unwrap().unwrap();
+    assert!(!queue.is_ready());
+    queue.records.agree().await.unwrap();
 }
 
 #[tokio::test]
