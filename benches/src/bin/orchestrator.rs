@@ -19,7 +19,7 @@ use std::{path::PathBuf, time::Duration};
 use clap::Parser;
 use gen_worker_testkit::NatsServers;
 
-use crate::{fleet::Fleet, raw::Raw, report::Report};
+use crate::{callers::Callers, fleet::Fleet, raw::Raw, report::Report};
 
 /// Rounds of each measurement.
 const ROUNDS: usize = 5;
@@ -48,6 +48,9 @@ struct Arguments {
     /// Measures only the rows whose name has this in it, such as `R1, 1`.
     #[arg(long, default_value = "")]
     only: String,
+    /// How many tenants call.
+    #[arg(long, default_value_t = 1)]
+    tenants: usize,
     /// Leaves the yardstick out, as for a profile.
     #[arg(long)]
     alone: bool,
@@ -70,19 +73,19 @@ async fn main() {
         let raw = Raw::start(&nats.urls(), replicas).await;
         for (count, name) in rows {
             let fleet = Fleet::on_nats(&asked.orchestrator, &asked.worker, count, &nats, replicas).await;
-            measure(&mut report, &name, fleet, Some(&raw).filter(|_| !asked.alone)).await;
+            let raw = Some(&raw).filter(|_| !asked.alone);
+            measure(&mut report, &name, fleet.callers(asked.tenants), raw).await;
         }
     }
     if "file".contains(&asked.only) {
         let fleet = Fleet::on_file(&asked.orchestrator, &asked.worker).await;
-        measure(&mut report, "file", fleet, None).await;
+        measure(&mut report, "file", fleet.callers(asked.tenants), None).await;
     }
     print!("{}", if asked.json { report.json() + "\n" } else { report.table() });
 }
 
 /// By turns with the yardstick; who goes second is the other each time.
-async fn measure(report: &mut Report, name: &str, fleet: Fleet, raw: Option<&Raw>) {
-    let callers = fleet.callers();
+async fn measure(report: &mut Report, name: &str, callers: Callers, raw: Option<&Raw>) {
     let (mut rates, mut raw_rates, mut waits) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..ROUNDS {
         for is_raw in [round % 2 == 0, round % 2 == 1] {

@@ -31,6 +31,7 @@ pub(crate) fn payload() -> Vec<u8> {
 pub(crate) struct Callers {
     http: HttpClient,
     bases: Vec<Url>,
+    tenants: usize,
 }
 
 /// Runs that were settled within a window, and how long each took.
@@ -51,7 +52,8 @@ impl Settled {
 }
 
 impl Callers {
-    pub(crate) fn of(bases: Vec<Url>) -> Self {
+    /// Callers for so many tenants, by turns.
+    pub(crate) fn of(bases: Vec<Url>, tenants: usize) -> Self {
         let net = NetConfig {
             connect_timeout: PATIENCE,
             idle_timeout: PATIENCE,
@@ -59,7 +61,7 @@ impl Callers {
             attempts: 1,
             url_allow: AllowList::default(),
         };
-        Self { http: HttpClient::new(net).expect("HTTP can be set up"), bases }
+        Self { http: HttpClient::new(net).expect("HTTP can be set up"), bases, tenants }
     }
 
     /// How many workers are connected to the orchestrators that answer.
@@ -87,12 +89,15 @@ impl Callers {
         let mut callers = JoinSet::new();
         for number in 0..in_flight {
             let (http, base) = (self.http.clone(), self.bases[number % self.bases.len()].clone());
-            let ended = ended.clone();
+            let (ended, tenants) = (ended.clone(), self.tenants);
             callers.spawn(async move {
                 let mut waits = Vec::new();
-                while !ended.load(Relaxed) {
+                for turn in 0.. {
+                    if ended.load(Relaxed) {
+                        break;
+                    }
                     let since = Instant::now();
-                    call(&http, &base).await;
+                    call(&http, &base, (number + turn * in_flight) % tenants).await;
                     if (from..until).contains(&Instant::now()) {
                         waits.push(since.elapsed());
                     }
@@ -109,8 +114,9 @@ impl Callers {
 }
 
 /// Asks for one run and waits for its result.
-async fn call(http: &HttpClient, base: &Url) {
-    let body = json!({"function": "echo", "payload": {"text": TEXT}}).to_string();
+async fn call(http: &HttpClient, base: &Url, tenant: usize) {
+    let body = json!({"function": "echo", "payload": {"text": TEXT}, "tenant_id": format!("tenant-{tenant}")});
+    let body = body.to_string();
     let submit = http
         .request(Method::POST, base.join("v1/runs").expect("it is a path"), Trust::Operator)
         .header(CONTENT_TYPE, HeaderValue::from_static("application/json"))

@@ -84,8 +84,9 @@ impl Fleet {
         fleet
     }
 
-    pub(crate) fn callers(&self) -> Callers {
-        Callers::of(self.bases.clone())
+    /// Callers for so many tenants.
+    pub(crate) fn callers(&self, tenants: usize) -> Callers {
+        Callers::of(self.bases.clone(), tenants)
     }
 
     fn command(&self, program: &Path, name: &str) -> Command {
@@ -111,7 +112,7 @@ impl Fleet {
 
     /// Waits until the orchestrators have all workers between them.
     async fn connected(&self) {
-        let callers = self.callers();
+        let callers = self.callers(1);
         while callers.workers().await != WORKERS {
             sleep(AGAIN).await;
         }
