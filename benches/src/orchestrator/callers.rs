@@ -115,7 +115,8 @@ impl Callers {
 
 /// Asks for one run and waits for its result.
 async fn call(http: &HttpClient, base: &Url, tenant: usize) {
-    let body = json!({"function": "echo", "payload": {"text": TEXT}, "tenant_id": format!("tenant-{tenant}")});
+    let body =
+        json!({"function": "echo", "payload": {"text": TEXT}, "tenant_id": format!("tenant-{tenant}")});
     let body = body.to_string();
     let submit = http
         .request(Method::POST, base.join("v1/runs").expect("it is a path"), Trust::Operator)

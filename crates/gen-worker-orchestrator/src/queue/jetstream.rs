@@ -57,7 +57,7 @@ use self::{
     leases::Leases,
     names::{Lane, Names},
     records::{Entry, Held, INLINE, Records, TRIES, lost},
-    said::{FAILED, LANE, QUEUED, Said, Word, number},
+    said::{FAILED, LANE, QUEUED, STARTED, Said, Word, number},
     servers::{AGAIN, Servers},
 };
 use super::{
@@ -174,14 +174,27 @@ impl JetStream {
         }
     }
 
-    /// Says that a run was taken, and in which lane, so that others ask there.
+    /// Says that a run was taken, so that others ask for it.
     fn say_queued(&self, held: &Held) {
-        let Some(number) = number(held.revision, 1) else { return };
-        let record = &held.entry.record;
-        let word = Word::event(number, QUEUED, Bytes::from_static(b"{}"));
+        let Record { run_id, request, .. } = &held.entry.record;
+        if let Some(number) = number(held.revision, 1) {
+            let word = Word::event(number, QUEUED, Bytes::from_static(b"{}"));
+            self.say_in_lane(run_id, &self.names.run(request), word);
+        }
+    }
+
+    /// Says that a worker was given a run, so that others do not ask for it.
+    fn say_started(&self, run_id: &str, lane: &str, payload: Bytes) {
+        if let Some(number) = self.leases.next_number(run_id) {
+            self.say_in_lane(run_id, lane, Word::event(number, STARTED, payload));
+        }
+    }
+
+    /// Says something of a run, and on which subject it was published.
+    fn say_in_lane(&self, run_id: &str, lane: &str, word: Word) {
         let mut headers = word.headers();
-        headers.insert(LANE, self.names.run(&record.request).as_str());
-        self.say_with(&record.run_id, word, headers);
+        headers.insert(LANE, lane);
+        self.say_with(run_id, word, headers);
     }
 
     /// Says what a worker has said whose stream is here. What another has by now is said there.
@@ -319,10 +332,15 @@ impl JetStream {
             {
                 self.said.interrupts.put((run_id.clone(), old));
             }
+            let has_begun = word.started().is_some();
             let is_news = self.said.hear(&run_id, word);
-            if let Some(lane) = lane.filter(|_| is_news) {
-                self.consumers.heard(&lane);
-                self.changed.notify_one();
+            match lane.filter(|_| is_news) {
+                Some(lane) if has_begun => self.consumers.gone(&lane),
+                Some(lane) => {
+                    self.consumers.heard(&lane);
+                    self.changed.notify_one();
+                }
+                None => {}
             }
         }
     }
@@ -369,7 +387,7 @@ impl Queue for JetStream {
                     starting.push((offer, worker.session, worker.resources.worker_id.clone()));
                 }
                 None => {
-                    let _ = offer.message.ack_with(AckKind::Nak(None)).await;
+                    self.hand_back(&offer.message, &offer.held.entry.record.run_id, None).await;
                     self.consumers.heard(&Lane::of(wanted));
                 }
             }
@@ -392,7 +410,7 @@ impl Queue for JetStream {
     }
 
     async fn changed(&self) {
-        let _ = timeout(POLL, self.changed.notified()).await;
+        let _ = timeout(self.consumers.rest().min(POLL), self.changed.notified()).await;
     }
 
     async fn interrupted(&self) -> (String, i64) {

@@ -78,6 +78,16 @@ impl Consumers {
         lock(&self.lanes).heard(lane, Instant::now());
     }
 
+    /// A run was leased elsewhere.
+    pub(super) fn gone(&self, lane: &Lane) {
+        lock(&self.lanes).gone(lane);
+    }
+
+    /// How long it is, at most, until something is to be asked again that nobody tells of.
+    pub(super) fn rest(&self) -> Duration {
+        lock(&self.lanes).rest(Instant::now())
+    }
+
     /// A run ended, so that another of its tenant may start.
     pub(super) fn freed(&self, lane: &Lane) {
         lock(&self.lanes).freed(lane);
@@ -188,6 +198,8 @@ impl Consumers {
             max_deliver: -1,
             max_ack_pending: self.most.map_or(-1, |most| i64::try_from(most).unwrap_or(i64::MAX)),
             inactive_threshold: UNUSED,
+            // Servers that all lose it deliver everything anew, and who has a run still has it.
+            memory_storage: true,
             ..Default::default()
         };
         let now = Instant::now();

@@ -1,8 +1,10 @@
 //! Which lanes may have something to lease, as far as this orchestrator knows, and how many runs each is asked for next:
 //! a decision about what was heard and what came, without a word to the servers.
 //!
-//! What may wait in a lane is counted up by what is heard, and put right by what comes. What nobody tells of, a run whose time to be tried again has come or whose worker is lost, is looked for now
-//! and then, in each lane that has runs.
+//! What may wait in a lane is counted up by what is heard, and put right by what comes. A run that was taken may come a moment
+//! later than its word, where other servers lead the lane than the stream: it is asked for again and again until it comes, or
+//! somebody says to have it. What nobody tells of, a run whose time to be tried again has come or whose worker is lost, is
+//! looked for now and then, in each lane that has runs.
 
 use std::{
     collections::{BTreeMap, HashMap},
@@ -23,7 +25,10 @@ const BATCH: usize = 256;
 /// A lane where something may wait is asked for at least so many: more may have come by then, and asking costs the same.
 const EAGER: usize = 32;
 
-/// The longest time that a lane with runs is not asked. It begins with [`POLL`] and doubles while nothing comes.
+/// How long a lane is not asked, at first, that has not given a run which was heard of.
+const SOON: Duration = Duration::from_millis(5);
+
+/// The longest time that a lane with runs is not asked. It begins with [`POLL`], or [`SOON`], and doubles while nothing comes.
 pub(super) const LONGEST_REST: Duration = Duration::from_secs(2);
 
 /// What is known of a lane.
@@ -34,6 +39,8 @@ struct Known {
     rest: Duration,
     /// Runs that were heard of since it was asked.
     heard: usize,
+    /// Runs that were heard of, and that nobody is known to have leased.
+    missing: usize,
     /// Its tenant has all that it may have running, so that what is heard of waits.
     full: bool,
     /// When something was heard of it.
@@ -60,12 +67,21 @@ pub(super) struct Lanes {
     known: HashMap<Lane, Known>,
     /// When a lane is to be asked again, at the earliest.
     next: Instant,
+    /// When the first turn of questions began.
+    since: Instant,
+    /// Whether a worker could take something, as far as was seen.
+    room: bool,
+}
+
+/// What is left of a time beyond a number of turns.
+fn remainder(time: Duration, turn: Duration) -> Duration {
+    Duration::from_millis((time.as_millis() % turn.as_millis()) as u64)
 }
 
 impl Lanes {
     pub(super) fn new(limits: &TenantLimits, now: Instant) -> Self {
         let shares = Shares::new(limits.tenant_weights.clone(), limits.function_weights.clone());
-        Self { shares, known: HashMap::new(), next: now }
+        Self { shares, known: HashMap::new(), next: now, since: now, room: false }
     }
 
     fn known(&mut self, lane: Lane, now: Instant) -> &mut Known {
@@ -74,6 +90,7 @@ impl Lanes {
             again: now + POLL,
             rest: POLL,
             heard: 0,
+            missing: 0,
             full: false,
             since: now,
         })
@@ -83,10 +100,19 @@ impl Lanes {
     pub(super) fn heard(&mut self, lane: &Lane, now: Instant) {
         let known = self.known(lane.clone(), now);
         known.heard += 1;
+        known.missing += 1;
+        known.rest = SOON / 2;
         known.since = now;
         let full = known.full;
         if !full {
             self.add(lane);
+        }
+    }
+
+    /// A run was leased elsewhere.
+    pub(super) fn gone(&mut self, lane: &Lane) {
+        if let Some(known) = self.known.get_mut(lane) {
+            known.missing = known.missing.saturating_sub(1);
         }
     }
 
@@ -138,7 +164,8 @@ impl Lanes {
 
     /// Which lanes to ask for how many runs, for what these workers could take.
     pub(super) fn plan(&mut self, workers: &[Load], now: Instant) -> Vec<(Lane, usize)> {
-        if !workers.iter().any(Load::has_room) {
+        self.room = workers.iter().any(Load::has_room);
+        if !self.room {
             return Vec::new();
         }
         if self.next <= now {
@@ -164,6 +191,11 @@ impl Lanes {
         plan
     }
 
+    /// How long it is, at most, until a lane is to be asked again that nobody speaks of.
+    pub(super) fn rest(&self, now: Instant) -> Duration {
+        if self.room { self.next.saturating_duration_since(now) } else { LONGEST_REST }
+    }
+
     /// Has each lane asked that has rested.
     fn look_again(&mut self, now: Instant) {
         self.next = now + LONGEST_REST;
@@ -184,8 +216,18 @@ impl Lanes {
     pub(super) fn came(&mut self, lane: &Lane, gave: Gave, now: Instant) {
         self.shares.came(&lane.tenant, &lane.function, gave.runs);
         let Some(known) = self.known.get_mut(lane) else { return };
-        known.rest = if gave.runs > 0 { POLL } else { LONGEST_REST.min(2 * known.rest) };
+        known.missing = known.missing.saturating_sub(gave.runs);
+        let first = if known.missing > 0 { SOON } else { POLL };
+        known.rest = if gave.runs > 0 { first } else { LONGEST_REST.min(2 * known.rest).max(first) };
+        if known.rest == LONGEST_REST {
+            // Whoever has them was not heard.
+            known.missing = 0;
+        }
         known.again = now + known.rest;
+        if known.missing == 0 {
+            // One question after another would hold up what is heard of: those that may wait are asked together.
+            known.again -= remainder(known.again - self.since, POLL);
+        }
         known.full = gave.full;
         self.next = self.next.min(known.again);
         let waiting = if gave.full {
@@ -229,6 +271,7 @@ mod tests {
         lanes.heard(&lane("a"), now);
         lanes.came(&lane("a"), gave(9, 1), now);
         assert_eq!(plan(&mut lanes, 9, now), [("a".to_owned(), 9)]);
+        (0..2).for_each(|_| lanes.gone(&lane("a")));
         lanes.came(&lane("a"), gave(9, 0), now);
         assert!(plan(&mut lanes, 9, now).is_empty());
         let (mut at, mut rests) = (now, Vec::new());
@@ -239,10 +282,39 @@ mod tests {
                 rests.push((at - now).as_millis());
             }
         }
-        assert_eq!(rests, [500, 1500, 3500, 5500, 7500]);
+        assert_eq!(rests, [250, 750, 1750, 3750, 5750]);
         lanes.expect(&lane("a"), at + POLL, at);
         assert!(plan(&mut lanes, 9, at).is_empty());
         assert_eq!(plan(&mut lanes, 9, at + POLL).len(), 1);
+    }
+
+    #[test]
+    fn a_run_that_was_heard_of_and_did_not_come_is_asked_for_soon_until_somebody_has_it() {
+        let since = Instant::now();
+        let mut now = since;
+        let mut lanes = Lanes::new(&TenantLimits::default(), now);
+        lanes.heard(&lane("a"), now);
+        plan(&mut lanes, 9, now);
+        lanes.came(&lane("a"), gave(9, 0), now);
+        for rest in [SOON, 2 * SOON, 4 * SOON] {
+            assert_eq!(lanes.rest(now), rest);
+            assert!(plan(&mut lanes, 9, now + rest / 2).is_empty());
+            now += rest;
+            assert_eq!(plan(&mut lanes, 9, now).len(), 1);
+            lanes.came(&lane("a"), gave(9, 0), now);
+        }
+        lanes.gone(&lane("a"));
+        plan(&mut lanes, 9, now + 8 * SOON);
+        lanes.came(&lane("a"), gave(9, 0), now);
+        assert_eq!(lanes.rest(since), POLL);
+        // Where nobody takes anything, nothing is asked for.
+        plan(&mut lanes, 0, now + POLL);
+        assert_eq!(lanes.rest(now + POLL), LONGEST_REST);
+        // What has come is not missing.
+        lanes.heard(&lane("a"), now);
+        plan(&mut lanes, 9, now);
+        lanes.came(&lane("a"), gave(9, 1), now);
+        assert_eq!(lanes.rest(since), POLL);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use super::{
     Duration, JetStream, names,
     packed::unpack,
     records::{Entry, Held, Missed, lost},
-    said::{FAILED, STARTED},
+    said::FAILED,
     submit::REVISION,
 };
 use crate::{
@@ -87,6 +87,25 @@ impl JetStream {
         Ok(())
     }
 
+    /// Has the servers deliver a message to somebody else, or once more, after a while.
+    pub(super) async fn hand_back(&self, message: &Message, run_id: &str, after: Option<Duration>) {
+        if !self.is_had(message, run_id).await {
+            let _ = answer(message, AckKind::Nak(after)).await;
+        }
+    }
+
+    /// Whether a message that is delivered for the first time is of a run that somebody has: the servers have lost track of all their
+    /// deliveries. Whoever has it extends the lease, if nobody says anything else of it.
+    async fn is_had(&self, message: &Message, run_id: &str) -> bool {
+        let Some(info) = message.info().ok().filter(|info| info.delivered == 1) else { return false };
+        let Ok(Some((Held { entry, .. }, _))) = self.records.get(run_id).await else { return false };
+        let is_had = entry.record.standing == Standing::Running && entry.waits_in(info.stream_sequence);
+        if let Some(ack) = message.reply.as_ref().filter(|_| is_had) {
+            self.leases.delivered_again(run_id, entry.record.attempt, ack);
+        }
+        is_had
+    }
+
     /// Gives a run to a worker.
     pub(super) async fn start(&self, offer: Offer, session: u64, worker_id: &str) -> Option<Lease> {
         let Offer { message, mut held, payload } = offer;
@@ -94,12 +113,13 @@ impl JetStream {
         let started = held.entry.record.start(worker_id, Now::read().unix_ms).to_string();
         if let Err(missed) = self.records.put(&mut held, &[]).await {
             debug!(run_id, ?missed, "run not leased");
-            let _ = answer(&message, AckKind::Nak(Some(CONTESTED))).await;
+            self.hand_back(&message, &run_id, Some(CONTESTED)).await;
             return None;
         }
+        let lane = self.names.run(&held.entry.record.request);
         let request = held.entry.record.to_request(payload);
         self.leases.keep(held);
-        self.say_of_lease(&run_id, STARTED, started.into());
+        self.say_started(&run_id, &lane, started.into());
         Some(Lease { session, request })
     }
 }

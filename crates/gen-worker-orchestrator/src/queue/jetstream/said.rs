@@ -31,7 +31,7 @@ const TYPE: &str = "Gen-Worker-Event";
 /// The header with the event's number.
 const NUMBER: &str = "Gen-Worker-Number";
 
-/// The header of [`QUEUED`] with the subject that the run was published on. No caller sees it.
+/// The header of [`QUEUED`] and [`STARTED`] with the subject that the run was published on. No caller sees it.
 pub(super) const LANE: &str = "Gen-Worker-Lane";
 
 /// Said of a run that was taken.

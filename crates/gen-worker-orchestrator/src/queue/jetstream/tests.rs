@@ -440,6 +440,39 @@ async fn a_listing_reads_what_has_changed_since_the_last() {
 }
 
 #[tokio::test]
+async fn servers_that_lost_track_of_what_they_delivered_take_no_run_from_its_worker() {
+    let mut servers = NatsServers::start(NatsServers::program(), 1).await;
+    let here = engine(&servers, TenantLimits::default()).await;
+    let there = engine(&servers, TenantLimits::default()).await;
+    let _running = running(&[&here, &there]);
+    there.enqueue("r", RunRequest::of("f")).await.unwrap();
+    let run = next(there.as_ref()).await;
+    servers.kill(0).await;
+    servers.restart(0).await;
+    let leased = timeout(4 * PATIENCE, async {
+        // The servers deliver what comes later after it.
+        while there.enqueue("s", RunRequest::of("f")).await.is_err() {}
+        loop {
+            match here.lease(&mut [worker(2, 2)]).await {
+                Ok(leases) if !leases.is_empty() => return leases,
+                _ => here.changed().await,
+            }
+        }
+    });
+    let leased = leased.await.unwrap();
+    assert_eq!(leased.iter().map(|lease| &*lease.request.run_id).collect::<Vec<_>>(), ["s"]);
+    let again = async {
+        while here.lease(&mut [worker(2, 2)]).await.is_ok_and(|leases| leases.is_empty()) {
+            here.changed().await;
+        }
+    };
+    assert!(timeout(4 * GRACE, again).await.is_err(), "it was leased once more");
+    there.settle(result(&run, false), "w1", true).await.unwrap();
+    let view = here.view("r").await.unwrap().unwrap();
+    assert_eq!((view.state, view.attempt), (crate::run::RunState::Succeeded, 1));
+}
+
+#[tokio::test]
 async fn a_run_that_was_taken_elsewhere_is_looked_for_when_it_is_heard_of() {
     let servers = NatsServers::start(NatsServers::program(), 1).await;
     let here = engine(&servers, TenantLimits::default()).await;
