@@ -203,7 +203,8 @@ impl Desk {
     /// A shell with these lines.
     fn start(&self, lines: &str) -> Done<Terminal> {
         let [grpc, http] = self.ports;
-        let lines = lines.replace("localhost:8080", &format!("localhost:{grpc}"));
+        let local = |port: u16| format!("localhost:{port}");
+        let lines = lines.replace(&local(8080), &local(grpc)).replace(&local(8081), &local(http));
         let at = fs::read_to_string(self.path("cwd")).doing("the folder")?;
         let at = at.trim_end();
         let keep = format!("trap 'pwd > {}' EXIT\n", self.path("cwd").display());

@@ -122,7 +122,7 @@ impl From<Refusal> for HttpError {
 
 impl From<Unavailable> for HttpError {
     fn from(error: Unavailable) -> Self {
-        let remedy = "ask again; with the same `run_id` that is safe";
+        let remedy = "ask again; with the same `run_id` or `Idempotency-Key` that is safe";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "unavailable", error.to_string(), remedy)
             .after(Duration::from_secs(1))
     }

@@ -33,6 +33,7 @@
 //! |---|---|
 //! | `GET /` | the dashboard, for people |
 //! | `POST /v1/runs` | takes a [`RunSubmission`], perhaps with an `Idempotency-Key`: 202 `{"run_id"}`, 200 if it was taken before, 409 if its id or key names another, or was canceled, 429 if its tenant has too many waiting |
+//! | `POST /v1/runs?wait_ms=` | the same, and waits: 200 once it has ended, 202 if it has not within the wait; refused at once |
 //! | `GET /v1/runs?limit=`, `GET /v1/runs/{id}` | the newest runs without their outputs; one as a [`RunView`] |
 //! | `GET /v1/runs/{id}/result?wait_ms=` | 200 once it has ended, 202 if it has not within the wait |
 //! | `GET /v1/runs/{id}/events` | server-sent events, after `Last-Event-ID`; the last one is `result` |

@@ -64,6 +64,20 @@ mod tests {
     }
 
     #[test]
+    fn whoever_asks_about_runs_may_find_the_queue_away() {
+        let document = document();
+        let of_runs =
+            document["paths"].as_object().unwrap().iter().filter(|(path, _)| path.starts_with("/v1/runs"));
+        for (path, item) in of_runs {
+            for (method, operation) in
+                item.as_object().unwrap().iter().filter(|(name, _)| *name != "parameters")
+            {
+                assert!(operation["responses"]["503"].is_object(), "{method} {path}");
+            }
+        }
+    }
+
+    #[test]
     fn parameters_of_a_path_are_described() {
         for (path, item) in document()["paths"].as_object().unwrap() {
             let in_path = path.split('{').skip(1).map(|rest| rest.split('}').next().unwrap());

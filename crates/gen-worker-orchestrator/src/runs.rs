@@ -46,13 +46,15 @@ impl FromRequestParts<Arc<App>> for Known {
     }
 }
 
-/// 202: it is new; 200: the same was asked for before.
+/// 202: it is new; 200: the same was asked for before. With a wait, as [`result`] answers.
 pub(crate) async fn submit(
     State(app): State<Arc<App>>,
     caller: Caller,
+    query: Result<Query<Waiting>, QueryRejection>,
     headers: HeaderMap,
     Body(asked): Body<RunSubmission>,
 ) -> Result<Response, HttpError> {
+    let Query(waiting) = query?;
     let payload = match asked.payload {
         Value::Null => json!({}),
         payload @ Value::Object(_) => payload,
@@ -78,8 +80,15 @@ pub(crate) async fn submit(
         trace: Trace::of(|name| headers.get(name).and_then(|value| value.to_str().ok())),
     };
     let (run_id, new) = app.intake.submit(naming, request).await?;
-    let status = if new { StatusCode::ACCEPTED } else { StatusCode::OK };
-    Ok((status, Json(json!({"run_id": run_id}))).into_response())
+    let taken = |status| (status, Json(json!({"run_id": run_id}))).into_response();
+    Ok(match waiting.time() {
+        Duration::ZERO => taken(if new { StatusCode::ACCEPTED } else { StatusCode::OK }),
+        wait => match stands_within(&app, &run_id, wait).await {
+            Ok(stands) => stands.into_response(),
+            // It was taken, and what has become of it the result route says, or why that is not known.
+            Err(_) => taken(StatusCode::ACCEPTED),
+        },
+    })
 }
 
 fn key_of(headers: &HeaderMap) -> Result<Option<&str>, HttpError> {
@@ -132,23 +141,35 @@ pub(crate) struct Waiting {
     wait_ms: u64,
 }
 
+impl Waiting {
+    fn time(&self) -> Duration {
+        Duration::from_millis(self.wait_ms).min(MAX_WAIT)
+    }
+}
+
 /// 200: it has ended, and this is how; 202: it has not ended within the wait, and this is how it stands.
 pub(crate) async fn result(
     State(app): State<Arc<App>>,
     Known(run_id): Known,
     query: Result<Query<Waiting>, QueryRejection>,
-) -> Result<Response, HttpError> {
-    let Query(Waiting { wait_ms }) = query?;
-    let ended = app.stop.run_until_cancelled(until_ended(&app, &run_id));
-    match timeout(Duration::from_millis(wait_ms).min(MAX_WAIT), ended).await {
-        Ok(Some(view)) => Ok(Json(view?).into_response()),
+) -> Result<(StatusCode, Json<RunView>), HttpError> {
+    let Query(waiting) = query?;
+    stands_within(&app, &run_id, waiting.time()).await
+}
+
+async fn stands_within(
+    app: &App,
+    run_id: &str,
+    wait: Duration,
+) -> Result<(StatusCode, Json<RunView>), HttpError> {
+    let ended = app.stop.run_until_cancelled(until_ended(app, run_id));
+    let view = match timeout(wait, ended).await {
+        Ok(Some(view)) => view?,
         // It is too early, or the orchestrator stops.
-        Ok(None) | Err(_) => {
-            let view = app.broker().view(&run_id).await?.ok_or_else(|| HttpError::not_found("run"))?;
-            let status = if view.state.is_terminal() { StatusCode::OK } else { StatusCode::ACCEPTED };
-            Ok((status, Json(view)).into_response())
-        }
-    }
+        Ok(None) | Err(_) => app.broker().view(run_id).await?.ok_or_else(|| HttpError::not_found("run"))?,
+    };
+    let status = if view.state.is_terminal() { StatusCode::OK } else { StatusCode::ACCEPTED };
+    Ok((status, Json(view)))
 }
 
 async fn until_ended(app: &App, run_id: &str) -> Result<RunView, HttpError> {
@@ -204,6 +225,12 @@ fn buried(run_id: String) -> RunView {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nobody_waits_longer_than_a_minute() {
+        let times = [0, 1, u64::MAX].map(|wait_ms| Waiting { wait_ms }.time());
+        assert_eq!(times, [Duration::ZERO, Duration::from_millis(1), MAX_WAIT]);
+    }
 
     #[test]
     fn a_key_that_is_none_is_refused() {

@@ -11,3 +11,4 @@ mod nats;
 mod nats_access;
 mod realtime;
 mod runs;
+mod waits;

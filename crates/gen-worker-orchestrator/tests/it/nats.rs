@@ -4,7 +4,7 @@ use gen_worker_net::Method;
 use gen_worker_orchestrator::{NatsConfig, QueueStore};
 use gen_worker_proto::scheduler::{self as v1, worker_scheduler_message::Msg};
 use gen_worker_testkit::NatsServers;
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use tokio::time::timeout;
 use tonic::Status;
@@ -41,11 +41,18 @@ async fn while_the_servers_are_away_nobody_is_told_what_is_not_known() {
     let mut servers = NatsServers::start(NatsServers::program(), 1).await;
     let urls = servers.urls();
     let harness = Harness::with(|config| config.queue = QueueStore::Nats(NatsConfig::of(urls))).await;
-    let run_id = harness.submit("f", None).await;
-    let mut first = harness.worker(&ALL, 1).await;
-    let run = first.run().await;
-    drop(first);
-    servers.kill(0).await;
+    let json = [("content-type", "application/json")];
+    let waiting = harness.send(Method::POST, "/v1/runs?wait_ms=60000", &json, br#"{"function": "f"}"#);
+    let script = async {
+        let run = harness.worker(&ALL, 1).await.run().await;
+        servers.kill(0).await;
+        run
+    };
+    let (waited, run) = tokio::join!(waiting, script);
+    let run_id = run.run_id.clone();
+    // Whoever waits is told that the run was taken, and asks for it like all others.
+    assert_eq!(waited.status().as_u16(), 202);
+    assert_eq!(waited.json::<Value>(1000).await.unwrap(), json!({"run_id": run_id}));
     let asked = |method: Method, path: &str| {
         let path = format!("/v1/runs/{run_id}{path}");
         let harness = &harness;
