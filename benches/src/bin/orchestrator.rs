@@ -13,13 +13,15 @@ mod fleet;
 mod raw;
 #[path = "../report.rs"]
 mod report;
+#[path = "../orchestrator/steps.rs"]
+mod steps;
 
 use std::{path::PathBuf, time::Duration};
 
 use clap::Parser;
 use gen_worker_testkit::NatsServers;
 
-use crate::{callers::Callers, fleet::Fleet, raw::Raw, report::Report};
+use crate::{callers::Callers, fleet::Fleet, raw::Raw, report::Report, steps::Steps};
 
 /// Rounds of each measurement.
 const ROUNDS: usize = 5;
@@ -71,10 +73,11 @@ async fn main() {
         }
         let nats = NatsServers::start(&asked.nats, replicas).await;
         let raw = Raw::start(&nats.urls(), replicas).await;
+        let steps = Steps::start(&nats.urls(), replicas).await;
         for (count, name) in rows {
             let fleet = Fleet::on_nats(&asked.orchestrator, &asked.worker, count, &nats, replicas).await;
-            let raw = Some(&raw).filter(|_| !asked.alone);
-            measure(&mut report, &name, fleet.callers(asked.tenants), raw).await;
+            let yardsticks = (!asked.alone).then_some((&raw, &steps));
+            measure(&mut report, &name, fleet.callers(asked.tenants), yardsticks).await;
         }
     }
     if "file".contains(&asked.only) {
@@ -84,23 +87,33 @@ async fn main() {
     print!("{}", if asked.json { report.json() + "\n" } else { report.table() });
 }
 
-/// By turns with the yardstick; who goes second is the other each time.
-async fn measure(report: &mut Report, name: &str, callers: Callers, raw: Option<&Raw>) {
-    let (mut rates, mut raw_rates, mut waits) = (Vec::new(), Vec::new(), Vec::new());
+/// By turns with the yardsticks, each of which is the first at times.
+async fn measure(report: &mut Report, name: &str, callers: Callers, yardsticks: Option<(&Raw, &Steps)>) {
+    let (mut rates, mut waits) = ([Vec::new(), Vec::new(), Vec::new()], Vec::new());
     for round in 0..ROUNDS {
-        for is_raw in [round % 2 == 0, round % 2 == 1] {
-            match raw {
-                Some(raw) if is_raw => raw_rates.push(raw.per_second(MANY, BEFORE, WINDOW).await),
-                None if is_raw => {}
-                _ => rates.push(callers.ask(MANY, BEFORE, WINDOW).await.per_second(WINDOW)),
-            }
+        for turn in 0..rates.len() {
+            let which = (round + turn) % rates.len();
+            let rate = match (which, yardsticks) {
+                (0, _) => callers.ask(MANY, BEFORE, WINDOW).await.per_second(WINDOW),
+                (1, Some((raw, _))) => raw.per_second(MANY, BEFORE, WINDOW).await,
+                (_, Some((_, steps))) => steps.per_second(MANY, BEFORE, WINDOW).await,
+                (_, None) => continue,
+            };
+            rates[which].push(rate);
         }
         waits.push(callers.ask(FEW, BEFORE, WINDOW).await);
     }
-    eprintln!("{name}: {rates:.0?} of {raw_rates:.0?}");
-    let line = report.add(format!("{name}: settled runs, {MANY} at once"), "runs/s", median(rates));
-    if raw.is_some() {
-        line.beside(median(raw_rates)).goal("≥ 0.3");
+    let [settled, raw, steps] = rates;
+    eprintln!("{name}: {settled:.0?} of {raw:.0?} and {steps:.0?}");
+    let settled = median(settled);
+    for (beside, rates, goal) in [("messages", raw, "≥ 0.3"), ("the same writes", steps, "")] {
+        if !rates.is_empty() {
+            let what = format!("{name}: settled runs, {MANY} at once, beside {beside}");
+            report.add(what, "runs/s", settled).beside(median(rates)).goal(goal);
+        }
+    }
+    if yardsticks.is_none() {
+        report.add(format!("{name}: settled runs, {MANY} at once"), "runs/s", settled);
     }
     for (share, percent) in [(500, "p50"), (990, "p99")] {
         let of_rounds = waits.iter().map(|round| round.wait_ms(share)).collect();

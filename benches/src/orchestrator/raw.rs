@@ -24,11 +24,11 @@ use tokio::{
 use crate::callers::payload;
 
 /// Longest wait for servers that have just started to make a stream.
-const PATIENCE: Duration = Duration::from_secs(60);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 const AGAIN: Duration = Duration::from_millis(100);
 
 /// As many as an orchestrator asks for at once.
-const BATCH: usize = 256;
+pub(crate) const BATCH: usize = 256;
 
 /// A stream and its consumer, each on a connection of its own.
 pub(crate) struct Raw {
@@ -38,32 +38,8 @@ pub(crate) struct Raw {
 
 impl Raw {
     pub(crate) async fn start(urls: &[String], replicas: usize) -> Self {
-        let connect = || async_nats::connect(urls.to_vec());
-        let publisher = jetstream::new(connect().await.expect("the servers take clients"));
-        let leasing = jetstream::new(connect().await.expect("the servers take clients"));
-        let wanted = Config {
-            name: "raw".to_owned(),
-            subjects: vec!["raw.>".to_owned()],
-            retention: RetentionPolicy::WorkQueue,
-            num_replicas: replicas,
-            ..Config::default()
-        };
-        let made = async {
-            loop {
-                match leasing.create_stream(wanted.clone()).await {
-                    Ok(stream) => return stream,
-                    Err(_) => sleep(AGAIN).await,
-                }
-            }
-        };
-        let stream = timeout(PATIENCE, made).await.expect("the servers make a stream");
-        let leased = pull::Config {
-            durable_name: Some("raw".to_owned()),
-            ack_policy: AckPolicy::Explicit,
-            max_ack_pending: -1,
-            ..pull::Config::default()
-        };
-        let consumer = stream.create_consumer(leased).await.expect("the servers make a consumer");
+        let publisher = connect(urls).await;
+        let consumer = work_queue(&connect(urls).await, "raw", replicas).await;
         Self { publisher, consumer }
     }
 
@@ -82,6 +58,37 @@ impl Raw {
         let _ = timeout(PATIENCE, async { while tasks.join_next().await.is_some() {} }).await;
         rate
     }
+}
+
+pub(crate) async fn connect(urls: &[String]) -> Context {
+    jetstream::new(async_nats::connect(urls.to_vec()).await.expect("the servers take clients"))
+}
+
+/// A stream of what is published below a name, and its consumer.
+pub(crate) async fn work_queue(leasing: &Context, name: &str, replicas: usize) -> Consumer<pull::Config> {
+    let wanted = Config {
+        name: name.to_owned(),
+        subjects: vec![format!("{name}.>")],
+        retention: RetentionPolicy::WorkQueue,
+        num_replicas: replicas,
+        ..Config::default()
+    };
+    let made = async {
+        loop {
+            match leasing.create_stream(wanted.clone()).await {
+                Ok(stream) => return stream,
+                Err(_) => sleep(AGAIN).await,
+            }
+        }
+    };
+    let stream = timeout(PATIENCE, made).await.expect("the servers make a stream");
+    let leased = pull::Config {
+        durable_name: Some(name.to_owned()),
+        ack_policy: AckPolicy::Explicit,
+        max_ack_pending: -1,
+        ..pull::Config::default()
+    };
+    stream.create_consumer(leased).await.expect("the servers make a consumer")
 }
 
 /// Publishes as long as there is room, and waits for the servers to have it.
