@@ -153,6 +153,9 @@ impl Session {
             && let Some(running) = self.running.get_mut(&gone.function)
         {
             *running -= 1;
+            if *running == 0 {
+                self.running.remove(&gone.function);
+            }
         }
     }
 

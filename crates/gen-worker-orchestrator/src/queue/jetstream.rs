@@ -40,7 +40,7 @@ use std::{collections::BTreeMap, error::Error, fmt, sync::atomic::AtomicU64, tim
 use async_nats::{
     Client, HeaderMap, Subscriber,
     connection::State,
-    jetstream::{AckKind, Context, stream::Stream},
+    jetstream::{AckKind, Context, Message, stream::Stream},
 };
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -204,18 +204,61 @@ impl JetStream {
         }
     }
 
+    /// Another run of a lane may start.
+    fn freed(&self, lane: &Lane) {
+        self.consumers.freed(lane);
+        self.changed.notify_one();
+    }
+
     /// Clears up after a run, and tells those who wait for its end.
     async fn ended(&self, entry: &Entry) {
-        let run_id = &entry.record.run_id;
+        let Record { run_id, request, .. } = &entry.record;
         if self.consumers.has_limit() {
-            // The next may start once the servers know of it.
+            // The next may start once the servers know of it, at whichever orchestrator.
             self.acknowledge_surely(&entry.ack).await;
-            self.consumers.freed(&Lane::of(&entry.record.request));
+            self.freed(&Lane::of(request));
+            self.say_in_lane(run_id, &self.names.run(request), Word::End);
         } else {
             self.acknowledge(&entry.ack, AckKind::Ack).await;
+            self.say(run_id, Word::End);
         }
-        self.say(run_id, Word::End);
         self.records.forget_payload(entry).await;
+    }
+
+    /// Leases what may be, of messages that were delivered, to workers that take it.
+    async fn start_all(&self, messages: Vec<Message>, workers: &mut [Load]) -> Vec<Lease> {
+        let offers = join_all(messages.into_iter().map(|message| self.offer(message))).await;
+        let mut starting = Vec::new();
+        for offer in offers {
+            // What cannot be told now is delivered once more when its lease ends.
+            let Ok(Some(offer)) = offer else { continue };
+            let wanted = &offer.held.entry.record.request;
+            match best(&wanted.function, &wanted.models, workers) {
+                Some(worker) => {
+                    worker.charge(&offer.held.entry.record.request.function);
+                    starting.push((offer, worker.session, worker.resources.worker_id.clone()));
+                }
+                None => {
+                    self.hand_back(&offer.message, &offer.held.entry.record.run_id, None).await;
+                    self.consumers.heard(&Lane::of(wanted));
+                }
+            }
+        }
+        let started = starting.into_iter().map(async |(offer, session, worker_id)| {
+            let function = offer.held.entry.record.request.function.clone();
+            self.start(offer, session, &worker_id).await.ok_or((session, function))
+        });
+        let mut leases = Vec::new();
+        for started in join_all(started).await {
+            match started {
+                Ok(lease) => leases.push(lease),
+                Err((session, function)) => {
+                    let worker = workers.iter_mut().find(|worker| worker.session == session);
+                    worker.into_iter().for_each(|worker| worker.discharge(&function));
+                }
+            }
+        }
+        leases
     }
 
     /// Looks now and then which lanes have runs: what was said of some may have been lost.
@@ -332,10 +375,11 @@ impl JetStream {
             {
                 self.said.interrupts.put((run_id.clone(), old));
             }
-            let has_begun = word.started().is_some();
+            let (has_begun, is_over) = (word.started().is_some(), word == Word::End);
             let is_news = self.said.hear(&run_id, word);
             match lane.filter(|_| is_news) {
                 Some(lane) if has_begun => self.consumers.gone(&lane),
+                Some(lane) if is_over => self.freed(&lane),
                 Some(lane) => {
                     self.consumers.heard(&lane);
                     self.changed.notify_one();
@@ -374,39 +418,18 @@ impl Queue for JetStream {
 
     async fn lease(&self, workers: &mut [Load]) -> Result<Vec<Lease>, Unavailable> {
         self.look().await?;
-        let messages = self.consumers.fetch(&self.names, workers).await?;
-        let offers = join_all(messages.into_iter().map(|message| self.offer(message))).await;
-        let mut starting = Vec::new();
-        for offer in offers {
-            // What cannot be told now is delivered once more when its lease ends.
-            let Ok(Some(offer)) = offer else { continue };
-            let wanted = &offer.held.entry.record.request;
-            match best(&wanted.function, &wanted.models, workers) {
-                Some(worker) => {
-                    worker.charge(&offer.held.entry.record.request.function);
-                    starting.push((offer, worker.session, worker.resources.worker_id.clone()));
-                }
-                None => {
-                    self.hand_back(&offer.message, &offer.held.entry.record.run_id, None).await;
-                    self.consumers.heard(&Lane::of(wanted));
-                }
+        // Of what comes, all may be somebody's already; others wait behind it.
+        for _ in 0..TRIES {
+            let messages = self.consumers.fetch(&self.names, workers).await?;
+            if messages.is_empty() {
+                break;
+            }
+            let leases = self.start_all(messages, workers).await;
+            if !leases.is_empty() {
+                return Ok(leases);
             }
         }
-        let started = starting.into_iter().map(async |(offer, session, worker_id)| {
-            let function = offer.held.entry.record.request.function.clone();
-            self.start(offer, session, &worker_id).await.ok_or((session, function))
-        });
-        let mut leases = Vec::new();
-        for started in join_all(started).await {
-            match started {
-                Ok(lease) => leases.push(lease),
-                Err((session, function)) => {
-                    let worker = workers.iter_mut().find(|worker| worker.session == session);
-                    worker.into_iter().for_each(|worker| worker.discharge(&function));
-                }
-            }
-        }
-        Ok(leases)
+        Ok(Vec::new())
     }
 
     async fn changed(&self) {
@@ -485,6 +508,7 @@ impl Queue for JetStream {
                 }
                 self.acknowledge(&settled.entry.ack, AckKind::Nak(Some(after))).await;
                 self.consumers.expect(&Lane::of(&settled.entry.record.request), after);
+                self.changed.notify_one();
             }
         }
         Ok(())

@@ -113,19 +113,32 @@ impl Consumers {
     }
 
     /// Messages for what the workers could take, in fair order. They are leased from here on, so whatever comes counts: it fails only
-    /// where nothing came.
+    /// where nothing came. A lane that had nothing after all leaves its places to the next.
     pub(super) async fn fetch(&self, names: &Names, workers: &[Load]) -> Result<Vec<Message>, Unavailable> {
-        let plan = lock(&self.lanes).plan(workers, Instant::now());
-        let fetching = plan.iter().map(|(lane, asked)| self.fetch_of(names, lane, *asked));
-        let mut messages = Vec::new();
-        let mut all = Ok(());
-        for fetched in join_all(fetching).await {
-            match fetched {
-                Ok(fetched) => messages.extend(fetched),
-                Err(unavailable) => all = Err(unavailable),
+        loop {
+            let plan = lock(&self.lanes).plan(workers, Instant::now());
+            let fetching = plan.iter().map(|(lane, asked)| self.fetch_of(names, lane, *asked));
+            let mut messages = Vec::new();
+            let mut all = Ok(());
+            for fetched in join_all(fetching).await {
+                match fetched {
+                    Ok(fetched) => messages.extend(fetched),
+                    Err(unavailable) => all = Err(unavailable),
+                }
+            }
+            if !messages.is_empty() {
+                return Ok(messages);
+            }
+            if plan.is_empty() || all.is_err() {
+                return all.map(|()| messages);
             }
         }
-        if messages.is_empty() { all.map(|()| messages) } else { Ok(messages) }
+    }
+
+    /// Whether no lane is left to be asked that may have something.
+    #[cfg(test)]
+    pub(super) fn have_been_asked(&self) -> bool {
+        lock(&self.lanes).have_been_asked()
     }
 
     async fn fetch_of(&self, names: &Names, lane: &Lane, asked: usize) -> Result<Vec<Message>, Unavailable> {

@@ -118,8 +118,9 @@ impl Lanes {
 
     /// A run ended of a tenant that may have so many: another may start.
     pub(super) fn freed(&mut self, lane: &Lane) {
-        if let Some(known) = self.known.get_mut(lane) {
-            known.full = false;
+        if let Some(known) = self.known.get_mut(lane)
+            && std::mem::take(&mut known.full)
+        {
             self.add(lane);
         }
     }
@@ -196,6 +197,11 @@ impl Lanes {
         if self.room { self.next.saturating_duration_since(now) } else { LONGEST_REST }
     }
 
+    #[cfg(test)]
+    pub(super) fn have_been_asked(&self) -> bool {
+        self.known.keys().all(|lane| self.shares.waiting(&lane.tenant, &lane.function) == 0)
+    }
+
     /// Has each lane asked that has rested.
     fn look_again(&mut self, now: Instant) {
         self.next = now + LONGEST_REST;
@@ -215,7 +221,9 @@ impl Lanes {
     /// Learns what a lane gave.
     pub(super) fn came(&mut self, lane: &Lane, gave: Gave, now: Instant) {
         self.shares.came(&lane.tenant, &lane.function, gave.runs);
-        let Some(known) = self.known.get_mut(lane) else { return };
+        let Some(known) = self.known.get_mut(lane) else {
+            return self.learn(lane, 0);
+        };
         known.missing = known.missing.saturating_sub(gave.runs);
         let first = if known.missing > 0 { SOON } else { POLL };
         known.rest = if gave.runs > 0 { first } else { LONGEST_REST.min(2 * known.rest).max(first) };

@@ -98,7 +98,12 @@ impl JetStream {
     /// deliveries. Whoever has it extends the lease, if nobody says anything else of it.
     async fn is_had(&self, message: &Message, run_id: &str) -> bool {
         let Some(info) = message.info().ok().filter(|info| info.delivered == 1) else { return false };
-        let Ok(Some((Held { entry, .. }, _))) = self.records.get(run_id).await else { return false };
+        let entry = match self.records.get_of_leader(run_id).await {
+            Ok(Some((held, _))) => held.entry,
+            Ok(None) => return false,
+            // If nobody has it, the lease ends.
+            Err(Unavailable) => return true,
+        };
         let is_had = entry.record.standing == Standing::Running && entry.waits_in(info.stream_sequence);
         if let Some(ack) = message.reply.as_ref().filter(|_| is_had) {
             self.leases.delivered_again(run_id, entry.record.attempt, ack);

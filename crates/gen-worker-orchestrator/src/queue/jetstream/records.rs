@@ -134,7 +134,7 @@ impl Records {
     }
 
     /// The same as the leader has it.
-    async fn get_of_leader(&self, run_id: &str) -> Result<Option<(Held, Bytes)>, Unavailable> {
+    pub(super) async fn get_of_leader(&self, run_id: &str) -> Result<Option<(Held, Bytes)>, Unavailable> {
         let subject = format!("{}{}", self.bucket.prefix, token(run_id));
         match self.bucket.stream.get_last_raw_message_by_subject(&subject).await {
             // A mark that it was withdrawn.

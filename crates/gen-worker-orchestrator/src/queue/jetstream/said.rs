@@ -31,7 +31,7 @@ const TYPE: &str = "Gen-Worker-Event";
 /// The header with the event's number.
 const NUMBER: &str = "Gen-Worker-Number";
 
-/// The header of [`QUEUED`] and [`STARTED`] with the subject that the run was published on. No caller sees it.
+/// The header of [`QUEUED`] and [`STARTED`], and of an end that lets another begin, with the subject that the run was published on. No caller sees it.
 pub(super) const LANE: &str = "Gen-Worker-Lane";
 
 /// Said of a run that was taken.
@@ -96,11 +96,13 @@ impl Word {
     }
 
     pub(super) fn read(message: async_nats::Message) -> Option<Self> {
-        let Some(headers) = &message.headers else {
-            return message.payload.is_empty().then_some(Self::End);
-        };
-        let id = headers.get(NUMBER)?.as_str().parse().ok()?;
-        Some(Self::event(id, headers.get(TYPE)?.as_str(), message.payload))
+        let header = |name: &str| message.headers.as_ref()?.get(name).map(|value| value.as_str().to_owned());
+        match header(TYPE) {
+            Some(event_type) => {
+                Some(Self::event(header(NUMBER)?.parse().ok()?, &event_type, message.payload))
+            }
+            None => message.payload.is_empty().then_some(Self::End),
+        }
     }
 }
 

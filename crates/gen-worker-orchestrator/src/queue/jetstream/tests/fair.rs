@@ -1,6 +1,6 @@
 //! Who is served next, of tenants and functions that all have runs waiting, and how many of a tenant's run at once.
 
-use futures_util::future::join_all;
+use futures_util::{FutureExt, future::join_all};
 
 use super::*;
 use crate::{dispatch::Load, queue::fair::Weights};
@@ -117,6 +117,50 @@ async fn a_tenant_of_a_fleet_has_no_more_running_than_it_may() {
     let again = leased(&there, both(9)).await;
     let again: Vec<_> = again.iter().map(|run| (&*run.run_id, run.attempt)).collect();
     assert_eq!(again, [(&*first[1].run_id, 2)]);
+}
+
+#[tokio::test]
+async fn whoever_waits_for_the_end_of_a_run_hears_that_another_may_start() {
+    let servers = NatsServers::start(NatsServers::program(), 1).await;
+    let limits = TenantLimits { max_running: Some(1), ..Default::default() };
+    let here = engine(&servers, limits.clone()).await;
+    let there = engine(&servers, limits).await;
+    submit(&here, 3, of("t", "f")).await;
+    let first = leased(&here, both(9)).await;
+    assert!(there.lease(&mut [both(9)]).await.unwrap().is_empty());
+    let mut heard = everything_said(&there).await;
+    while here.changed.notified().now_or_never().is_some() {}
+    here.settle(result(&first[0], false), "w1", true).await.unwrap();
+    assert!(here.changed.notified().now_or_never().is_some());
+    while !there.said.is_over(&first[0].run_id) {
+        there.hear(timeout(PATIENCE, heard.next()).await.unwrap().unwrap());
+    }
+    assert_eq!(there.lease(&mut [both(9)]).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
+async fn a_run_does_not_wait_behind_lanes_that_are_only_asked_in_case() {
+    let servers = NatsServers::start(NatsServers::program(), 1).await;
+    let queue = engine(&servers, TenantLimits::default()).await;
+    let _extending = running(&[&queue]);
+    for tenant in ["a", "b", "c", "d", "e"] {
+        submit(&queue, 1, of(tenant, "f")).await;
+        leased(&queue, both(1)).await;
+    }
+    // Each of them is asked now and then, since its run may come back, and so often comes before one that was served.
+    let until = Instant::now() + 2 * lanes::LONGEST_REST;
+    for run in 0.. {
+        queue.enqueue(&format!("z-{run}"), of("z", "f")).await.unwrap();
+        let mut leases = Vec::new();
+        while leases.is_empty() {
+            leases = queue.lease(&mut [both(1)]).await.unwrap();
+            assert!(!leases.is_empty() || queue.consumers.have_been_asked(), "run {run}");
+        }
+        queue.settle(result(&leases[0].request, false), "w1", true).await.unwrap();
+        if Instant::now() > until {
+            break;
+        }
+    }
 }
 
 #[tokio::test]
