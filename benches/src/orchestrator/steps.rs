@@ -125,15 +125,25 @@ async fn lease(consumer: Consumer<pull::Config>, runs: kv::Store, waiting: Waiti
 async fn end(message: Message, runs: kv::Store, waiting: Waiting) {
     let headers = message.headers.as_ref().expect("it has headers");
     let id = headers.get(NATS_MESSAGE_ID).expect("it has an id").to_string();
-    let revision = headers.get(REVISION).and_then(|text| text.as_str().parse().ok()).expect("a number");
-    // A new leader of the servers may deliver once more what somebody has.
-    let mine = async {
-        let leased = runs.update(&id, record(), revision).await.ok()?;
-        runs.update(&id, record(), leased).await.ok()
-    };
-    let ended = mine.await.is_some();
+    let mut revision = headers.get(REVISION).and_then(|text| text.as_str().parse().ok()).expect("a number");
+    for _step in ["lease", "end"] {
+        revision = write(&runs, &id, revision).await;
+    }
     message.ack().await.expect("the servers are there");
-    if ended && let Some(caller) = waiting.lock().expect("nobody panics").remove(&id) {
+    if let Some(caller) = waiting.lock().expect("nobody panics").remove(&id) {
         let _ = caller.send(());
+    }
+}
+
+/// Changes a record. Servers whose leader has changed may refuse it, or deliver once more what was ended.
+async fn write(runs: &kv::Store, id: &str, mut revision: u64) -> u64 {
+    loop {
+        match runs.update(id, record(), revision).await {
+            Ok(written) => return written,
+            Err(_) => {
+                let entry = runs.entry(id).await.expect("the servers are there");
+                revision = entry.expect("the record was made").revision;
+            }
+        }
     }
 }

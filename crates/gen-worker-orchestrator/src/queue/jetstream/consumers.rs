@@ -28,7 +28,7 @@ use crate::{
 };
 
 /// The servers forget a consumer that nobody has used for so long: each costs them memory, and a group that agrees on it.
-/// One with runs that are leased is used, since their leases are extended.
+/// One with runs is asked now and then while a worker has a place; should it go, they are delivered anew.
 const UNUSED: Duration = Duration::from_secs(600);
 
 /// How often it is looked which lanes have runs at all.
