@@ -16,7 +16,7 @@
 //! | is asked for in its turn, offered, and leased or not | [`lanes`], [`consumers`], [`offers`] |
 //! | is with a worker whose stream is here | [`leases`] |
 //! | is known, also after its end | [`records`], [`recent`], [`newest`] |
-//! | is heard | [`said`] |
+//! | is spoken of, and heard | [`telling`], [`said`] |
 //! | is counted | [`stats`] |
 
 mod connect;
@@ -34,21 +34,22 @@ mod said;
 mod servers;
 mod stats;
 mod submit;
+mod telling;
 
 use std::{collections::BTreeMap, error::Error, fmt, sync::atomic::AtomicU64, time::Duration};
 
 use async_nats::{
-    Client, HeaderMap, Subscriber,
+    Client, HeaderMap,
     connection::State,
     jetstream::{AckKind, Context, Message, stream::Stream},
 };
 use async_trait::async_trait;
 use bytes::Bytes;
-use futures_util::{StreamExt, future::join_all};
+use futures_util::future::join_all;
 use gen_worker_proto::scheduler as v1;
 use tokio::{
     sync::{Notify, watch},
-    time::{Instant, MissedTickBehavior, interval, sleep, timeout},
+    time::{Instant, sleep, timeout},
 };
 use tracing::{debug, warn};
 
@@ -57,8 +58,8 @@ use self::{
     leases::Leases,
     names::{Lane, Names},
     records::{Entry, Held, INLINE, Records, TRIES, lost},
-    said::{FAILED, LANE, QUEUED, STARTED, Said, Word, number},
-    servers::{AGAIN, Servers},
+    said::{FAILED, Said, Word, number},
+    servers::Servers,
 };
 use super::{
     Canceled, FileScope, FunctionStats, Heard, Lease, Outcome, Queue, Refusal, Unavailable,
@@ -167,43 +168,6 @@ impl JetStream {
         }
     }
 
-    /// Says what belongs to the step that was just made.
-    fn say_of_step(&self, held: &Held, event_type: &str, payload: Bytes) {
-        if let Some(number) = number(held.revision, 1) {
-            self.say(&held.entry.record.run_id, Word::event(number, event_type, payload));
-        }
-    }
-
-    /// Says that a run was taken, so that others ask for it.
-    fn say_queued(&self, held: &Held) {
-        let Record { run_id, request, .. } = &held.entry.record;
-        if let Some(number) = number(held.revision, 1) {
-            let word = Word::event(number, QUEUED, Bytes::from_static(b"{}"));
-            self.say_in_lane(run_id, &self.names.run(request), word);
-        }
-    }
-
-    /// Says that a worker was given a run, so that others do not ask for it.
-    fn say_started(&self, run_id: &str, lane: &str, payload: Bytes) {
-        if let Some(number) = self.leases.next_number(run_id) {
-            self.say_in_lane(run_id, lane, Word::event(number, STARTED, payload));
-        }
-    }
-
-    /// Says something of a run, and on which subject it was published.
-    fn say_in_lane(&self, run_id: &str, lane: &str, word: Word) {
-        let mut headers = word.headers();
-        headers.insert(LANE, lane);
-        self.say_with(run_id, word, headers);
-    }
-
-    /// Says what a worker has said whose stream is here. What another has by now is said there.
-    fn say_of_lease(&self, run_id: &str, event_type: &str, payload: Bytes) {
-        if let Some(number) = self.leases.next_number(run_id) {
-            self.say(run_id, Word::event(number, event_type, payload));
-        }
-    }
-
     /// Another run of a lane may start.
     fn freed(&self, lane: &Lane) {
         self.consumers.freed(lane);
@@ -277,41 +241,6 @@ impl JetStream {
         self.records.read(run_id, self.said.is_over(run_id)).await
     }
 
-    /// Tells everybody something about a run. It may be lost.
-    fn say(&self, run_id: &str, word: Word) {
-        let headers = word.headers();
-        self.say_with(run_id, word, headers);
-    }
-
-    fn say_with(&self, run_id: &str, word: Word, headers: HeaderMap) {
-        let (subject, payload) = (self.names.said(run_id), word.payload());
-        self.said.hear(run_id, word);
-        self.tell(subject, headers, payload);
-    }
-
-    /// Sends without waiting for room.
-    fn tell(&self, subject: String, headers: HeaderMap, payload: Bytes) {
-        let sending = self.client.publish_with_headers(subject, headers, payload);
-        // The client has a queue: this waits only when it is full, and then nothing is said.
-        let _ = futures_util::FutureExt::now_or_never(sending);
-    }
-
-    async fn extend(&self) {
-        for ack in self.leases.acks() {
-            self.acknowledge(&ack, AckKind::Progress).await;
-        }
-    }
-
-    async fn keep_listening(&self) {
-        loop {
-            match self.client.subscribe(self.names.everything_said()).await {
-                Ok(heard) => self.listen(heard).await,
-                Err(error) => warn!(%error, "what is said elsewhere cannot be heard"),
-            }
-            sleep(AGAIN).await;
-        }
-    }
-
     /// Looks whether runs can be taken. Connects to another server when the one that we are connected to does not get the
     /// others to agree: the connection to it is well, so that the client would stay.
     async fn leave_who_lost_the_others(&self) {
@@ -327,64 +256,6 @@ impl JetStream {
             if !agreed && self.client.connection_state() == State::Connected {
                 warn!("the NATS server does not reach the others; asking another");
                 let _ = self.client.force_reconnect().await;
-            }
-        }
-    }
-
-    /// Hears what others say, and extends the leases of the runs that are here, until the subscription ends.
-    async fn listen(&self, mut heard: Subscriber) {
-        let mut extend = interval(self.grace / 3);
-        extend.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let mut wake = interval(Duration::from_secs(1));
-        loop {
-            tokio::select! {
-                message = heard.next() => match message {
-                    Some(message) => self.hear(message),
-                    None => return,
-                },
-                _ = extend.tick() => self.extend().await,
-                // Whoever waits for a run may have missed its end.
-                _ = wake.tick() => self.said.wake_all(),
-            }
-        }
-    }
-
-    fn hear(&self, message: async_nats::Message) {
-        if message.subject.as_str() == self.names.interrupt() {
-            if let Ok(interrupt) = rmp_serde::from_slice(&message.payload) {
-                self.said.interrupts.put(interrupt);
-            }
-        } else if message.subject.as_str() == self.names.presence() {
-            if let Ok(presence) = rmp_serde::from_slice(&message.payload) {
-                self.said.presences.put(presence);
-            }
-        } else if message.subject.as_str() == self.names.adopted() {
-            if let Ok((run_id, attempt)) = rmp_serde::from_slice::<(String, i64)>(&message.payload) {
-                self.leases.let_go(&run_id, attempt);
-            }
-        } else if let Some(run_id) = self.names.run_said(message.subject.as_str()) {
-            let lane = message.headers.as_ref().and_then(|headers| headers.get(LANE));
-            let lane = lane.and_then(|subject| self.names.lane_of(subject.as_str()));
-            let Some(word) = Word::read(message) else { return };
-            if word.is_of_step() {
-                self.records.recent.forget(&run_id);
-            }
-            // Another has leased it, so the lease here ended: what its worker still does is in vain.
-            if let Some(attempt) = word.started()
-                && let Some(old) = self.leases.overtaken(&run_id, attempt)
-            {
-                self.said.interrupts.put((run_id.clone(), old));
-            }
-            let (has_begun, is_over) = (word.started().is_some(), word == Word::End);
-            let is_news = self.said.hear(&run_id, word);
-            match lane.filter(|_| is_news) {
-                Some(lane) if has_begun => self.consumers.gone(&lane),
-                Some(lane) if is_over => self.freed(&lane),
-                Some(lane) => {
-                    self.consumers.heard(&lane);
-                    self.changed.notify_one();
-                }
-                None => {}
             }
         }
     }

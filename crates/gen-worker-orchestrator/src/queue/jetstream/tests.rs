@@ -2,6 +2,8 @@
 
 use std::sync::Arc;
 
+use async_nats::Subscriber;
+use futures_util::StreamExt;
 use gen_worker_testkit::NatsServers;
 use tokio::task::JoinSet;
 
